@@ -1,0 +1,1 @@
+"""Pure functions on tensors of boxes: geometry, coding, anchors, matching, sampling, suppression."""

@@ -1,0 +1,48 @@
+"""Which object each reference box stands for: the one rule of RPN, Fast R-CNN and localisation (Ren et al. 2015, §3.1.2).
+
+N references (anchors or proposals), G objects.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEGATIVE = 0
+POSITIVE = 1
+IGNORED = -1
+
+
+def match_boxes(
+    iou: Tensor, *, positive_iou: float, negative_iou: float, lowest_iou: float = 0.0, keep_best: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Positive, negative or ignored, and the object matched, from the overlaps.
+
+    A reference is positive where its best overlap is >= `positive_iou`, negative where it lies in
+    [`lowest_iou`, `negative_iou`), else ignored. Example: with 0.7 and 0.3, overlaps (0.75, 0.5, 0.1) give
+    (positive, ignored, negative); if 0.5 is the object's best overlap, `keep_best` makes it positive too.
+
+    Args:
+        iou: (N, G) overlaps; G may be 0: a picture without objects has negatives only, whatever `lowest_iou` is.
+        positive_iou: From here on positive.
+        negative_iou: Below here negative.
+        lowest_iou: Below here ignored (Fast R-CNN's 0.1, Girshick 2015).
+        keep_best: Each object's best references are positive too, ties included.
+
+    Returns:
+        `matches` (N,) int64, NEGATIVE 0, POSITIVE 1 or IGNORED -1; `objects` (N,) int64, the best object's index
+        (0 where there are no objects).
+    """
+    references, objects = iou.shape
+    if objects == 0:
+        matches = torch.full((references,), NEGATIVE, dtype=torch.int64, device=iou.device)
+        return matches, torch.zeros_like(matches)
+    best_iou, best_object = iou.max(dim=1)
+    matches = torch.full_like(best_object, IGNORED)
+    matches[(best_iou < negative_iou) & (best_iou >= lowest_iou)] = NEGATIVE
+    matches[best_iou >= positive_iou] = POSITIVE
+    if keep_best and references:
+        best_of_object = iou.max(dim=0).values  # (G,)
+        is_best = (iou == best_of_object) & (best_of_object > 0)  # (N, G)
+        matches[is_best.any(dim=1)] = POSITIVE
+    return matches, best_object

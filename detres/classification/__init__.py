@@ -1,0 +1,1 @@
+"""Image classification (He et al. 2015, §3 and §4)."""

@@ -1,0 +1,78 @@
+"""The configuration of a classifier's training, and what its weights file keeps of it.
+
+He et al. 2015, §3.4.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from detres.config import Section
+from detres.data.config import CropConfig, Source
+from detres.networks.config import NetworkConfig
+from detres.training.config import TrainConfig
+
+
+class ClassificationDataConfig(Section):
+    """Pictures with one class each."""
+
+    train: tuple[Source, ...] = Field(
+        default=(), description="class-per-folder trees, a .zip or .tar of one, or shapes; several are united"
+    )
+    val: tuple[Source, ...] = Field(
+        default=(), description="data to evaluate on while training; may be empty"
+    )
+    crop: CropConfig = Field(default=CropConfig(), description="square crops that the network sees")
+
+
+class ModelConfig(Section):
+    """The network and the weights it starts from."""
+
+    network: NetworkConfig = Field(
+        default=NetworkConfig(), description="what the weights of `init` settle need not be said"
+    )
+    init: str | None = Field(
+        default=None, description="weights to start from: a file, or torchvision:resnet18|34|50|101|152"
+    )
+    init_partial: bool = Field(
+        default=False, description="allow weights that lack parts; what stays random is listed"
+    )
+    freeze_at: int = Field(
+        default=0,
+        ge=0,
+        le=4,
+        description="stages not trained, BN included: 1 = conv1, ..., 4 = conv1 to conv4_x",
+    )
+    freeze_batch_norm: bool = Field(
+        default=False, description="keep BN constant in the stages that are trained, too"
+    )
+
+
+class TestConfig(Section):
+    """How a classifier is tested: the central crop."""
+
+    batch: int = Field(default=64, ge=1, description="crops that go through the network at once")
+
+
+class ClassificationConfig(Section):
+    """A whole run of `train_cls`."""
+
+    data: ClassificationDataConfig = ClassificationDataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    test: TestConfig = TestConfig()
+
+    @model_validator(mode="after")
+    def _check_frozen_stages(self) -> Self:
+        if self.model.freeze_at and self.model.network.name.startswith("cifar"):
+            raise ValueError("model.freeze_at: a CIFAR network has no conv1..conv4_x to freeze; use 0")
+        return self
+
+
+class Architecture(Section):
+    """What rebuilds a trained classifier: the part of the configuration that its weights file keeps."""
+
+    network: NetworkConfig
+    frozen_stages: int = Field(default=0, ge=0, le=4, description="stages whose BN is constant")
+    frozen_batch_norm: bool = Field(default=False, description="all BN is constant")

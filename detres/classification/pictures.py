@@ -1,0 +1,93 @@
+"""Reads the pictures and classes that `data.train`, `data.val` and `--data` name.
+
+Class names are the key: labels are places in one ordered list of names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from detres.data.config import Source
+from detres.data.discover import resolve_directory
+from detres.data.readers import folders
+from detres.data.records import ImageLabels, Strings
+from detres.data.shapes import SPLITS, is_shapes, shapes_labels
+from detres.errors import DataError, listed
+
+log = logging.getLogger("detres")
+
+DRAWN_PICTURES = 1000
+
+
+def read_pictures(sources: Sequence[Source], *, side: int = 64) -> ImageLabels:
+    """Pictures with one class each, of one or several sources as one.
+
+    Args:
+        sources: Class-per-folder trees, archives of one, or `shapes[:COUNT[:SEED]]`.
+        side: Side of drawn pictures, pixels.
+
+    Raises:
+        UserError: A source is missing or unreadable; classes differ between sources; no source at all.
+    """
+    if not sources:
+        raise DataError("no pictures to read: data.train names no {dir, split}; --data DIR gives one")
+    parts = [_read(source, side) for source in sources]
+    parts = [parts[0], *(select_classes(part, parts[0].class_names) for part in parts[1:])]
+    if len(parts) == 1:
+        return parts[0]
+    return ImageLabels(
+        paths=Strings([part.paths[index] for part in parts for index in range(len(part))]),
+        labels=np.concatenate([part.labels for part in parts]),
+        class_names=parts[0].class_names,
+        source=" + ".join(part.source for part in parts),
+    )
+
+
+def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
+    """Training and validation sources of a folder, an archive or `shapes`, as `--data` means them.
+
+    Training takes the split `train` (else the whole tree), validation `val`, else `test`, else nothing.
+
+    Raises:
+        UserError: There is no such folder, or it holds no picture.
+    """
+    names = list(SPLITS) if is_shapes(directory) else folders.splits(resolve_directory(directory))
+    train = next((name for name in ("train", "training", "trainval", folders.ALL) if name in names), None)
+    val = next((name for name in ("val", "valid", "validation", "test", "testing") if name in names), None)
+    if train is None:
+        raise DataError(
+            f"{directory}: no split to train on among {listed(names)}: name one with --set data.train"
+        )
+    return [Source(dir=directory, split=train)], [Source(dir=directory, split=val)] if val else []
+
+
+def select_classes(pictures: ImageLabels, class_names: tuple[str, ...]) -> ImageLabels:
+    """The same pictures with labels that are places in `class_names` (a model's, or another split's).
+
+    Raises:
+        DataError: Pictures of a class that `class_names` lacks, or classes missing: both sides are named.
+    """
+    lacking = [name for name in class_names if name not in pictures.class_names]
+    unknown = [name for name in pictures.class_names if name not in class_names]
+    if lacking or unknown:
+        raise DataError(
+            f"{pictures.source}: other classes than expected: unknown {listed(unknown) or 'none'}, "
+            f"missing {listed(lacking) or 'none'}"
+        )
+    place = np.array([class_names.index(name) for name in pictures.class_names], dtype=np.int64)
+    return replace(pictures, labels=place[pictures.labels], class_names=class_names)
+
+
+def _read(source: Source, side: int) -> ImageLabels:
+    if is_shapes(source.dir):
+        numbers = [int(number) for number in source.dir.split(":")[1:]]
+        count, seed = [*numbers, *(DRAWN_PICTURES, 0)[len(numbers) :]]
+        return shapes_labels(source.split or "train", count, seed, side)
+    pictures, report = folders.read(resolve_directory(source.dir), source.split)
+    for kind, count in report.counts().items():
+        log.warning("%s: %s: %d", pictures.source, kind, count)
+    return pictures

@@ -1,0 +1,133 @@
+"""The tie between classification and the training loop: data, network, loss, test, weights file.
+
+He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detres.classification.classifier import prepare_for_training, write_classifier
+from detres.classification.config import ClassificationConfig
+from detres.classification.pictures import read_pictures, select_classes
+from detres.classification.testing import evaluate_classifier, network_input
+from detres.data.batching import ClassificationBatch, ClassificationDataset, collate_classification
+from detres.data.records import ImageLabels
+from detres.networks.resnet import ResNet
+from detres.networks.vgg import VGG
+from detres.training.loop import Figures, Task, train
+from detres.training.run_folder import RunFolder
+
+
+def train_classifier(
+    config: ClassificationConfig,
+    run: RunFolder,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Figures:
+    """Train a classifier; the best weights are `run.weights`.
+
+    Args:
+        config: The whole configuration.
+        run: The open run folder.
+        device: Where to compute.
+        resume: Go on from the newest checkpoint of `run`, if it has one.
+        quiet: No progress on standard error.
+
+    Returns:
+        Figures of the best evaluation (`top1_error`, `top5_error`, `loss/class`), or the last losses without one.
+
+    Raises:
+        UserError: Data, weights or configuration do not fit.
+        DivergedError: A loss is not finite.
+        KeyboardInterrupt: Stopped, after saving.
+    """
+    side = config.data.crop.test_side or config.data.crop.size
+    pictures = read_pictures(config.data.train, side=side)
+    val = None
+    if config.data.val:
+        val = select_classes(read_pictures(config.data.val, side=side), pictures.class_names)
+    task = build_task(config, pictures, val, device, quiet=quiet)
+    return train(task, config.train, run, device, resume=resume, quiet=quiet)
+
+
+def build_task(
+    config: ClassificationConfig,
+    pictures: ImageLabels,
+    val: ImageLabels | None,
+    device: torch.device,
+    *,
+    quiet: bool = False,
+) -> Task:
+    """What the training loop needs to train a classifier.
+
+    Args:
+        config: The whole configuration.
+        pictures: Training pictures; their classes are the network's.
+        val: Pictures to evaluate on, with the same classes; None: no evaluation.
+        device: Where to compute.
+        quiet: No progress of evaluations.
+    """
+    names, crop = pictures.class_names, config.data.crop
+    network, architecture, preprocessing = prepare_for_training(config.model, names, config.train.seed)
+    network.to(device)
+
+    def losses(batch: ClassificationBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        logits = network(network_input(batch, preprocessing, device))  # (N, K)
+        return {"class": F.cross_entropy(logits, batch.labels.to(device))}
+
+    def evaluate(evaluated: nn.Module) -> Mapping[str, float | None]:
+        assert val is not None
+        figures = evaluate_classifier(
+            evaluated,
+            preprocessing,
+            ClassificationDataset(val, crop, train=False),
+            batch=config.test.batch,
+            workers=config.train.workers,
+            device=device,
+            quiet=quiet,
+        )
+        return {**figures.errors(), "loss/class": figures.loss}
+
+    def export(exported: nn.Module, path: Path) -> None:
+        assert isinstance(exported, (ResNet, VGG))
+        write_classifier(
+            path,
+            exported,
+            architecture,
+            class_names=names,
+            preprocessing=preprocessing,
+            crop=crop,
+            source=f"trained on {pictures.source}"
+            + (f" from {config.model.init}" if config.model.init else ""),
+        )
+
+    return Task(
+        network=network,
+        losses=losses,
+        dataset=ClassificationDataset(pictures, crop, train=True, seed=config.train.seed),
+        collate=collate_classification,
+        describe=lambda batch: batch.names,
+        best="top1_error",
+        lower_is_better=True,
+        export=export,
+        evaluate=evaluate if val is not None else None,
+        first_batch=draw_batch,
+        identity={"classes": list(names)},
+    )
+
+
+def draw_batch(batch: ClassificationBatch, folder: Path) -> None:
+    """Draw the crops of a batch, as the network sees them, into `folder/train_batch.jpg`."""
+    from detres.data.drawing import contact_sheet, write_image
+
+    crops = batch.images.permute(0, 2, 3, 1).numpy()  # (N, s, s, 3)
+    columns = max(1, round(len(crops) ** 0.5))
+    write_image(folder / "train_batch.jpg", contact_sheet(list(crops), columns))

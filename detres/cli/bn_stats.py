@@ -1,0 +1,78 @@
+"""Write exact BN statistics into a classifier's weights, frozen.
+
+He et al. 2015, Appendix A. The result is what a detector starts from (`train-det --init`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.devices import select_device
+
+EXAMPLE = """
+detres bn-stats --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --out backbone.safetensors
+"""
+
+
+def main(argv: list[str]) -> int | None:
+    """Run `detres bn-stats`."""
+    parser = tool_parser(
+        "bn-stats", "BN statistics pooled over training pictures, written back frozen.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, required=True, metavar="FILE", help="weights of a classifier")
+    add("--split", metavar="NAME", help="split of the data (default: train, or the only one)")
+    add("--images", type=int, default=10_000, metavar="N", help="how many pictures (default: 10000, or all)")
+    add("--out", type=Path, required=True, metavar="FILE", help="the weights file to write (.safetensors)")
+    add(
+        "--exact",
+        action="store_true",
+        help="layer by layer: equals one batch of all pictures; one pass a layer",
+    )
+    add("--all", action="store_true", help="also BN that was constant in training (changes what is computed)")
+    add("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
+    add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    add_common_arguments(parser, "data", "device", "json", "quiet")
+    arguments = parser.parse_args(argv)
+
+    from detres.classification.pictures import read_pictures, sources_of
+    from detres.classification.statistics import write_statistics
+    from detres.data.config import Source
+    from detres.errors import UserError
+
+    if arguments.data is None:
+        raise UserError("--data is missing: name the pictures that the network was trained on")
+    if arguments.images < 1 or arguments.batch < 1:
+        raise UserError("--images and --batch must be at least 1")
+    if arguments.out.suffix != ".safetensors":
+        raise UserError(f"--out {arguments.out}: a weights file ends in .safetensors")
+    sources = sources_of(arguments.data)[0]
+    if arguments.split:
+        sources = [Source(dir=arguments.data, split=arguments.split)]
+    report = write_statistics(
+        arguments.weights,
+        read_pictures(sources),
+        arguments.out,
+        images=arguments.images,
+        everywhere=arguments.all,
+        exact=arguments.exact,
+        batch=arguments.batch,
+        workers=arguments.workers,
+        device=select_device(arguments.device),
+        quiet=arguments.quiet,
+    )
+    kept = f", {report.constant} kept theirs (constant in training)" if report.constant else ""
+    print(
+        f"{arguments.out}: statistics of {report.layers} BN layers over {report.images} pictures{kept}; all BN constant"
+    )
+    write_json(
+        arguments.json,
+        {
+            "images": report.images,
+            "layers": report.layers,
+            "constant": report.constant,
+            "weights": str(arguments.out),
+        },
+    )
+    return None

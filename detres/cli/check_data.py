@@ -1,0 +1,123 @@
+"""`detres check-data`: what is in a data set and what is wrong with it.
+
+Prints the classes, sizes and every defect by file and object; ends with status 2 where a training would stop.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.errors import DataError
+
+if TYPE_CHECKING:
+    from detres.data.checks import CheckReport
+    from detres.data.records import Defect
+
+EXAMPLE = "python3 tools/check_data.py --data bccd --split train"
+SHOWN = 20
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tool.
+
+    Raises:
+        DataError: The data set has errors (after the whole report).
+    """
+    parser = tool_parser(
+        "check-data", "What is in a data set for detection, and what is wrong with it.", EXAMPLE
+    )
+    add_common_arguments(parser, "data", "json", "quiet")
+    parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
+    parser.add_argument(
+        "--format", metavar="coco|voc|yolo", help="where the folder holds more than one format"
+    )
+    parser.add_argument(
+        "--headers", action="store_true", help="read pictures' headers only: quick, finds less"
+    )
+    parser.add_argument("--all", action="store_true", help=f"show every defect, not {SHOWN} of a kind")
+    arguments = parser.parse_args(argv)
+    if not arguments.data:
+        parser.error("--data DIR is needed")
+
+    from detres.data.checks import check
+    from detres.data.discover import resolve_directory
+
+    report = check(
+        resolve_directory(arguments.data),
+        arguments.split,
+        format=arguments.format,
+        pixels=not arguments.headers,
+        quiet=arguments.quiet,
+    )
+    show(report, limit=None if arguments.all else SHOWN)
+    write_json(arguments.json, report.to_dict())
+    if report.errors:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in _count(report.errors).items())
+        raise DataError(f"{report.source} has errors that stop a training ({kinds})")
+
+
+def show(report: CheckReport, limit: int | None = SHOWN) -> None:
+    """Print the report on standard output, at most `limit` defects of each kind."""
+    from detres.console import table
+
+    for name, split in report.splits.items():
+        notes = [
+            f"{count} {word}"
+            for word, count in (("crowds", split.crowd), ("difficult", split.difficult))
+            if count
+        ]
+        of_them = f" ({', '.join(notes)})" if notes else ""
+        print(
+            f"{name}: {split.pictures} pictures, {split.empty} without objects; {split.objects} objects{of_them}"
+        )
+        rows = [(label, entry.objects, entry.pictures) for label, entry in split.classes.items()]
+        table("", ("class", "objects", "pictures"), rows)
+        sizes = [(what, *(points or [None] * 5)) for what, points in split.sides.items()]
+        table("", ("pixels", "least", "5 %", "median", "95 %", "most"), _whole(sizes))
+        total = max(split.objects, 1)
+        shares = ", ".join(f"{count} {word} ({count / total:.0%})" for word, count in split.areas.items())
+        print(f"objects by COCO's area: {shares}\n")
+    _show_defects("errors (a training stops)", report.errors, limit)
+    _show_defects("dropped, mended, or worth knowing", report.defects, limit)
+    if report.identical:
+        print(f"pictures with the same pixels, groups of them: {len(report.identical)}")
+        for group in report.identical[:limit]:
+            across = len({entry.split("/")[0] for entry in group}) > 1
+            print(f"  {' = '.join(group)}{'  (across splits)' if across else ''}")
+        _show_rest(len(report.identical), limit)
+    if not (report.errors or report.defects or report.identical):
+        print("nothing is wrong with it")
+
+
+def _show_defects(title: str, defects: list[Defect], limit: int | None) -> None:
+    if not defects:
+        return
+    print(f"{title}:")
+    of_kind: dict[str, list[Defect]] = defaultdict(list)
+    for defect in defects:
+        of_kind[defect.kind].append(defect)
+    for kind, some in of_kind.items():
+        print(f"  {kind}: {len(some)}")
+        for defect in some[:limit]:
+            print(f"    {defect.where}: {defect.what}")
+        _show_rest(len(some), limit)
+    print()
+
+
+def _show_rest(count: int, limit: int | None) -> None:
+    if limit is not None and count > limit:
+        print(f"    ... and {count - limit} more (--all, --json)")
+
+
+def _count(defects: list[Defect]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for defect in defects:
+        counts[defect.kind] += 1
+    return dict(counts)
+
+
+def _whole(rows: list[tuple]) -> list[tuple]:
+    return [tuple(round(value) if isinstance(value, float) else value for value in row) for row in rows]

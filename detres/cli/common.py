@@ -1,0 +1,196 @@
+"""What all tools share: exit statuses, one-line errors, common options.
+
+Nothing here imports torch before it is needed, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from detres import files
+from detres.errors import DivergedError, UserError, nearest
+
+DONE, BUG, STOPPED = 0, 1, 130
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a tool and end the program with its exit status (INTERFACE: 0, 1, 2, 3, 130).
+
+    Args:
+        main: The tool; what it returns is the status, None is 0.
+        argv: Its arguments; the command line's where None.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _log_to_standard_error(quiet="--quiet" in arguments)
+    _stop_on_sigterm()
+    sys.exit(_status(main, arguments))
+
+
+def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose help ends in an example and whose errors are one line.
+
+    Args:
+        name: The tool's name after `detres`, with dashes.
+        description: What the tool does.
+        example: One or more command lines.
+    """
+    lines = "\n".join(f"  {line.strip()}" for line in example.strip().splitlines())
+    return _Parser(
+        prog=f"detres {name}",
+        description=description,
+        epilog=f"example:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the options of INTERFACE's list, each meaning the same in every tool.
+
+    Args:
+        parser: The tool's parser.
+        names: Some of `cfg`, `set`, `data`, `init`, `out`, `resume`, `overwrite`, `device`, `json`, `quiet`; also
+            the attributes of the parsed arguments (`set` is a list, `cfg`, `out` and `json` are paths or None).
+    """
+    for name in names:
+        add = parser.add_argument
+        match name:
+            case "cfg":
+                add("--cfg", type=Path, metavar="FILE", help="configuration (YAML)")
+            case "set":
+                add(
+                    "--set",
+                    action="append",
+                    default=[],
+                    metavar="KEY.PATH=VALUE",
+                    help="override one key, the value read as YAML; repeatable",
+                )
+            case "data":
+                add("--data", metavar="DIR", help="data set; beats the configuration")
+            case "init":
+                add(
+                    "--init", metavar="WEIGHTS", help="weights to start from: a file, or torchvision:resnet50"
+                )
+            case "out":
+                add(
+                    "--out",
+                    type=Path,
+                    metavar="DIR",
+                    help="run folder (default: runs/<configuration's name>)",
+                )
+            case "resume":
+                add(
+                    "--resume",
+                    action="store_true",
+                    help="go on in --out; starts afresh where there is nothing",
+                )
+            case "overwrite":
+                add("--overwrite", action="store_true", help="replace the run that --out holds")
+            case "device":
+                add(
+                    "--device",
+                    default="auto",
+                    metavar="auto|cpu|cuda[:N]",
+                    help="where to compute (default: auto)",
+                )
+            case "json":
+                add("--json", type=Path, metavar="FILE", help="write the figures for machines")
+            case "quiet":
+                add("--quiet", action="store_true", help="no progress, only results and errors")
+            case _:
+                raise ValueError(f"no common argument {name!r}")
+
+
+def write_json(path: Path | None, figures: object) -> None:
+    """Write `--json`'s file, whole or not at all; nothing where the option was not given."""
+    if path is not None:
+        files.write_json(path, figures)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        close = nearest(unknown, options) if message.startswith("unrecognized") else ""
+        raise UserError(f"{message}{close}; see `{self.prog} --help`")
+
+
+def _status(main: Callable[[list[str]], int | None], arguments: list[str]) -> int:
+    try:
+        status = main(arguments) or DONE
+        sys.stdout.flush()
+        return status
+    except (UserError, DivergedError) as error:
+        return _ended(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _ended("stopped", STOPPED, prefix="")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STOPPED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "detres":
+            return _bug()
+        return _ended(
+            f"the package '{error.name}' is not installed: `pip install -e .` brings it",
+            UserError.exit_status,
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" for {error.filename}" if error.filename else ""
+            return _ended(
+                f"no space left on the device{place}: free some or choose another folder",
+                UserError.exit_status,
+            )
+        if type(error).__name__ == "OutOfMemoryError":
+            hint = "try smaller pictures, a smaller train.batch with train.accumulate, or --device cpu"
+            return _ended(f"the GPU is out of memory: {hint}", UserError.exit_status)
+        return _bug()
+
+
+def _ended(message: str, status: int, prefix: str = "error: ") -> int:
+    print(f"{prefix}{message}", file=sys.stderr, flush=True)
+    return status
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    return BUG
+
+
+def _stop_on_sigterm() -> None:
+    """Make SIGTERM end the program as Ctrl-C does; a loader's worker, forked from it, simply ends."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _log_to_standard_error(quiet: bool) -> None:
+    log = logging.getLogger("detres")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        handler = _StandardError()
+        handler.setLevel(logging.WARNING if quiet else logging.INFO)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at that moment: a progress bar stands in for it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)

@@ -1,0 +1,69 @@
+"""`detres convert-data`: a data set for detection as COCO, VOC or YOLO; drawn pictures (`shapes`) go to disk too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detres.cli.common import add_common_arguments, tool_parser
+from detres.errors import UserError
+
+if TYPE_CHECKING:
+    from detres.data.records import Annotations
+
+EXAMPLE = """
+detres convert-data --data bccd --to coco --out datasets/bccd_coco
+detres convert-data --data shapes:200 --split test --to yolo --out datasets/drawn
+"""
+FORMATS = ("coco", "voc", "yolo")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tool.
+
+    Raises:
+        UserError: The data set has errors, splits disagree on class names, or `--out` holds something.
+    """
+    parser = tool_parser("convert-data", "Write a data set for detection in another format.", EXAMPLE)
+    add_common_arguments(parser, "data", "quiet")
+    parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="what to read, where the folder holds several formats"
+    )
+    parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
+    parser.add_argument(
+        "--pictures", choices=("copy", "link", "none"), default="copy", help="(default: copy)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write into --out though it holds something")
+    options = parser.parse_args(argv)
+    if not options.data:
+        parser.error("--data DIR is needed")
+    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
+        raise UserError(f"--out {options.out} is not empty: choose another folder or say --overwrite")
+
+    from detres.data.writers import WRITERS
+
+    for name, part in _read(options).items():
+        report = WRITERS[options.to](part, options.out, name, pictures=options.pictures)
+        print(f"{name}: {len(part)} pictures, {len(part.boxes)} objects -> {options.out} ({options.to})")
+        for kind, count in report.counts().items():
+            print(f"  {kind}: {count}")
+
+
+def _read(options: argparse.Namespace) -> dict[str, Annotations]:
+    """All splits that are asked for, with one class list; what reading dropped goes to standard error."""
+    from detres.data.discover import list_splits, read_annotations, resolve_directory, select_classes
+
+    directory = resolve_directory(options.data)
+    parts: dict[str, Annotations] = {}
+    for split in [options.split] if options.split else list_splits(directory, format=options.format):
+        annotations, report = read_annotations(directory, split, format=options.format)
+        for kind, count in report.counts().items():
+            print(f"{split}: {kind}: {count} (check-data names them)", file=sys.stderr)
+        first = next(iter(parts.values()), annotations)
+        parts[split.replace("/", "_")] = select_classes(annotations, first.class_names)
+    return parts

@@ -1,0 +1,87 @@
+"""`detres eval-coco`: COCO's twelve figures and AP of each class, of weights or of a results file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detres.cli.common import write_json
+from detres.cli.eval_common import (
+    Sources,
+    evaluation_parser,
+    print_sanity,
+    print_table,
+    read_sources,
+    save_results,
+)
+from detres.errors import UserError
+
+if TYPE_CHECKING:
+    from detres.evaluation.coco import CocoResult
+
+EXAMPLE = """
+detres eval-coco --weights runs/cells/model.safetensors --data data/cells --split test
+detres eval-coco --results detections.json --annotations instances_val2017.json --json coco.json
+"""
+MEANINGS = {
+    "AP": "IoU .50:.05:.95",
+    "AP50": "IoU .50",
+    "AP75": "IoU .75",
+    "APs": "small objects, area up to 32^2",
+    "APm": "medium objects, 32^2 to 96^2",
+    "APl": "large objects, from 96^2",
+    "AR1": "recall with 1 detection of a class in a picture",
+    "AR10": "recall with 10",
+    "AR100": "recall with 100",
+    "ARs": "recall of small objects",
+    "ARm": "recall of medium objects",
+    "ARl": "recall of large objects",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate as the command line says."""
+    parser = evaluation_parser(
+        "eval-coco",
+        "COCO mAP of weights on a data set, or of a results file. A sanity block comes before the figures.",
+        EXAMPLE,
+        "COCO results json: a list of image_id, category_id, bbox (xywh), score",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="95 %% intervals of AP, AP50, AP75 from N resamples of the pictures (1000 are usual)",
+    )
+    options = parser.parse_args(arguments)
+    if options.bootstrap < 0:
+        raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
+    sources = read_sources(options)
+    save_results(options, sources)
+    sanity = print_sanity(sources)
+
+    from detres.evaluation.bootstrap import bootstrap_coco
+    from detres.evaluation.coco import evaluate_coco
+
+    result = evaluate_coco(sources.truth, sources.detections)
+    intervals = {}
+    if options.bootstrap:
+        intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
+    _print(result, intervals, sources)
+    figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
+    write_json(options.json, {**figures, "intervals": intervals, "sanity": sanity})
+
+
+def _print(result: CocoResult, intervals: dict[str, tuple[float, float]], sources: Sources) -> None:
+    rows = []
+    for name, value in result.figures.items():
+        interval = "{:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else ""
+        rows.append((f"{name:6}{MEANINGS[name]}", value, interval, result.reasons.get(name, "")))
+    print_table("COCO", ("figure", "value", "95 % interval", "why"), rows)
+    classes = [
+        (name, figures["AP"], figures["AP50"], figures["objects"], result.class_reasons.get(name, ""))
+        for name, figures in result.classes.items()
+    ]
+    print_table("Classes", ("class", "AP", "AP50", "objects", "why"), classes)
+    speed = f", {sources.seconds_per_image:.3f} s a picture" if sources.seconds_per_image is not None else ""
+    print(f"{result.images} pictures, {result.detections} detections{speed}")

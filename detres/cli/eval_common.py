@@ -1,0 +1,163 @@
+"""What the evaluation tools share: where the ground truth and the detections come from, and the sanity block.
+
+Heavy imports are inside the functions, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detres.cli.common import add_common_arguments, tool_parser
+from detres.errors import UserError
+
+if TYPE_CHECKING:
+    from detres.data.records import Annotations, DetectionTable
+
+log = logging.getLogger("detres")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is evaluated.
+
+    Attributes:
+        truth: The ground truth.
+        detections: The detections.
+        seconds_per_image: Time of the detector, None where results were read from a file.
+        origin: What `--json` says about where they came from.
+    """
+
+    truth: Annotations
+    detections: DetectionTable
+    seconds_per_image: float | None
+    origin: dict[str, object]
+
+
+def evaluation_parser(
+    name: str, description: str, example: str, results_help: str
+) -> argparse.ArgumentParser:
+    """A parser with the options of both evaluation tools."""
+    parser = tool_parser(name, description, example)
+    found = parser.add_mutually_exclusive_group(required=True)
+    found.add_argument(
+        "--weights", nargs="+", metavar="FILE", help="weights to test; several are an ensemble"
+    )
+    found.add_argument("--results", type=Path, metavar="PATH", help=results_help)
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth: a COCO json")
+    truth.add_argument("--data", metavar="DIR", help="ground truth: a data set (COCO, VOC, YOLO, shapes)")
+    parser.add_argument("--split", metavar="NAME", help="split of --data (and of comp4 files)")
+    parser.add_argument("--format", metavar="coco|voc|yolo", help="format of --data, where it holds two")
+    parser.add_argument("--save-results", type=Path, metavar="FILE", help="write the detections (COCO json)")
+    add_common_arguments(parser, "set", "device", "json", "quiet")
+    return parser
+
+
+def read_sources(arguments: argparse.Namespace) -> Sources:
+    """Ground truth and detections as the options say.
+
+    Raises:
+        UserError: Options that do not go together, or whatever the readers find.
+    """
+    if arguments.weights:
+        if arguments.annotations:
+            raise UserError(
+                "--annotations has no pictures to test --weights on: give --data DIR --split NAME"
+            )
+        return _detected(arguments)
+    if arguments.set:
+        raise UserError(f"--set {arguments.set[0]}: test options change --weights, not --results")
+    truth = _read_truth(arguments, need_pictures=False)
+    from detres.evaluation.results_files import read_results
+
+    detections = read_results(arguments.results, truth, arguments.split)
+    origin: dict[str, object] = {"results": str(arguments.results), "ground_truth": truth.source}
+    return Sources(truth, detections, None, origin)
+
+
+def print_sanity(sources: Sources) -> dict[str, object]:
+    """Print the sanity block; returns it for `--json`."""
+    from detres.evaluation.sanity import sanity
+
+    report = sanity(sources.truth, sources.detections)
+    print(f"{report.text()}\n", flush=True)
+    return report.to_json()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table without the columns that are empty throughout."""
+    from detres.console import table
+
+    shown = [place for place in range(len(columns)) if any(row[place] != "" for row in rows)]
+    table(title, [columns[place] for place in shown], [[row[place] for place in shown] for row in rows])
+
+
+def save_results(arguments: argparse.Namespace, sources: Sources) -> None:
+    """Write `--save-results`, where it was given."""
+    if arguments.save_results is not None:
+        from detres.evaluation.results_files import write_coco_results
+
+        write_coco_results(arguments.save_results, sources.truth, sources.detections)
+
+
+def parse_test_options(overrides: list[str]) -> dict[str, Any]:
+    """Options by keyword from `--set test.x=value`, the values read as YAML.
+
+    Raises:
+        UserError: A key outside `test`, or a value that is not YAML.
+    """
+    from detres.strict_yaml import override_document
+
+    options: dict[str, Any] = {}
+    for override in overrides:
+        values = override_document(override).values
+        if set(values) != {"test"} or not isinstance(values["test"], dict):
+            raise UserError(
+                f"--set {override}: only keys of `test` can be set here, such as test.min_score=0.05"
+            )
+        options.update(values["test"])
+    return options
+
+
+def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
+    from detres.data.discover import read_annotations, resolve_directory
+    from detres.data.shapes import is_shapes, read_shapes
+
+    if arguments.annotations is not None:
+        if not arguments.annotations.is_file():
+            raise UserError(f"{arguments.annotations}: no such file; --annotations wants a COCO json")
+        truth, report = read_annotations(arguments.annotations, None)
+    elif is_shapes(arguments.data):
+        return read_shapes(arguments.data, arguments.split)
+    else:
+        folder, chosen = resolve_directory(arguments.data), arguments.format
+        truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
+    for kind, count in report.counts().items():
+        log.info("%s: %d x %s", truth.source, count, kind)
+    return truth
+
+
+def _detected(arguments: argparse.Namespace) -> Sources:
+    from detres.api import Detector, detect_split, load
+    from detres.data.discover import select_classes
+
+    options = parse_test_options(arguments.set)
+    truth = _read_truth(arguments, need_pictures=True)
+    detector = load(arguments.weights, device=arguments.device)
+    if not isinstance(detector, Detector):
+        raise UserError(
+            f"{arguments.weights[0]}: weights of a {type(detector).__name__.lower()}, not of a detector"
+        )
+    truth = select_classes(truth, detector.class_names)
+    detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)
+    origin: dict[str, object] = {
+        "weights": list(arguments.weights),
+        "ground_truth": truth.source,
+        "test": options,
+    }
+    return Sources(truth, detections, seconds, origin)

@@ -1,0 +1,74 @@
+"""`detres eval-voc`: VOC's mAP (11-point and area) and AP of each class, of weights or of result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detres.cli.common import write_json
+from detres.cli.eval_common import (
+    Sources,
+    evaluation_parser,
+    print_sanity,
+    print_table,
+    read_sources,
+    save_results,
+)
+
+if TYPE_CHECKING:
+    from detres.evaluation.voc import VocResult
+
+EXAMPLE = """
+detres eval-voc --weights runs/voc/model.safetensors --data VOCdevkit --split test
+detres eval-voc --results results/Main --data VOCdevkit --split test --json voc.json
+"""
+MEANINGS = {
+    "mAP": "mean over classes of the area under the curve",
+    "mAP_11point": "mean over classes of the mean over 11 recalls (VOC 2007)",
+    "mAP_area": "the same as mAP (VOC 2010 on)",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate as the command line says."""
+    parser = evaluation_parser(
+        "eval-voc",
+        "VOC mAP of weights on a data set, or of result files. A sanity block comes before the figures.",
+        EXAMPLE,
+        "COCO results json, or a folder of comp4_det_<split>_<class>.txt",
+    )
+    parser.add_argument("--iou", type=float, default=0.5, help="the overlap that a match needs (0.5)")
+    parser.add_argument(
+        "--save-comp4", type=Path, metavar="DIR", help="write the detections as comp4_det_<split>_<class>.txt"
+    )
+    options = parser.parse_args(arguments)
+    sources = read_sources(options)
+    save_results(options, sources)
+    if options.save_comp4 is not None:
+        from detres.evaluation.results_files import write_comp4
+
+        write_comp4(options.save_comp4, sources.truth, sources.detections, options.split or "test")
+    sanity = print_sanity(sources)
+
+    from detres.evaluation.voc import evaluate_voc
+
+    result = evaluate_voc(sources.truth, sources.detections, options.iou)
+    _print(result, sources)
+    figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
+    write_json(options.json, {**figures, "sanity": sanity})
+
+
+def _print(result: VocResult, sources: Sources) -> None:
+    figures = [
+        (f"{name:13}{MEANINGS[name]}", value, result.reasons.get(name, ""))
+        for name, value in result.figures.items()
+    ]
+    print_table(f"VOC, IoU {result.iou:g}", ("figure", "value", "why"), figures)
+    keys = ("AP_area", "AP_11point", "recall", "objects", "difficult", "detections")
+    classes = [
+        (name, *(row[key] for key in keys), result.class_reasons.get(name, ""))
+        for name, row in result.classes.items()
+    ]
+    print_table("Classes", ("class", *keys, "why"), classes)
+    speed = f", {sources.seconds_per_image:.3f} s a picture" if sources.seconds_per_image is not None else ""
+    print(f"{result.images} pictures, {result.detections} detections{speed}")

@@ -1,0 +1,211 @@
+"""`detres predict`: find objects in pictures and videos; drawn pictures and a COCO json come out."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.eval_common import parse_test_options
+from detres.errors import DataError, UserError, listed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from detres.api import Detector
+
+EXAMPLE = """
+python3 tools/predict.py --weights runs/cells/model.safetensors --out found blood.jpg more_pictures/
+python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.min_score=0.3
+python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-pictures --json found.json
+"""
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+KNOWN = PICTURES | VIDEOS
+USUAL_MIN_SCORE = 0.5
+SHOWN = 20
+
+
+def main(argv: list[str]) -> None:
+    """Parse, predict, write.
+
+    Raises:
+        UserError: Wrong input. Pictures and videos that cannot be read are named in the end; what was found in the
+            others is written by then.
+    """
+    arguments = _parse(argv)
+    out = arguments.out or Path("runs") / "predict"
+    json_path = arguments.json or out / "detections.json"
+    options = parse_test_options(arguments.set)
+    inputs = find_inputs(arguments.inputs, leave_out=out)
+    drawings = {} if arguments.no_pictures else drawing_paths(inputs, out)
+    _refuse_existing([*([] if arguments.json else [json_path]), *drawings.values()], inputs, arguments.overwrite)
+
+    from detres.api import Detector, load
+    from detres.console import progress
+
+    detector = load(arguments.weights, device=arguments.device)
+    if not isinstance(detector, Detector):
+        raise UserError(f"{arguments.weights[0]}: weights for classification; predict needs a detector's")
+    options.setdefault("min_score", max(detector.test.min_score, USUAL_MIN_SCORE))
+    detector.test_options(options)  # a wrong one is an error before the first picture
+    results: list[dict[str, Any]] = []
+    rows: list[tuple[str, int, str]] = []
+    unreadable: list[str] = []
+    for path in progress(inputs, "predict", quiet=arguments.quiet):
+        predict = _predict_video if path.suffix.lower() in VIDEOS else _predict_picture
+        try:
+            found = predict(detector, path, drawings.get(path), options)
+        except DataError as error:
+            unreadable.append(str(error))
+            continue
+        results += found
+        rows.append((str(path), len(found), listed(_named(detector, found), 8)))
+    if rows:
+        write_json(json_path, results)
+        _print(rows, len(results), out if drawings else json_path)
+    if unreadable:
+        others = f"; what was found in the other {len(rows)} is in {json_path}" if rows else ""
+        raise DataError(f"{len(unreadable)} of {len(inputs)} inputs cannot be read: {listed(unreadable, 5)}{others}")
+
+
+def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
+    """Pictures and videos that the arguments mean, each once, in order; hidden files of folders are left out.
+
+    Args:
+        inputs: Files, folders (with all below them) and globs (`**` too).
+        leave_out: The folder that results go to: where it lies in a folder that is searched, it is passed over.
+
+    Raises:
+        UserError: An argument means nothing that is there, or a file that is neither picture nor video.
+    """
+    files: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_file():
+            if path.suffix.lower() not in KNOWN:
+                raise UserError(
+                    f"{text}: neither a picture ({listed(sorted(PICTURES))}) nor a video ({listed(sorted(VIDEOS))})"
+                )
+            found = [path]
+        else:
+            there = path.rglob("*") if path.is_dir() else map(Path, glob.glob(text, recursive=True))
+            results = leave_out if _is_below(leave_out, _root(path)) else None
+            found = sorted(
+                file
+                for file in there
+                if file.suffix.lower() in KNOWN
+                and not file.name.startswith(".")
+                and not (results and _is_below(file, results))
+                and file.is_file()
+            )
+        if not found:
+            raise UserError(f"{text}: no picture or video there")
+        files.update(dict.fromkeys(found))
+    return list(files)
+
+
+def drawing_paths(inputs: Iterable[Path], out: Path) -> dict[Path, Path]:
+    """Where what is drawn on each input goes: its name in `out`, numbered where several inputs share one."""
+    targets: dict[Path, Path] = {}
+    used: set[str] = set()
+    for path in inputs:
+        suffix = ".mp4" if path.suffix.lower() in VIDEOS else ".jpg"
+        name, number = path.stem + suffix, 1
+        while name.lower() in used:
+            number += 1
+            name = f"{path.stem}_{number}{suffix}"
+        used.add(name.lower())
+        targets[path] = out / name
+    return targets
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = tool_parser(
+        "predict",
+        "Find objects in pictures, folders, globs and videos. --out (default runs/predict) gets the inputs with what was\n"
+        "found drawn on them, and detections.json: COCO's results form, where image_id is the picture's path as it\n"
+        "was given (of a video path#frame, from 0). Only detections that score at least 0.5 count, or\n"
+        "--set test.min_score=...",
+        EXAMPLE,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, globs, videos")
+    parser.add_argument("--weights", required=True, nargs="+", metavar="FILE", help="a detector's weights")
+    parser.add_argument("--no-pictures", action="store_true", help="draw nothing, write the COCO json alone")
+    add_common_arguments(parser, "set", "out", "overwrite", "device", "quiet")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the COCO json (default: OUT/detections.json)")
+    return parser.parse_args(argv)
+
+
+def _root(searched: Path) -> Path:
+    """The folder that a folder or glob begins at."""
+    return next(place for place in (searched, *searched.parents) if not glob.has_magic(str(place)))
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _refuse_existing(targets: list[Path], inputs: list[Path], overwrite: bool) -> None:
+    """No input is ever overwritten; earlier results only where the user says so."""
+    sources = {path.resolve() for path in inputs}
+    mixed = [path for path in targets if path.resolve() in sources]
+    if mixed:
+        raise UserError(f"{listed(mixed, 3)} would be drawn over: choose an --out other than the inputs' folder")
+    there = [path for path in targets if path.exists()]
+    if there and not overwrite:
+        raise UserError(f"{listed(there, 3)} already there: --overwrite replaces them, or choose another --out")
+
+
+def _predict_picture(
+    detector: Detector, path: Path, target: Path | None, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from detres.data.decoding import read_image
+
+    found = detector(read_image(path), **options)
+    if target is not None:
+        found.draw(target)
+    return found.to_coco(str(path))
+
+
+def _predict_video(
+    detector: Detector, path: Path, target: Path | None, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Results of all frames; where `target` is given, a video with what was found drawn on it."""
+    from detres.data.videos import open_video, write_video
+
+    results: list[dict[str, Any]] = []
+    with open_video(path) as video:
+
+        def drawn() -> Iterator[np.ndarray]:
+            for number, frame in enumerate(video.frames()):
+                found = detector(frame, **options)
+                results.extend(found.to_coco(f"{path}#{number}"))
+                yield frame if target is None else found.draw()
+
+        if target is None:
+            for _ in drawn():
+                pass
+        else:
+            write_video(target, drawn(), video.rate)
+    return results
+
+
+def _named(detector: Detector, results: list[dict[str, Any]]) -> list[str]:
+    """Class names with their number of detections."""
+    ids = detector.category_ids or tuple(range(1, len(detector.class_names) + 1))
+    counts = Counter(row["category_id"] for row in results)
+    return [
+        f"{name} {counts[number]}" for name, number in zip(detector.class_names, ids, strict=True) if counts[number]
+    ]
+
+
+def _print(rows: list[tuple[str, int, str]], detections: int, place: Path) -> None:
+    from detres.console import table
+
+    table(f"{detections} detections in {len(rows)} inputs: {place}", ("input", "found", "classes"), rows[:SHOWN])
+    if len(rows) > SHOWN:
+        print(f"... and {len(rows) - SHOWN} more inputs")

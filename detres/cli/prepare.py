@@ -1,0 +1,83 @@
+"""`detres prepare`: VOC, COCO or BCCD, downloaded where there is internet, or verified where it lies.
+
+`datasets/prepare_<name>.py` are the same programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+
+EXAMPLE = """
+detres prepare voc
+detres prepare coco --years 2017 --data /data/coco
+"""
+VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+COCO = "http://images.cocodataset.org"
+BCCD = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
+YEARS = {"voc": ("2007", "2012"), "coco": ("2017", "2014"), "bccd": ("all",)}
+FOLDERS = {"voc": "", "coco": "coco", "bccd": "bccd"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tool.
+
+    Raises:
+        UserError: The data cannot be had, or is not what it should be.
+    """
+    parser = tool_parser("prepare", "Download a public data set, or verify one that is there.", EXAMPLE)
+    parser.add_argument("name", choices=sorted(YEARS), help="which data set")
+    parser.add_argument(
+        "--years", nargs="+", metavar="YEAR", help="VOC: 2007 2012 (both); COCO: 2017 (default), 2014"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("datasets"), metavar="DIR", help="(default: datasets)"
+    )
+    add_common_arguments(parser, "data", "json", "quiet")
+    options = parser.parse_args(argv)
+    years = options.years or (YEARS["voc"] if options.name == "voc" else YEARS[options.name][:1])
+    unknown = [year for year in years if year not in YEARS[options.name]]
+    if unknown:
+        parser.error(f"--years {unknown[0]}: {options.name} has {', '.join(YEARS[options.name])}")
+
+    from detres.data.discover import resolve_directory
+    from detres.data.download import prepare
+
+    root = resolve_directory(options.data) if options.data else options.out / FOLDERS[options.name]
+    found: dict[str, dict[str, int]] = {}
+    for year in years:
+        part = _part(options.name, year, root)
+        found[year] = prepare(part, root, download_allowed=not options.data)
+        for split, objects in found[year].items():
+            print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {objects} objects: complete")
+    write_json(options.json, found)
+
+
+def _part(name: str, year: str, root: Path):
+    """What `detres.data.download` needs to know of one year of a data set."""
+    from detres.data.download import Archive, Part
+
+    if name == "bccd":
+        archives = (Archive(BCCD, inside="BCCD_Dataset-master/BCCD"),)
+        return Part(archives, "", {"train": 205, "val": 87, "test": 72})
+    if name == "coco":
+        counts = {
+            "2017": {"train2017": 118_287, "val2017": 5_000},
+            "2014": {"train2014": 82_783, "val2014": 40_504},
+        }
+        archives = tuple(Archive(f"{COCO}/zips/{split}.zip") for split in counts[year])
+        return Part(
+            (*archives, Archive(f"{COCO}/annotations/annotations_trainval{year}.zip")), "", counts[year]
+        )
+    inside_devkit = (root / f"VOC{year}").is_dir()
+    folder = f"VOC{year}" if inside_devkit else f"VOCdevkit/VOC{year}"
+    if year == "2007":
+        archives = (
+            Archive(f"{VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
+            Archive(f"{VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
+        )
+        return Part(archives, folder, {"trainval": 5_011, "test": 4_952})
+    archives = (Archive(f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd"),)
+    return Part(archives, folder, {"trainval": 11_540})

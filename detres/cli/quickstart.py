@@ -1,0 +1,76 @@
+"""`detres quickstart`: the main job on drawn pictures: pre-train, freeze BN, train a Faster R-CNN, evaluate, draw."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from detres.cli.common import add_common_arguments, tool_parser
+from detres.devices import select_device
+
+EXAMPLE = """
+python3 tools/quickstart.py
+python3 tools/quickstart.py --out runs/again
+"""
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TEST_PICTURES = "shapes:200"
+PRETRAINING_STATISTICS = 2000
+DRAWN_PICTURES = 8
+
+
+def main(argv: list[str]) -> None:
+    """Run the whole job; a run that is there is replaced."""
+    parser = tool_parser("quickstart", "Train and test a Faster R-CNN on drawn pictures, in minutes on a CPU.", EXAMPLE)
+    add_common_arguments(parser, "out", "device", "quiet")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or Path("runs") / "quickstart"
+    begun = time.monotonic()
+
+    from detres.classification.config import ClassificationConfig
+    from detres.classification.pictures import read_pictures
+    from detres.classification.statistics import write_statistics
+    from detres.classification.train import train_classifier
+    from detres.config import load_config
+    from detres.console import log
+    from detres.detection.config import DetectionConfig
+    from detres.detection.train import train_detector, with_init
+    from detres.training.run_folder import RunFolder
+
+    device = select_device(arguments.device)
+    quiet = arguments.quiet
+
+    log.info("1 of 4: pre-training a backbone on drawn forms")
+    pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml")
+    with RunFolder.open(out / "pretrain", pretraining, overwrite=True) as run:
+        train_classifier(pretraining, run, device, quiet=quiet)
+    log.info("2 of 4: BN statistics over the training pictures, frozen")
+    frozen = out / "pretrain" / "frozen.safetensors"
+    pictures = read_pictures(pretraining.data.train, side=pretraining.data.crop.size)
+    write_statistics(run.weights, pictures, frozen, images=PRETRAINING_STATISTICS, device=device, quiet=quiet)
+
+    log.info("3 of 4: training the detector")
+    config = with_init(load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml"), str(frozen))
+    with RunFolder.open(out, config, overwrite=True) as run:
+        train_detector(config, run, device, quiet=quiet)
+    log.info("4 of 4: testing on pictures it has not seen")
+    _evaluate(out, str(device), quiet)
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{minutes:.1f} minutes; {out}: model.safetensors, detections.png, curves.png, eval/coco.json, eval/voc.json")
+
+
+def _evaluate(out: Path, device: str, quiet: bool) -> None:
+    """Tables of COCO and VOC figures, their JSON, a picture with detections, the curves."""
+    from detres.cli import eval_coco, eval_voc
+    from detres.data.shapes import read_shapes
+    from detres.detection.pictures import draw_split
+    from detres.evaluation.results_files import read_coco_results
+    from detres.report.plots import plot_curves
+
+    data = ["--data", TEST_PICTURES, "--split", "test", *(["--quiet"] if quiet else [])]
+    found = out / "eval" / "detections.json"
+    weights = ["--weights", str(out / "model.safetensors"), "--save-results", str(found), "--device", device]
+    eval_coco.main([*weights, *data, "--json", str(out / "eval" / "coco.json")])
+    eval_voc.main(["--results", str(found), *data, "--json", str(out / "eval" / "voc.json")])
+    truth = read_shapes(TEST_PICTURES, "test")
+    draw_split(out / "detections.png", truth, read_coco_results(found, truth), limit=DRAWN_PICTURES)
+    plot_curves(out / "metrics.jsonl", out / "curves.png")

@@ -1,0 +1,53 @@
+"""Train a classifier, from scratch or from a backbone.
+
+He et al. 2015, §3.4. Its weights are what a detector starts from, after `bn-stats`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.devices import select_device
+
+EXAMPLE = """
+detres train-cls --cfg configs/classification/tiny_r18.yaml
+detres train-cls --data my_pictures --init torchvision:resnet18 --set train.lr=0.01 --out runs/mine
+"""
+
+log = logging.getLogger("detres")
+
+
+def main(argv: list[str]) -> int | None:
+    """Run `detres train-cls`."""
+    parser = tool_parser("train-cls", "Train a classifier (paper: §3.4).", EXAMPLE)
+    add_common_arguments(
+        parser, "cfg", "set", "data", "init", "out", "resume", "overwrite", "device", "json", "quiet"
+    )
+    arguments = parser.parse_args(argv)
+
+    from detres.classification.config import ClassificationConfig
+    from detres.classification.pictures import sources_of
+    from detres.classification.train import train_classifier
+    from detres.config import differences, load_config
+    from detres.console import table
+    from detres.training.run_folder import RunFolder
+
+    overrides = []
+    if arguments.data:
+        for key, sources in zip(("train", "val"), sources_of(arguments.data), strict=True):
+            overrides.append(f"data.{key}={json.dumps([source.model_dump() for source in sources])}")
+    if arguments.init:
+        overrides.append(f"model.init={json.dumps(arguments.init)}")
+    config = load_config(ClassificationConfig, arguments.cfg, [*overrides, *arguments.set])
+    device = select_device(arguments.device)
+    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
+    with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
+        for key, value in differences(config).items():
+            log.info("%s: %s", key, value)
+        figures = train_classifier(config, run, device, resume=arguments.resume, quiet=arguments.quiet)
+        table(f"{run.weights}", ("figure", "best"), figures.items())
+    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
+    return None

@@ -1,0 +1,283 @@
+"""Strict configuration: YAML with one `base` and `--set` into frozen models.
+
+A fault is one line with file, line, key path and the nearest valid name. The models themselves stand beside
+what they configure; `detres.strict_yaml` reads the files.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import pydantic
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, core_schema
+
+from detres.errors import ConfigError, listed, nearest
+from detres.strict_yaml import Document, KeyPath, dump, override_document, read_document
+
+
+class Section(pydantic.BaseModel):
+    """A frozen part of a configuration; unknown keys and wrong types are refused.
+
+    Strict but for two things that YAML cannot say otherwise: an int is taken for a float, a list for a tuple.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _lists_for_tuples(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        return _as_tuples(value, cls.model_fields[str(info.field_name)].annotation)
+
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long something lasts, as people write it: `12 epochs` or `240000 iterations`."""
+
+    count: int
+    unit: Literal["epochs", "iterations"]
+
+    @staticmethod
+    def parse(text: str) -> Length:
+        """The length that `text` says.
+
+        Raises:
+            ConfigError: Anything but a whole number of at least 1 and `epochs` or `iterations`.
+        """
+        count, _, unit = text.strip().partition(" ")
+        units: dict[str, Literal["epochs", "iterations"]] = {"epoch": "epochs", "iteration": "iterations"}
+        known = units.get(unit.strip().removesuffix("s"))
+        if known is None or not (count.isascii() and count.isdigit()) or int(count) < 1:
+            raise ConfigError(f"{text!r} is not a length; write '12 epochs' or '240000 iterations'")
+        return Length(int(count), known)
+
+    def iterations(self, per_epoch: int) -> int:
+        """The length in iterations, where one epoch takes `per_epoch` of them."""
+        return self.count * per_epoch if self.unit == "epochs" else self.count
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.to_string_ser_schema(when_used="always")
+        )
+
+    @staticmethod
+    def _validate(value: object) -> Length:
+        if isinstance(value, Length):
+            return value
+        if not isinstance(value, str):
+            raise ValueError("should be a length such as '12 epochs' or '240000 iterations'")
+        try:
+            return Length.parse(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+
+def load_config(model: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """The configuration that a file (with its `base`) and the `--set` overrides describe.
+
+    Args:
+        model: What the whole file is to become.
+        path: A YAML file, or None for the defaults. Its `base: other.yaml` is relative to it and has no base
+            itself; mappings merge, lists replace.
+        overrides: `a.b=value`, each value read as YAML, in order of rising precedence.
+
+    Raises:
+        ConfigError: With file and line (or the override), key path, and the nearest valid name.
+    """
+    document = read_document(path) if path is not None else Document()
+    for override in overrides:
+        document = document.merged(override_document(override))
+    try:
+        return model.model_validate(document.values)
+    except pydantic.ValidationError as error:
+        faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ConfigError(_explained(faults[0], model, document) + more) from error
+
+
+def differences(config: Section) -> dict[str, object]:
+    """Dotted key -> value (as YAML has it) of all that differs from the defaults; required keys always do."""
+    return dict(_differences(config, None))
+
+
+def to_yaml(config: Section) -> str:
+    """The complete configuration as YAML, from which `load_config` makes it again."""
+    return dump(config.model_dump(mode="json"))
+
+
+def describe_keys(model: type[Section]) -> list[tuple[str, str, str, str]]:
+    """Key path, type, default and description of every key, in order (for the table in the docs)."""
+    return list(_described(model, ""))
+
+
+def _as_tuples(value: object, annotation: Any) -> object:
+    """`value` with lists turned into tuples wherever `annotation` asks for a tuple."""
+    arguments = get_args(annotation)
+    if not isinstance(value, (list, tuple)):
+        return value
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        wanted = [choice for choice in arguments if get_origin(choice) is tuple]
+        return _as_tuples(value, wanted[0]) if wanted else value
+    if get_origin(annotation) is not tuple:
+        return value
+    items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else [*arguments, *[None] * len(value)]
+    return tuple(_as_tuples(item, kind) for item, kind in zip(value, items, strict=False))
+
+
+def _explained(fault: ErrorDetails, model: type[Section], document: Document) -> str:
+    """One line for a pydantic error: where, key path, what is wrong, what would be right."""
+    path = _key_path(fault, document.values)
+    where = f"{document.place(path)}: " if document.place(path) else ""
+    name = str(path[-1]) if path else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{where}unknown key '{_dotted(path)}'{_valid_names(model, path)}"
+    if fault["type"] == "missing":
+        return f"{where}key '{_dotted(path)}' is missing{_description(model, path)}"
+    message = (
+        fault["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list")
+    )
+    found = fault["input"]
+    if fault["type"] == "literal_error":
+        choices = fault.get("ctx", {}).get("expected", "")
+        message += nearest(str(found), choices.replace(" or ", ", ").replace("'", "").split(", "))
+    elif fault["type"] == "bool_type":
+        message += " (true or false)"
+    elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"should be a mapping of keys{_description(model, path)}"
+    if fault["type"] != "value_error":
+        message += f", not {_shown(found)}"
+    return f"{where}{_dotted(path)}: {message}" if name else f"{where}{message}"
+
+
+def _key_path(fault: ErrorDetails, values: object) -> KeyPath:
+    """The error's location less the names of union members that pydantic puts into it."""
+    path: list[str | int] = []
+    for part in fault["loc"]:
+        inside = isinstance(values, dict) and part in values
+        within = isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
+        if not (inside or within):
+            return (*path, part) if fault["type"] == "missing" else tuple(path)
+        path.append(part)
+        values = values[part]  # type: ignore[index]
+    return tuple(path)
+
+
+def _valid_names(model: type[Section], path: KeyPath) -> str:
+    """The name that was probably meant, beside the key or elsewhere; else all that are known beside it."""
+    owner = _section_at(model, path[:-1])
+    beside = list(owner.model_fields) if owner else []
+    close = nearest(str(path[-1]), beside)
+    if close:
+        return close
+    elsewhere = {key.rsplit(".", 1)[-1]: key for key, *_ in describe_keys(model)}
+    if str(path[-1]) in elsewhere:
+        return f" (did you mean '{elsewhere[str(path[-1])]}'?)"
+    return f"; known here: {listed(beside, 30)}" if beside else ""
+
+
+def _section_at(model: type[Section], path: KeyPath) -> type[Section] | None:
+    """The Section that the mapping at `path` is to become."""
+    section: type[Section] | None = model
+    for part in path:
+        if isinstance(part, str):
+            field = section.model_fields.get(part) if section else None
+            section = _inner_section(field.annotation) if field else None
+    return section
+
+
+def _inner_section(annotation: Any) -> type[Section] | None:
+    """The Section inside an annotation such as `Anchors`, `Anchors | None` or `tuple[Source, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_inner_section, get_args(annotation))), None)
+
+
+def _description(model: type[Section], path: KeyPath) -> str:
+    owner = _section_at(model, path[:-1]) if path else None
+    field = owner.model_fields.get(str(path[-1])) if owner else None
+    return f" ({field.description})" if field and field.description else ""
+
+
+def _differences(config: Section, reference: Section | None) -> Iterator[tuple[str, object]]:
+    written = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        default = getattr(reference, name) if reference else field.get_default(call_default_factory=True)
+        if type(value) is type(default) and isinstance(value, Section):
+            yield from ((f"{name}.{key}", inner) for key, inner in _differences(value, default))
+        elif value != default or type(value) is not type(default):
+            yield name, written[name]
+
+
+def _described(model: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        inner = _inner_section(field.annotation)
+        key = prefix + name
+        if inner is None or inner is not field.annotation:
+            yield key, _type_name(field), _default_text(field), field.description or ""
+        if inner is not None:
+            yield from _described(inner, f"{key}." if inner is field.annotation else f"{key}[].")
+
+
+def _type_name(field: FieldInfo) -> str:
+    """The type as people read it: `float > 0`, `'a' or 'b'`, `tuple of int`."""
+    symbols = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{symbol} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, symbol in symbols.items()
+        if getattr(limit, name, None) is not None
+    ]
+    return " ".join([_annotation_text(field.annotation), *bounds])
+
+
+def _annotation_text(annotation: Any) -> str:
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(
+            "null" if choice is type(None) else _annotation_text(choice) for choice in arguments
+        )
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in arguments)
+    if origin in (tuple, list):
+        if len(set(arguments) - {Ellipsis}) == 1:
+            number = "" if arguments[-1] is Ellipsis or origin is list else f"{len(arguments)} "
+            return f"list of {number}{_annotation_text(arguments[0])}"
+        return f"list of ({', '.join(map(_annotation_text, arguments))})"
+    return "mapping" if origin is dict else getattr(annotation, "__name__", str(annotation))
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
+
+
+def _dotted(path: KeyPath) -> str:
+    """`data.train[0].dir`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def _shown(value: object) -> str:
+    text = repr(list(value)) if isinstance(value, tuple) else "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

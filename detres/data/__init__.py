@@ -1,0 +1,1 @@
+"""Data sets: records, readers, decoding, transforms, batches, checks."""

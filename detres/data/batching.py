@@ -1,0 +1,290 @@
+"""Samples by key, and the endless stream of keys that training cuts into batches.
+
+He et al. 2015, §3.4 and Ren et al. 2015, §3.3. A sample is a function of (seed, epoch, index) and of nothing else, so
+that any run can go on at the exact sample and workers do not matter.
+
+G objects of a picture; h, w its resized height and width; N pictures of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detres.data import transforms
+from detres.data.config import AugmentationConfig, CropConfig
+from detres.data.decoding import read_image
+from detres.data.records import Annotations, ImageLabels
+from detres.errors import DataError
+
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DetectionSample:
+    """A resized picture and its objects.
+
+    Attributes:
+        image: (3, h, w) uint8 RGB.
+        boxes: (G, 4) float32 xyxy in pixels of the resized picture; crowd and difficult objects are left out.
+        labels: (G,) int64 in 0..K-1.
+        scale: (h / H, w / W) of the stored picture's H, W: divide y and x by them to go back.
+        size: (H, W) of the stored picture.
+        image_id: The picture's id in its data set.
+        index: Its place in the annotations.
+        name: Its path, for messages.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    scale: tuple[float, float]
+    size: tuple[int, int]
+    image_id: str
+    index: int
+    name: str
+
+    def pin_memory(self) -> DetectionSample:
+        """The sample in page-locked memory, from where it reaches a GPU without waiting (a DataLoader calls it)."""
+        return replace(
+            self,
+            image=self.image.pin_memory(),
+            boxes=self.boxes.pin_memory(),
+            labels=self.labels.pin_memory(),
+        )
+
+
+class DetectionDataset(Dataset[DetectionSample]):
+    """Pictures of a split, resized; changed at random where an augmentation is given.
+
+    Args:
+        annotations: The split.
+        short_side: Shorter side of the resized picture.
+        long_side: Limit of its longer side.
+        augmentation: Training's changes; None for evaluation.
+        seed: Of the changes.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        short_side: int,
+        long_side: int,
+        augmentation: AugmentationConfig | None = None,
+        seed: int = 0,
+    ):
+        self.annotations = annotations
+        self.short_side, self.long_side = short_side, long_side
+        self.augmentation = augmentation
+        self.seed = seed
+        self._augment = transforms.DetectionAugmentation(augmentation) if augmentation else None
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | Key) -> DetectionSample:
+        """The sample of an index (epoch 0), or of (epoch, index); the same key gives the same sample anywhere.
+
+        Raises:
+            DataError: The picture cannot be read, or its size is not what its annotation says.
+        """
+        epoch, index = (0, key) if isinstance(key, int) else key
+        image = load_picture(self.annotations, index)
+        size = (image.shape[0], image.shape[1])
+        rows = self._training_objects(index)
+        generator = np.random.default_rng((self.seed, epoch, index))
+        sides = self.short_side, self.long_side
+        if self.augmentation:
+            sides = transforms.jittered_sides(*sides, self.augmentation, generator)
+        height, width, _ = transforms.resized_size(*size, *sides)
+        scale = height / size[0], width / size[1]
+        image = transforms.resize_image(image, height, width)
+        boxes = transforms.resize_boxes(self.annotations.boxes[rows], scale)
+        if self._augment:
+            image, boxes, kept = self._augment(image, boxes, generator)
+            if len(kept) != len(rows):
+                lost = sorted(set(range(len(rows))) - set(kept.tolist()))
+                raise DataError(
+                    f"picture {self.annotations.paths[index]}: objects {lost} have no area inside it"
+                )
+            rows = rows[kept]
+        return DetectionSample(
+            image=to_tensor(image),
+            boxes=torch.from_numpy(boxes),
+            labels=torch.from_numpy(self.annotations.labels[rows]),
+            scale=scale,
+            size=size,
+            image_id=self.annotations.image_ids[index],
+            index=index,
+            name=self.annotations.paths[index],
+        )
+
+    def _training_objects(self, index: int) -> np.ndarray:
+        """Rows of the picture's objects that are neither crowds nor difficult."""
+        objects = self.annotations.objects(index)
+        left_out = self.annotations.crowd[objects] | self.annotations.difficult[objects]
+        return np.arange(objects.start, objects.stop)[~left_out]
+
+
+@dataclass(frozen=True)
+class ClassificationBatch:
+    """N crops: images (N, 3, s, s) uint8 RGB, labels (N,) int64, and the pictures' paths."""
+
+    images: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def pin_memory(self) -> ClassificationBatch:
+        """The batch in page-locked memory (see `DetectionSample.pin_memory`)."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+class ClassificationDataset(Dataset[tuple[Tensor, int, str]]):
+    """Square crops of pictures with one class each: ((3, s, s) uint8, label, path).
+
+    Args:
+        pictures: Paths and labels.
+        crop: Sizes and flip.
+        train: Random crops (§3.4); False gives the central one.
+        seed: Of the random crops.
+    """
+
+    def __init__(self, pictures: ImageLabels, crop: CropConfig, *, train: bool, seed: int = 0):
+        self.pictures = pictures
+        self.crop = crop
+        self.train = train
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: int | Key) -> tuple[Tensor, int, str]:
+        """The sample of an index (epoch 0), or of (epoch, index)."""
+        epoch, index = (0, key) if isinstance(key, int) else key
+        path = self.pictures.paths[index]
+        image = read_image(path)
+        if self.train:
+            generator = np.random.default_rng((self.seed, epoch, index))
+            image = transforms.train_crop(image, self.crop, generator)
+        else:
+            image = transforms.centre_crop(image, self.crop)
+        return to_tensor(image), int(self.pictures.labels[index]), path
+
+
+class KeyBatches(Sampler[list[Key]]):
+    """Keys (epoch, index) of the batches of steps `start` to `stop`.
+
+    The stream of keys is one permutation of all indices after another, each made from (seed, epoch); step s takes keys
+    s * batch to (s + 1) * batch - 1, so that every batch is full and an epoch's remainder goes with the next epoch's
+    first keys.
+
+    Args:
+        count: Number of samples in the data set.
+        batch: Keys of a step.
+        seed: Of the permutations.
+        start: First step, e.g. the one at which a resumed run goes on.
+        stop: Step before which to end.
+    """
+
+    def __init__(self, count: int, batch: int, *, seed: int, start: int = 0, stop: int):
+        if count < 1:
+            raise DataError("the training data holds no picture: choose another folder or split")
+        self.count, self.batch, self.seed = count, batch, seed
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for step in range(self.start, self.stop):
+            keys = []
+            for place in range(step * self.batch, (step + 1) * self.batch):
+                if place // self.count != epoch:
+                    epoch = place // self.count
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+                keys.append((epoch, int(order[place % self.count])))
+            yield keys
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    batches: Sampler[list[Key]] | Sequence[Sequence[int | Key]],
+    collate: Callable[[list[Any]], Any],
+    *,
+    workers: int = 0,
+    start_method: str | None = None,
+) -> DataLoader[Any]:
+    """A DataLoader over batches of keys; it draws nothing from global generators, in no process.
+
+    Args:
+        dataset: Samples by key.
+        batches: The keys of each batch.
+        collate: From a list of samples to a batch.
+        workers: Processes that load; 0 loads in this one.
+        start_method: `fork`, `spawn` or `forkserver`; None takes the platform's.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method if workers else None,
+        generator=torch.Generator().manual_seed(
+            0
+        ),  # else it would take its workers' seeds from the global one
+    )
+
+
+def collate_detection(samples: list[DetectionSample]) -> list[DetectionSample]:
+    """The batch is the list: pictures of different sizes are never padded."""
+    return samples
+
+
+def collate_classification(samples: list[tuple[Tensor, int, str]]) -> ClassificationBatch:
+    """Crops of one size, stacked."""
+    images, labels, names = zip(*samples, strict=True)
+    return ClassificationBatch(torch.stack(images), torch.tensor(labels, dtype=torch.int64), list(names))
+
+
+def load_picture(annotations: Annotations, index: int) -> np.ndarray:
+    """The picture that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
+
+    Upright, unless only the picture as stored has the size that the annotation gives. (An orientation that keeps the
+    size, such as upside down, cannot be told from the size and counts as upright.)
+
+    Raises:
+        DataError: Neither has that size; names the picture and both sizes.
+    """
+    path, upright = annotations.paths[index], bool(annotations.upright[index])
+    wanted = tuple(int(side) for side in annotations.sizes[index])
+    image = read_image(path, upright=upright)
+    if image.shape[:2] == wanted:
+        return image
+    if upright and image.shape[:2] == wanted[::-1]:
+        stored = read_image(path, upright=False)
+        if stored.shape[:2] == wanted:
+            return stored
+    raise DataError(
+        f"picture {path} is {image.shape[1]} x {image.shape[0]} (width x height), its annotation says"
+        f" {wanted[1]} x {wanted[0]}: the boxes belong to another version of the picture"
+    )
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(h, w, 3) uint8 -> (3, h, w) uint8, contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _start_worker(worker: int) -> None:
+    """Workers share the machine's cores: one thread each (OpenCV's own pool also hangs in forked processes)."""
+    import cv2
+
+    cv2.setNumThreads(0)

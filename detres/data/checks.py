@@ -1,0 +1,250 @@
+"""What is in a data set and what is wrong with it: every split, every picture, nothing stops at the first defect.
+
+Beyond what the readers find: pictures that cannot be decoded or have another size than annotated, the same picture
+twice (within a split or across: a leak from training to test), and objects boxed twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from detres.console import progress
+from detres.data.discover import list_splits, scan_annotations
+from detres.data.records import Annotations, Defect
+from detres.errors import DataError, UserError, listed
+
+DOUBLED_IOU = 0.8
+COCO_AREAS = (32**2, 96**2)  # small, medium, large (COCO's evaluation)
+PERCENTILES = (0, 5, 50, 95, 100)
+
+
+@dataclass
+class ClassCheck:
+    """Objects of a class, and pictures that show one."""
+
+    objects: int
+    pictures: int
+
+
+@dataclass
+class SplitCheck:
+    """What one split holds.
+
+    Attributes:
+        pictures: Their number.
+        objects: Their number (crowds and difficult ones included).
+        empty: Pictures without objects.
+        crowd: Objects that are crowds.
+        difficult: Objects marked so.
+        classes: Counts by class name.
+        sides: 0, 5, 50, 95, 100 % points of pictures' shorter and longer sides, and of the objects' sqrt(area).
+        areas: Objects that are small, medium, large as COCO counts.
+    """
+
+    pictures: int
+    objects: int
+    empty: int
+    crowd: int
+    difficult: int
+    classes: dict[str, ClassCheck]
+    sides: dict[str, list[float] | None]
+    areas: dict[str, int]
+
+
+@dataclass
+class CheckReport:
+    """All that was found.
+
+    Attributes:
+        source: The data set's folder.
+        splits: Contents by split.
+        errors: What would stop a training.
+        defects: What is dropped or mended with a count, and what is only worth knowing.
+        identical: Groups of pictures with the same pixels, as `split/id`.
+    """
+
+    source: str
+    splits: dict[str, SplitCheck] = field(default_factory=dict)
+    errors: list[Defect] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
+    identical: list[list[str]] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Number of errors and defects of each kind."""
+        return dict(Counter(defect.kind for defect in (*self.errors, *self.defects)))
+
+    def to_dict(self) -> dict[str, object]:
+        """The report for `--json`."""
+        return {**asdict(self), "counts": self.counts()}
+
+
+def check(
+    directory: Path,
+    split: str | None = None,
+    *,
+    format: str | None = None,
+    pixels: bool = True,
+    workers: int = 4,
+    quiet: bool = False,
+) -> CheckReport:
+    """Look at a data set for detection.
+
+    Args:
+        directory: Its folder (or `shapes`).
+        split: One split; all of them where None.
+        format: `coco`, `voc` or `yolo` where the folder holds more than one.
+        pixels: Decode every picture (finds truncated and identical ones); False reads their headers only.
+        workers: Threads that decode.
+        quiet: Show no progress.
+
+    Raises:
+        UserError: The folder holds no data set that is known, or more than one format.
+    """
+    report = CheckReport(str(directory))
+    fingerprints: dict[str, list[str]] = defaultdict(list)
+    read: dict[str, Annotations] = {}
+    looked_at: set[str] = set()
+    for name in [split] if split else list_splits(directory, format=format):
+        try:
+            annotations, findings = scan_annotations(directory, name, format=format)
+        except DataError as error:
+            report.errors.append(Defect("unreadable split", f"{directory} ({name})", str(error)))
+            continue
+        read[name] = annotations
+        report.splits[name] = summarise(annotations)
+        report.errors += findings.errors
+        report.defects += [*findings.report.defects, *doubled_boxes(annotations)]
+        fresh = [index for index in range(len(annotations)) if annotations.paths[index] not in looked_at]
+        looked_at.update(annotations.paths[index] for index in fresh)
+        with ThreadPoolExecutor(workers) as pool:
+            looks = pool.map(partial(_look, annotations, pixels=pixels), fresh)
+            shown = progress(looks, f"pictures of {name}", total=len(fresh), quiet=quiet)
+            for index, look in zip(fresh, shown, strict=True):
+                report.errors += look.errors
+                report.defects += look.defects
+                if look.fingerprint:
+                    fingerprints[look.fingerprint].append(f"{name}/{annotations.image_ids[index]}")
+    _compare_splits(read, report)
+    report.identical = [group for group in fingerprints.values() if len(group) > 1]
+    report.errors = list(dict.fromkeys(report.errors))
+    report.defects = list(dict.fromkeys(report.defects))
+    return report
+
+
+def summarise(annotations: Annotations) -> SplitCheck:
+    """Counts and sizes of a split."""
+    counts = np.diff(annotations.offsets)
+    picture_of = np.repeat(np.arange(len(annotations)), counts)
+    names = annotations.class_names
+    pairs = np.unique(picture_of * max(len(names), 1) + annotations.labels)
+    shown_in = np.bincount(pairs % max(len(names), 1), minlength=len(names))
+    objects = annotations.objects_per_class()
+    sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    size = np.sqrt(sides.prod(axis=1, dtype=np.float64)) if len(sides) else np.zeros(0)
+    small, large = COCO_AREAS
+    areas = annotations.areas
+    return SplitCheck(
+        pictures=len(annotations),
+        objects=len(annotations.boxes),
+        empty=int((counts == 0).sum()),
+        crowd=int(annotations.crowd.sum()),
+        difficult=int(annotations.difficult.sum()),
+        classes={name: ClassCheck(objects[name], int(shown_in[label])) for label, name in enumerate(names)},
+        sides={
+            "shorter side of pictures": _percentiles(annotations.sizes.min(axis=1)),
+            "longer side of pictures": _percentiles(annotations.sizes.max(axis=1)),
+            "sqrt(width x height) of boxes": _percentiles(size),
+        },
+        areas={
+            "small": int((areas < small).sum()),
+            "medium": int(((areas >= small) & (areas < large)).sum()),
+            "large": int((areas >= large).sum()),
+        },
+    )
+
+
+def doubled_boxes(annotations: Annotations) -> list[Defect]:
+    """Pairs of boxes of one class in one picture that overlap by more than an IoU of 0.8 (crowds left out)."""
+    import torch
+
+    from detres.boxes.geometry import box_iou
+
+    found = []
+    for index in range(len(annotations)):
+        rows = annotations.objects(index)
+        if rows.stop - rows.start < 2:
+            continue
+        boxes = torch.from_numpy(annotations.boxes[rows])
+        labels, crowd = annotations.labels[rows], annotations.crowd[rows]
+        same = (labels[:, None] == labels[None]) & ~crowd[:, None] & ~crowd[None]
+        overlaps = box_iou(boxes, boxes).numpy()
+        for first, second in np.argwhere(np.triu((overlaps > DOUBLED_IOU) & same, k=1)).tolist():
+            name = annotations.class_names[labels[first]]
+            where = f"{annotations.paths[index]}, objects {first + 1} and {second + 1}, {name}"
+            found.append(Defect("object boxed twice", where, f"IoU {overlaps[first, second]:.2f}: both kept"))
+    return found
+
+
+def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
+    """Class lists that differ (an error), and pictures that two splits list (`test` must share none)."""
+    paths = {name: {part.paths[index] for index in range(len(part))} for name, part in read.items()}
+    for (name, part), (other_name, other) in combinations(read.items(), 2):
+        where = f"{name} and {other_name}"
+        differing = set(part.class_names) ^ set(other.class_names)
+        if differing:
+            sides = f"{listed(part.class_names)} against {listed(other.class_names)}"
+            report.errors.append(Defect("class names differ", where, f"{listed(sorted(differing))}: {sides}"))
+        shared = len(paths[name] & paths[other_name])
+        if shared:
+            report.defects.append(Defect("splits share pictures", where, f"{shared} pictures"))
+
+
+@dataclass
+class _Look:
+    """What one picture showed: the fingerprint of its pixels (None where they were not read) and what is wrong."""
+
+    fingerprint: str | None = None
+    errors: list[Defect] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
+
+
+def _look(annotations: Annotations, index: int, *, pixels: bool) -> _Look:
+    from detres.data.decoding import read_header, read_image
+
+    path = annotations.paths[index]
+    look = _Look()
+    try:
+        stored_height, stored_width, orientation = read_header(path)
+        if pixels:
+            image = read_image(path, upright=False)
+            look.fingerprint = (
+                f"{image.shape} {hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()}"
+            )
+    except UserError as error:
+        look.errors.append(Defect("unreadable picture", path, str(error).removeprefix(f"picture {path} ")))
+        return look
+    height, width = (int(side) for side in annotations.sizes[index])
+    upright = (stored_width, stored_height) if orientation >= 5 else (stored_height, stored_width)
+    what = f"annotation says {width} x {height}, the picture is {upright[1]} x {upright[0]} (width x height)"
+    if (height, width) == upright:
+        return look
+    if (height, width) == (stored_height, stored_width):
+        reason = f"{what} upright, {stored_width} x {stored_height} as stored: read as stored"
+        look.defects.append(Defect("EXIF orientation ignored by the annotation", path, reason))
+    else:
+        look.errors.append(Defect("size differs", path, what))
+    return look
+
+
+def _percentiles(values: Iterable[float]) -> list[float] | None:
+    values = np.asarray(values, dtype=np.float64)
+    return [round(float(value), 1) for value in np.percentile(values, PERCENTILES)] if len(values) else None

@@ -1,0 +1,184 @@
+"""From a path to RGB pixels: the one decoder of the package, upright by EXIF, for files, archive members and drawings.
+
+Pictures are stored in every way that people's tools know; a network sees (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from detres.errors import DataError
+
+EXIF_ORIENTATION = 0x0112
+DRAWN = "shapes://"
+_ARCHIVE_MEMBER = re.compile(r"(?P<archive>.+?\.(?:zip|tar))!(?P<member>.+)", re.IGNORECASE)
+
+
+def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
+    """The pixels of a picture.
+
+    Grey and palette pictures become RGB, CMYK is converted, an alpha channel is dropped (the colours beneath are kept),
+    16-bit values lose their low byte.
+
+    Args:
+        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); or a
+            drawn picture, `shapes://...` (see `detres.data.shapes`).
+        upright: Turn the picture as its EXIF orientation says; False leaves it as it is stored.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: The picture is missing, truncated or not a picture; the message names it.
+    """
+    if str(path).startswith(DRAWN):
+        from detres.data.shapes import draw
+
+        return draw(str(path))
+    return decode_image(read_bytes(path), str(path), upright=upright)
+
+
+def decode_image(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarray:
+    """The pixels of an encoded picture (see `read_image`); `name` is what messages call it."""
+    import cv2
+
+    if _is_truncated_jpeg(encoded):
+        raise DataError(
+            f"picture {name} is truncated (a JPEG without its end, {len(encoded)} bytes): copy it again"
+        )
+    try:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(
+            f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture"
+        )
+    return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2]) if upright else image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width as stored (before the EXIF orientation), from the picture's header."""
+    height, width, _ = read_header(path)
+    return height, width
+
+
+def image_orientation(path: str | Path) -> int:
+    """The EXIF orientation, 1..8; 1 (upright as stored) where there is none or its value means nothing."""
+    return read_header(path)[2]
+
+
+def read_header(path: str | Path) -> tuple[int, int, int]:
+    """Stored height, stored width and EXIF orientation (see `image_size`, `image_orientation`), without decoding.
+
+    Raises:
+        DataError: The picture is missing, or its header cannot be read.
+    """
+    if str(path).startswith(DRAWN):
+        from detres.data.shapes import drawn_size
+
+        return *drawn_size(str(path)), 1
+    if _ARCHIVE_MEMBER.fullmatch(str(path)):
+        return _read_header(io.BytesIO(read_bytes(path)), str(path))
+    try:
+        with open(path, "rb") as file:
+            return _read_header(file, str(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """A stored picture turned as its EXIF orientation (1..8; EXIF 2.3, table 6) says: (H, W, 3) or (W, H, 3)."""
+    import cv2
+
+    if orientation in (5, 7):
+        image = cv2.transpose(image)
+    turns = {
+        3: cv2.ROTATE_180,
+        6: cv2.ROTATE_90_CLOCKWISE,
+        7: cv2.ROTATE_180,
+        8: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    }
+    if orientation in turns:
+        image = cv2.rotate(image, turns[orientation])
+    mirrors = {2: 1, 4: 0}
+    return cv2.flip(image, mirrors[orientation]) if orientation in mirrors else image
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The encoded bytes of a file or of an archive's member (see `read_image`)."""
+    member = _ARCHIVE_MEMBER.fullmatch(str(path))
+    try:
+        if member:
+            return _open_archive(member["archive"], os.getpid())(member["member"])
+        return Path(path).read_bytes()
+    except KeyError as error:
+        raise DataError(f"picture {path}: the archive has no such member") from error
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise _unreadable(path, error) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _open_archive(archive: str, process: int) -> Callable[[str], bytes]:
+    """A function from a member's name to its bytes.
+
+    `process` is part of the key: a forked loader worker must not share its parent's place in the file.
+    """
+    if archive.lower().endswith(".zip"):
+        return zipfile.ZipFile(archive).read
+    with tarfile.open(archive, "r:") as tar:
+        members = {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+    file = open(archive, "rb")  # noqa: SIM115 (kept open for the life of the process)
+
+    def read(name: str) -> bytes:
+        offset, size = members[name]
+        file.seek(offset)
+        return file.read(size)
+
+    return read
+
+
+def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
+    from PIL import Image
+
+    try:
+        picture = Image.open(file)  # type: ignore[arg-type]
+        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"picture {name} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture") from error
+    valid = isinstance(orientation, int) and 1 <= orientation <= 8
+    return picture.height, picture.width, orientation if valid else 1
+
+
+def _is_truncated_jpeg(encoded: bytes) -> bool:
+    """A JPEG without an end marker after its first scan begins (in scans FF D9 can be nothing else: ITU T.81, B.1.1.2).
+
+    Thumbnails, with end markers of their own, lie in the segments before the scan; anything may follow the end.
+    """
+    if encoded[:2] != b"\xff\xd8":
+        return False
+    place = 2
+    while place + 4 <= len(encoded) and encoded[place] == 0xFF:
+        marker = encoded[place + 1]
+        if marker == 0xDA:
+            return encoded.find(b"\xff\xd9", place) < 0
+        fill_byte = marker == 0xFF
+        place += 1 if fill_byte else 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+    return True
+
+
+def _unreadable(path: str | Path, error: Exception) -> DataError:
+    reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+    return DataError(f"picture {path} {reason}")

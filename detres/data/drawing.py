@@ -1,0 +1,179 @@
+"""Boxes drawn on pictures, sheets of pictures, and pictures written whole or not at all. OpenCV only.
+
+Detections are thick with a coloured label above; annotations thin and dashed with a dark label below: both can stand
+in one picture.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detres.errors import UserError
+from detres.files import atomic_path
+
+Colour = tuple[int, int, int]
+
+GOLDEN_RATIO = 0.6180339887498949
+DASH = 6
+FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Detections with class name and score, the best on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it stays as it is.
+        boxes: (D, 4) xyxy in its pixels.
+        labels: (D,) places in `class_names`.
+        scores: (D,) 0..1.
+        class_names: The classes in order.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a copy.
+    """
+    order = np.argsort(np.asarray(scores), kind="stable")
+    labels = np.asarray(labels, dtype=np.int64)[order]
+    texts = [
+        f"{class_names[int(label)]} {score:.2f}"
+        for label, score in zip(labels, np.asarray(scores)[order], strict=True)
+    ]
+    return draw_boxes(
+        image, np.asarray(boxes).reshape(-1, 4)[order], texts, [class_colour(label) for label in labels]
+    )
+
+
+def draw_annotations(
+    image: np.ndarray, boxes: np.ndarray, labels: Sequence[int] | np.ndarray, class_names: Sequence[str]
+) -> np.ndarray:
+    """Annotated boxes, thin and dashed, with class names (see `draw_detections`)."""
+    labels = np.asarray(labels, dtype=np.int64)
+    texts = [class_names[int(label)] for label in labels]
+    return draw_boxes(image, boxes, texts, [class_colour(label) for label in labels], dashed=True)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+    *,
+    dashed: bool = False,
+) -> np.ndarray:
+    """Boxes with one text each; an empty text draws no label.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it stays as it is.
+        boxes: (B, 4) xyxy in its pixels; what sticks out is cut off.
+        texts: B labels.
+        colours: B colours, RGB 0..255.
+        dashed: Thin dashed lines and dark labels below, instead of thick lines and coloured labels above.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a copy.
+    """
+    import cv2
+
+    drawn = np.ascontiguousarray(image).copy()
+    height, width = drawn.shape[:2]
+    thickness = 1 if dashed else max(2, round(min(height, width) / 300))
+    for box, text, colour in zip(np.asarray(boxes).reshape(-1, 4), texts, colours, strict=True):
+        x1, y1 = (int(side) for side in np.clip(np.floor(box[:2]), 0, [width - 1, height - 1]))
+        x2, y2 = (int(side) for side in np.clip(np.ceil(box[2:]) - 1, 0, [width - 1, height - 1]))
+        if dashed:
+            _dashed_rectangle(drawn, (x1, y1), (x2, y2), colour)
+        else:
+            cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, thickness)
+        if text:
+            _put_label(drawn, text, (x1, y1, y2), colour, below=dashed)
+    return drawn
+
+
+def class_colour(label: int) -> Colour:
+    """The colour of a class: hues a golden section apart, so that any first K differ; lightness takes turns."""
+    hue = (0.02 + int(label) * GOLDEN_RATIO) % 1.0
+    lightness = (0.5, 0.68, 0.36)[int(label) % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int, *, gap: int = 4) -> np.ndarray:
+    """Pictures in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: No picture is given.
+    """
+    if not images:
+        raise ValueError("a contact sheet needs at least one picture")
+    cell_height = max(image.shape[0] for image in images) + gap
+    cell_width = max(image.shape[1] for image in images) + gap
+    rows = -(-len(images) // columns)
+    sheet = np.full(
+        (rows * cell_height + gap, min(columns, len(images)) * cell_width + gap, 3), 255, np.uint8
+    )
+    for place, image in enumerate(images):
+        height, width = image.shape[:2]
+        top = gap + place // columns * cell_height + (cell_height - gap - height) // 2
+        left = gap + place % columns * cell_width + (cell_width - gap - width) // 2
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB in the format of the path's suffix, whole or not at all.
+
+    Raises:
+        UserError: The suffix is none of .png, .jpg, .jpeg, .bmp, .webp; or the place cannot be written.
+    """
+    import cv2
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"cannot write a picture as {path}: the name must end in one of {', '.join(FORMATS)}")
+    _, encoded = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
+    with atomic_path(path) as beside:
+        beside.write_bytes(encoded.tobytes())
+
+
+def _put_label(
+    image: np.ndarray, text: str, box: tuple[int, int, int], colour: Colour, *, below: bool
+) -> None:
+    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the picture."""
+    import cv2
+
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    size = max(0.4, min(image.shape[:2]) / 1200)
+    (text_width, text_height), baseline = cv2.getTextSize(text, font, size, 1)
+    height = text_height + baseline + 2
+    left, box_top, box_bottom = box
+    top = box_bottom + 1 if below else box_top - height
+    top = max(0, min(top, image.shape[0] - height))
+    left = max(0, min(left, image.shape[1] - text_width - 4))
+    red, green, blue = colour
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    ground, ink = (
+        ((20, 20, 20), (235, 235, 235)) if below else (colour, (0, 0, 0) if bright else (255, 255, 255))
+    )
+    cv2.rectangle(image, (left, top), (left + text_width + 3, top + height - 1), ground, -1)
+    cv2.putText(image, text, (left + 2, top + text_height + 1), font, size, ink, 1, cv2.LINE_AA)
+
+
+def _dashed_rectangle(
+    image: np.ndarray, corner: tuple[int, int], opposite: tuple[int, int], colour: Colour
+) -> None:
+    """One pixel wide; the gaps are dark, so that it shows on any ground."""
+    (x1, y1), (x2, y2) = corner, opposite
+    dark = tuple(channel // 4 for channel in colour)
+    across = np.where((np.arange(x1, x2 + 1) // DASH % 2 == 0)[:, None], colour, dark)
+    down = np.where((np.arange(y1, y2 + 1) // DASH % 2 == 0)[:, None], colour, dark)
+    image[y1, x1 : x2 + 1] = image[y2, x1 : x2 + 1] = across
+    image[y1 : y2 + 1, x1] = image[y1 : y2 + 1, x2] = down

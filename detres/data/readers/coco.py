@@ -1,0 +1,314 @@
+"""Reads COCO instance annotations (`annotations/instances_<split>.json` and its relatives).
+
+COCO's box is [x, y, width, height] in continuous pixel coordinates; category ids have gaps, labels are their ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from detres.data.readers.assembly import Findings, Objects, assemble, fill_sizes, strict
+from detres.data.records import Annotations, ReadReport
+from detres.errors import DataError, listed
+
+ROBOFLOW = "_annotations.coco.json"
+OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
+SNIFFED_BYTES = 65536
+
+
+def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+    """Read one split of a COCO folder.
+
+    Args:
+        directory: Holds `annotations/*.json` (or the json itself) and the pictures.
+        split: `val2017` finds `instances_val2017.json`, `val2017.json` or the one json with it in its name.
+        need_pictures: Whether a picture that is not there is an error (an evaluation of results needs none).
+
+    Raises:
+        DataError: Anything docs/data.md calls an error.
+    """
+    return strict(*scan(directory, split, need_pictures=need_pictures))
+
+
+def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+    """As `read`, but errors are gathered and what they concern is left out."""
+    name, path = _find_file(directory, split)
+    return scan_file(
+        path, directory, tuple(dict.fromkeys([name, *([split] if split else [])])), need_pictures
+    )
+
+
+def read_file(path: Path) -> tuple[Annotations, ReadReport]:
+    """Read an annotation file alone, without pictures (paths are the file's `file_name`)."""
+    return strict(*scan_file(path, path.parent, (), need_pictures=False))
+
+
+def recognise(directory: Path) -> bool:
+    """Whether `directory` holds COCO json files."""
+    return bool(annotation_files(directory))
+
+
+def splits(directory: Path) -> list[str]:
+    """Names of the splits that `directory` has."""
+    return list(annotation_files(directory))
+
+
+def annotation_files(directory: Path) -> dict[str, Path]:
+    """Annotation files by split name, those of other tasks (captions...) left out."""
+    found = [*sorted(directory.glob("annotations/*.json")), *sorted(directory.glob("*.json"))]
+    files = {path.stem.removeprefix("instances_"): path for path in found if _looks_like_coco(path)}
+    if any(path.stem.startswith("instances_") for path in files.values()):
+        files = {name: path for name, path in files.items() if not path.stem.startswith(OTHER_TASKS)}
+    files.update({path.parent.name: path for path in sorted(directory.glob(f"*/{ROBOFLOW}"))})
+    return files
+
+
+def _looks_like_coco(path: Path) -> bool:
+    if path.parent.name == "annotations" and path.stem.startswith("instances_"):
+        return True
+    with open(path, "rb") as file:
+        head = file.read(SNIFFED_BYTES)
+    return re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head) is not None
+
+
+def _find_file(directory: Path, split: str | None) -> tuple[str, Path]:
+    files = annotation_files(directory)
+    if split is None and len(files) == 1:
+        return next(iter(files.items()))
+    if split is None:
+        raise DataError(f"{directory} has several splits: {listed(files)}; choose one with --split")
+    if split in files:
+        return split, files[split]
+    near = [(name, path) for name, path in files.items() if split in path.stem]
+    if len(near) == 1:
+        return near[0]
+    between = f"fits {listed(name for name, _ in near)}" if near else "is not there"
+    raise DataError(f"{directory}: split '{split}' {between}; it has {listed(files) or 'none'}")
+
+
+def scan_file(
+    path: Path, root: Path, split_names: tuple[str, ...], need_pictures: bool
+) -> tuple[Annotations, Findings]:
+    """Read one json; pictures are looked up under `root` in the folders that the split's names suggest."""
+    findings = Findings()
+    content = _load(path)
+    images, rows = content["images"], content["annotations"]
+    class_names, category_ids, label_of = _classes(content["categories"], rows, path, findings)
+    index_of, images = _index_images(images, path, findings)
+    names = [str(image.get("file_name", image["id"])) for image in images]
+    sizes = np.array(
+        [(image.get("height") or 0, image.get("width") or 0) for image in images], dtype=np.int64
+    )
+    sizes = sizes.reshape(-1, 2)
+    paths = _locate(names, root, path, split_names, need_pictures, findings)
+    present = [index for index, picture in enumerate(paths) if picture is not None]
+    if need_pictures:
+        fill_sizes(
+            [picture or "" for picture in paths], sizes, (i for i in present if not sizes[i].all()), findings
+        )
+    objects = _objects(rows, index_of, label_of, path, findings)
+    _refuse_corners(objects, sizes, path, findings)
+    annotations = assemble(
+        [picture or name for picture, name in zip(paths, names, strict=True)],
+        [str(image["id"]) for image in images],
+        sizes,
+        objects,
+        class_names,
+        category_ids,
+        str(path),
+        findings,
+    )
+    return (annotations.select(present) if len(present) < len(paths) else annotations), findings
+
+
+def _load(path: Path) -> dict:
+    """The file's content without segmentations, which are let go while it is parsed: they are most of its size."""
+
+    def without_segmentation(mapping: dict) -> dict:
+        mapping.pop("segmentation", None)
+        return mapping
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = json.load(file, object_hook=without_segmentation)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(
+                f"{path}: no list '{key}'; COCO annotations have images, annotations and categories"
+            )
+        wrong = next((n for n, item in enumerate(content[key]) if not isinstance(item, dict)), None)
+        if wrong is not None:
+            raise DataError(f"{path}: {key}[{wrong}] is not a mapping")
+    for key in ("images", "categories"):
+        wrong = next((n for n, item in enumerate(content[key]) if "id" not in item), None)
+        if wrong is not None:
+            raise DataError(f"{path}: {key}[{wrong}] has no 'id'")
+    return content
+
+
+def _classes(
+    categories: list[dict], rows: list[dict], path: Path, findings: Findings
+) -> tuple[list[str], list[int], dict[int, int]]:
+    """Class names and ids in order of the ids, and the label of each id.
+
+    Two categories of one name are one class, for names are the key everywhere; its id is the one that has objects.
+    """
+    used = Counter(row.get("category_id") for row in rows)
+    names: list[str] = []
+    ids: list[int] = []
+    label_of: dict[int, int] = {}
+    for category in sorted(categories, key=lambda item: item["id"]):
+        number, name = int(category["id"]), str(category.get("name", category["id"]))
+        where = f"{path}, category {number}"
+        if number in label_of:
+            findings.error(
+                "duplicate category id", where, f"'{names[label_of[number]]}' and '{name}' share it"
+            )
+        elif name in names:
+            label = label_of[number] = names.index(name)
+            findings.report.add(
+                "category name used twice", where, f"'{name}' is category {ids[label]} too: one class"
+            )
+            if used[number] > used[ids[label]]:
+                ids[label] = number
+        else:
+            label_of[number] = len(names)
+            names.append(name)
+            ids.append(number)
+    return names, ids, label_of
+
+
+def _index_images(images: list[dict], path: Path, findings: Findings) -> tuple[dict[object, int], list[dict]]:
+    """Index of each image id among the images that stay: the first of each id."""
+    index_of: dict[object, int] = {}
+    kept = []
+    for image in images:
+        if image["id"] in index_of:
+            other = kept[index_of[image["id"]]].get("file_name")
+            what = f"'{other}' and '{image.get('file_name')}' share it"
+            findings.error("duplicate image id", f"{path}, image {image['id']}", what)
+            continue
+        index_of[image["id"]] = len(kept)
+        kept.append(image)
+    return index_of, kept
+
+
+def _locate(
+    names: list[str],
+    root: Path,
+    path: Path,
+    split_names: tuple[str, ...],
+    need_pictures: bool,
+    findings: Findings,
+) -> list[str | None]:
+    """Where each picture is, None where it is missing.
+
+    A folder that bears the split's name, or the json's own, is the only place; without one every folder of the data set
+    is looked through (a `minival` drawn from `val2014`), and a name found in two of them is an error.
+    """
+    own = [folder / name for name in split_names for folder in (root, root / "images")]
+    own += [path.parent] if path.name == ROBOFLOW else []
+    named = [folder for folder in own if folder.is_dir()]
+    subfolders = [
+        folder for base in (root, root / "images") if base.is_dir() for folder in sorted(base.iterdir())
+    ]
+    places = named or [root, root / "images", *(folder for folder in subfolders if folder.is_dir())]
+    listings: dict[str, set[str]] = {}
+
+    def holds(folder: str, name: str) -> bool:
+        inner, base = os.path.split(name)
+        parent = os.path.join(folder, inner) if inner else folder
+        if parent not in listings:
+            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+        return base in listings[parent]
+
+    searched = list(dict.fromkeys(str(folder) for folder in [*places, root]))
+    located: list[str | None] = []
+    for name in names:
+        found = [os.path.join(folder, name) for folder in searched if holds(folder, name)]
+        if not need_pictures:
+            located.append(found[0] if found else name)
+        elif not found:
+            findings.error("missing picture", f"{path}, '{name}'", f"is not in {listed(searched, 3)}")
+            located.append(None)
+        else:
+            if len(found) > 1 and not named:
+                findings.error("ambiguous picture", f"{path}, '{name}'", f"is in {listed(found)}")
+            located.append(found[0])
+    return located
+
+
+def _objects(
+    rows: list[dict], index_of: dict[object, int], label_of: dict[int, int], path: Path, findings: Findings
+) -> Objects:
+    """Columns from the list of annotations; rows that refer to nothing known are errors and left out."""
+    seen: set[object] = set()
+    kept: list[dict] = []
+
+    def where(number: int, row: dict) -> str:
+        return f"{path}, annotation {row.get('id', f'number {number}')}"
+
+    for number, row in enumerate(rows):
+        if row.get("image_id") not in index_of:
+            findings.error(
+                "unknown image id", where(number, row), f"image {row.get('image_id')} is not in 'images'"
+            )
+        elif row.get("category_id") not in label_of:
+            what = f"category {row.get('category_id')} is not one of {listed(label_of)}"
+            findings.error("unknown category", where(number, row), what)
+        elif not _is_box(row.get("bbox")):
+            what = f"bbox {row.get('bbox')} is not four numbers [x, y, width, height]"
+            findings.error("malformed box", where(number, row), what)
+        else:
+            kept.append(row)
+            if row.get("id") in seen:
+                findings.report.add(
+                    "duplicate annotation id", where(number, row), "kept: objects' ids are not used"
+                )
+            seen.add(row.get("id"))
+    boxes = np.array([row["bbox"] for row in kept], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    ids = [row.get("id") for row in kept]
+    return Objects(
+        pictures=np.array([index_of[row["image_id"]] for row in kept], dtype=np.int64),
+        boxes=boxes,
+        labels=np.array([label_of[row["category_id"]] for row in kept], dtype=np.int64),
+        crowd=np.array([bool(row.get("iscrowd")) for row in kept], dtype=bool),
+        difficult=np.array([bool(row.get("difficult")) for row in kept], dtype=bool),
+        areas=np.array(
+            [row["area"] if row.get("area") is not None else np.nan for row in kept], dtype=np.float64
+        ),
+        where=lambda row: f"{path}, annotation {ids[row]}",
+    )
+
+
+def _is_box(box: object) -> bool:
+    return isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}
+
+
+def _refuse_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:
+    """Most boxes leave the picture as [x, y, w, h] and lie in it as [x1, y1, x2, y2]: they were written as corners."""
+    if not len(objects):
+        return
+    limits = sizes[objects.pictures][:, [1, 0]]
+    corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    leaves = (objects.boxes[:, 2:] > limits + 1).any(axis=1)
+    lies_in = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)
+    share = np.mean(leaves & lies_in & (limits > 0).all(axis=1))
+    if share > 0.5:
+        what = f"{share:.0%} of the boxes leave their picture as [x, y, width, height] but fit as [x1, y1, x2, y2]"
+        findings.error("boxes look like corners", str(path), f"{what}: COCO wants [x, y, width, height]")

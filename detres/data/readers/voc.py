@@ -1,0 +1,287 @@
+"""Reads Pascal VOC XML: devkit folders of one or several years, and the flat folders that LabelImg's users leave.
+
+VOC's box is 1-based with inclusive corners: (a, b, c, d) is (a - 1, b - 1, c, d) in continuous coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detres.console import progress
+from detres.data.readers.assembly import (
+    Findings,
+    Objects,
+    assemble,
+    fill_sizes,
+    pictures_in,
+    strict,
+)
+from detres.data.readers.voc_xml import Described, parse
+from detres.data.records import Annotations, ReadReport
+from detres.errors import DataError, listed
+
+CLASS_NAMES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *(
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+)
+PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
+XML_FOLDERS = ("Annotations", "annotations", "annots", "Annots", "annotation", "xmls", "xml", "labels")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a split: its identity, its XML, and the picture file (None where there is none)."""
+
+    image_id: str
+    xml: Path
+    file: Path | None
+
+
+def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+    """Read one split of a folder of VOC XML.
+
+    Args:
+        directory: A devkit year (`JPEGImages/`, `Annotations/`, `ImageSets/Main/`), the folder of several years (their
+            union), or a folder with XML files and pictures.
+        split: A list of `ImageSets/`; in flat folders the sub-folder's name, or `all`.
+        need_pictures: Whether a picture that is not there is an error.
+
+    Raises:
+        DataError: Anything docs/data.md calls an error.
+    """
+    return strict(*scan(directory, split, need_pictures=need_pictures))
+
+
+def recognise(directory: Path) -> bool:
+    """Whether `directory` holds VOC XML."""
+    if _years(directory):
+        return True
+    return any(_is_annotation(path) for path in _flat_xml(directory))
+
+
+def splits(directory: Path) -> list[str]:
+    """Names of the splits that `directory` has."""
+    years = _years(directory)
+    if years:
+        return sorted({name for year in years for name in _lists(year)}) or [ALL]
+    return sorted({_flat_split(path, directory) for path in _flat_xml(directory)})
+
+
+def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+    """As `read`, but errors are gathered and what they concern is left out."""
+    findings = Findings()
+    available = splits(directory)
+    if split is None:
+        if len(available) != 1:
+            raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
+        split = available[0]
+    years = _years(directory)
+    pictures, every_xml = (
+        _devkit_pictures(years, split, findings) if years else _flat_pictures(directory, split, findings)
+    )
+    if not pictures and not findings.errors:
+        raise DataError(
+            f"{directory}: split '{split}' is not there or empty; it has {listed(available) or 'none'}"
+        )
+    if need_pictures:
+        for picture in pictures:
+            if picture.file is None:
+                findings.error(
+                    "missing picture", str(picture.xml), f"no picture named '{picture.image_id}' beside it"
+                )
+        pictures = [picture for picture in pictures if picture.file is not None]
+    described = _parse_all((picture.xml for picture in pictures), findings)
+    pictures = [picture for picture in pictures if picture.xml in described]
+    others = _parse_all((path for path in every_xml if path not in described), findings)
+    found = {name for content in (*described.values(), *others.values()) for name in content.names}
+    class_names = CLASS_NAMES if years and found <= set(CLASS_NAMES) else tuple(sorted(found))
+    return _gather(
+        pictures, described, class_names, f"{directory} ({split})", need_pictures, findings
+    ), findings
+
+
+def _gather(
+    pictures: list[Picture],
+    described: dict[Path, Described],
+    class_names: tuple[str, ...],
+    source: str,
+    need_pictures: bool,
+    findings: Findings,
+) -> Annotations:
+    contents = [described[picture.xml] for picture in pictures]
+    paths = [str(picture.file or picture.xml.with_suffix(".jpg").name) for picture in pictures]
+    sizes = np.array([(content.height, content.width) for content in contents], dtype=np.int64).reshape(-1, 2)
+    if need_pictures:
+        fill_sizes(paths, sizes, np.flatnonzero((sizes <= 0).any(axis=1)).tolist(), findings)
+    corners = np.array([box for content in contents for box in content.corners], dtype=np.float64).reshape(
+        -1, 4
+    )
+    _refuse_sides(corners, source, findings)
+    degenerate = (corners[:, 2] <= corners[:, 0]) | (corners[:, 3] <= corners[:, 1])
+    boxes = corners - [1, 1, 0, 0]
+    boxes[degenerate, 2:] = boxes[
+        degenerate, :2
+    ]  # of no size in the file's own numbers: a click, not one pixel
+    of_object = [(index, line) for index, content in enumerate(contents) for line in content.lines]
+    label_of = {name: label for label, name in enumerate(class_names)}
+    names = [name for content in contents for name in content.names]
+
+    def where(row: int) -> str:
+        index, line = of_object[row]
+        return f"{pictures[index].xml}, line {line}, {names[row]}"
+
+    objects = Objects(
+        pictures=np.array([index for index, _ in of_object], dtype=np.int64),
+        boxes=boxes,
+        labels=np.array([label_of[name] for name in names], dtype=np.int64),
+        crowd=np.zeros(len(boxes), dtype=bool),
+        difficult=np.array([flag for content in contents for flag in content.difficult], dtype=bool),
+        areas=np.full(len(boxes), np.nan),
+        where=where,
+    )
+    ids = [picture.image_id for picture in pictures]
+    return assemble(paths, ids, sizes, objects, class_names, None, source, findings)
+
+
+def _refuse_sides(corners: np.ndarray, source: str, findings: Findings) -> None:
+    """Most boxes end before they begin: [x, y, width, height] was written where corners belong."""
+    inverted = (corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1])
+    if len(corners) and inverted.mean() > 0.5:
+        what = f"{inverted.mean():.0%} of the boxes have xmax < xmin or ymax < ymin: they look like x, y, width, height"
+        findings.error("boxes look like xywh", source, f"{what}; VOC wants xmin, ymin, xmax, ymax")
+
+
+# Where the files are
+
+
+def _years(directory: Path) -> list[Path]:
+    """The devkit years at or under `directory`."""
+    places = [directory, *sorted(directory.glob("VOC20*")), *sorted(directory.glob("VOCdevkit/VOC20*"))]
+    return [place for place in places if (place / "Annotations").is_dir() and (place / "ImageSets").is_dir()]
+
+
+def _lists(year: Path) -> dict[str, Path]:
+    """Split lists of a year: those of `Main` by their name, others with their folder's (`Layout/train`)."""
+    lists = {}
+    for path in sorted(year.glob("ImageSets/*/*.txt")) + sorted(year.glob("ImageSets/*.txt")):
+        of_one_class = "_" in path.stem and path.stem.split("_")[0] in CLASS_NAMES
+        folder = path.parent.name
+        if not of_one_class:
+            lists[path.stem if folder in ("Main", "ImageSets") else f"{folder}/{path.stem}"] = path
+    return lists
+
+
+def _devkit_pictures(years: list[Path], split: str, findings: Findings) -> tuple[list[Picture], list[Path]]:
+    """The pictures of a split over all years that have it, and every XML of these years."""
+    pictures: list[Picture] = []
+    every_xml = [path for year in years for path in sorted((year / "Annotations").glob("*.xml"))]
+    for year in years:
+        path = _lists(year).get(split) or year / "ImageSets" / "Main" / f"{split}.txt"
+        prefix = f"{year.name}/" if len(years) > 1 else ""
+        if split == ALL and not path.is_file():
+            stems = [xml.stem for xml in every_xml if xml.parent.parent == year]
+        elif path.is_file():
+            stems = _listed_stems(path, findings)
+        else:
+            continue
+        files = pictures_in(year / "JPEGImages")
+        for stem in stems:
+            xml = year / "Annotations" / f"{stem}.xml"
+            if xml.is_file():
+                pictures.append(Picture(prefix + stem, xml, files.get(stem)))
+            else:
+                findings.error("missing annotation", f"{path}, '{stem}'", f"there is no {xml}")
+    return pictures, every_xml
+
+
+def _listed_stems(path: Path, findings: Findings) -> list[str]:
+    """Stems of a list; a class list's flag in the second column (-1: not in the picture) chooses among them."""
+    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    stems = [Path(row[0]).name for row in rows if len(row) < 2 or row[1] != "-1"]
+    for extra in (
+        sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
+    ):
+        findings.error("duplicate image id", str(path), f"'{extra}' is listed {stems.count(extra)} times")
+    return list(dict.fromkeys(stems))
+
+
+def _flat_xml(directory: Path) -> list[Path]:
+    return sorted([*directory.glob("*.xml"), *directory.glob("*/*.xml"), *directory.glob("*/*/*.xml")])
+
+
+def _is_annotation(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return b"<annotation" in file.read(4096)
+
+
+def _flat_split(path: Path, directory: Path) -> str:
+    """The first folder between `directory` and an XML that is not just a word for annotations."""
+    folders = path.parent.relative_to(directory).parts
+    return next((name for name in folders if name not in (*XML_FOLDERS, *PICTURE_FOLDERS)), ALL)
+
+
+def _flat_pictures(directory: Path, split: str, findings: Findings) -> tuple[list[Picture], list[Path]]:
+    """The pictures of a split of a flat folder, and every XML of the folder."""
+    every_xml = _flat_xml(directory)
+    chosen = [path for path in every_xml if split == ALL or _flat_split(path, directory) == split]
+    listings: dict[Path, dict[str, Path]] = {}
+    pictures: dict[str, Picture] = {}
+    for xml in chosen:
+        file = next(
+            (f for folder in _picture_places(xml, directory) if (f := _named(folder, xml.stem, listings))),
+            None,
+        )
+        if xml.stem in pictures:
+            findings.error("duplicate image id", str(xml), f"{pictures[xml.stem].xml} has the same name")
+        else:
+            pictures[xml.stem] = Picture(xml.stem, xml, file)
+    used = {picture.file for picture in pictures.values()}
+    for folder, files in listings.items():
+        for path in files.values() if any(file in used for file in files.values()) else ():
+            if path not in used and not (split != ALL and folder == directory):
+                findings.report.add("picture without annotation file", str(path), "left out")
+    return list(pictures.values()), every_xml
+
+
+def _picture_places(xml: Path, directory: Path) -> Iterable[Path]:
+    """Folders in which an XML's picture may lie: its own, then those named for pictures beside or above it."""
+    below = xml.parent.relative_to(directory).parts
+    inner = [name for name in below if name not in XML_FOLDERS]
+    yield xml.parent
+    for base in dict.fromkeys([xml.parent.parent if below else directory, directory]):
+        for name in PICTURE_FOLDERS:
+            yield base.joinpath(name, *inner)
+            yield base / name
+    yield directory.joinpath(*inner)
+
+
+def _named(folder: Path, stem: str, listings: dict[Path, dict[str, Path]]) -> Path | None:
+    if folder not in listings:
+        listings[folder] = pictures_in(folder)
+    return listings[folder].get(stem)
+
+
+def _parse_all(paths: Iterable[Path], findings: Findings) -> dict[Path, Described]:
+    contents = {}
+    for path in progress(list(paths), "annotations"):
+        try:
+            contents[path] = parse(path)
+        except DataError as error:
+            findings.error("malformed XML", str(path), str(error).removeprefix(f"{path}: "))
+    return contents

@@ -1,0 +1,87 @@
+"""What one Pascal VOC XML says: size, and the name, corners and flags of each object, with its line in the file.
+
+Declarations of document types and entities are refused unread: an entity may expand without end.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+from detres.errors import DataError
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What one XML says: size, and per object its name, raw corners, `difficult` and line in the file."""
+
+    height: int
+    width: int
+    names: list[str]
+    corners: list[list[float]]
+    difficult: list[bool]
+    lines: list[int]
+
+
+def parse(path: Path) -> Described:
+    """Read one VOC XML; only direct children of `object` count (`part` has a name and a box of its own).
+
+    Raises:
+        DataError: Not XML (with the line), a document type or entity declaration, or an object without name or box.
+    """
+    root = _tree(path)
+    objects = root.findall("object")
+    try:
+        return Described(
+            height=_size(root.findtext("size/height")),
+            width=_size(root.findtext("size/width")),
+            names=[_text(entry, "name") for entry in objects],
+            corners=[[float(_text(entry, f"bndbox/{corner}")) for corner in CORNERS] for entry in objects],
+            difficult=[
+                (entry.findtext("difficult") or "0").strip() in ("1", "true", "True") for entry in objects
+            ],
+            lines=[int(entry.attrib["line"]) for entry in objects],
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """The XML as a tree, each element with its line; declarations of types and entities are refused unread."""
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
+
+    def refuse(*_: object) -> None:
+        raise DataError(
+            f"{path}: line {parser.CurrentLineNumber}: declares a document type; entities are not read"
+        )
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise DataError(f"{path}: line {error.lineno}: {expat.ErrorString(error.code)}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return builder.close()
+
+
+def _text(element: ElementTree.Element, tag: str) -> str:
+    text = (element.findtext(tag) or "").strip()
+    if not text:
+        raise ValueError(f"line {element.attrib['line']}: object without <{tag}>")
+    return text
+
+
+def _size(text: str | None) -> int:
+    return int(float(text)) if text and text.strip() else 0

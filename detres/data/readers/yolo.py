@@ -1,0 +1,289 @@
+"""Reads YOLO text labels: one file a picture, one line an object, `class centre-x centre-y width height`.
+
+Fractions of the upright picture's width and height; a longer line is a polygon, whose box is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from detres.console import progress
+from detres.data.readers.assembly import PICTURE_SUFFIXES, Findings, Objects, assemble, strict, upright_size
+from detres.data.records import Annotations, ReadReport
+from detres.errors import DataError, listed
+
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
+SPLIT_KEYS = ("train", "val", "valid", "test")
+ALL = "all"
+
+
+def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+    """Read one split of a YOLO folder. Sizes are in the pictures' headers, so that pictures are always needed.
+
+    Args:
+        directory: Holds `data.yaml`, or `images/` and `labels/` (with or without a sub-folder a split), or
+            `<split>/images` and `<split>/labels`.
+        split: A key of `data.yaml` or the sub-folder's name.
+        need_pictures: Taken for the readers' common form; labels mean nothing without the pictures' sizes.
+
+    Raises:
+        DataError: Anything docs/data.md calls an error.
+    """
+    return strict(*scan(directory, split, need_pictures=need_pictures))
+
+
+def recognise(directory: Path) -> bool:
+    """Whether `directory` holds YOLO labels or a `data.yaml`."""
+    return bool(_yaml(directory)) or any(_holds_text(folder) for folder in _label_folders(directory).values())
+
+
+def splits(directory: Path) -> list[str]:
+    """Names of the splits that `directory` has."""
+    described = _yaml(directory)
+    return [key for key in SPLIT_KEYS if described.get(key)] or list(_label_folders(directory))
+
+
+def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+    """As `read`, but errors are gathered and what they concern is left out."""
+    del need_pictures
+    findings = Findings()
+    available = splits(directory)
+    if split is None:
+        if len(available) != 1:
+            raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
+        split = available[0]
+    pictures = _pictures(directory, split, findings)
+    labels = {picture: _label_path(picture) for picture in pictures}
+    _report_strays(set(labels.values()), findings)
+    names, ids = _class_names(directory, list(labels.values()))
+    sizes = np.zeros((len(pictures), 2), dtype=np.int64)
+    rows: list[tuple[int, int, list[float], int]] = []  # picture, class, fractions xyxy, line
+    for index, picture in enumerate(progress(pictures, "pictures and labels")):
+        try:
+            sizes[index] = upright_size(str(picture))
+        except DataError as error:
+            findings.error("unreadable picture", str(picture), str(error))
+            continue
+        if labels[picture].is_file():
+            parsed = parse(labels[picture], len(names), findings)
+            rows += [(index, label, fractions, line) for label, fractions, line in parsed]
+        else:
+            findings.report.add(
+                "picture without label file", str(picture), "taken as a picture without objects"
+            )
+    objects = _objects(rows, sizes, lambda index: labels[pictures[index]])
+    _refuse_pixels(
+        objects.boxes / np.maximum(sizes[objects.pictures][:, [1, 0, 1, 0]], 1), str(directory), findings
+    )
+    annotations = assemble(
+        [str(picture) for picture in pictures],
+        _image_ids(pictures, findings),
+        sizes,
+        objects,
+        names,
+        ids,
+        f"{directory} ({split})",
+        findings,
+    )
+    return annotations, findings
+
+
+def parse(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[float], int]]:
+    """Class, box as fractions (x1, y1, x2, y2) and line number of each object of a label file."""
+    objects = []
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        where = f"{path}, line {line}"
+        try:
+            number, *values = [float(value) for value in text.split()]
+        except ValueError:
+            if text.strip():
+                findings.error("malformed label", where, f"'{text[:80]}' holds something that is no number")
+            continue
+        is_polygon = len(values) >= 6 and len(values) % 2 == 0
+        if len(values) != 4 and not is_polygon:
+            findings.error(
+                "malformed label", where, f"{1 + len(values)} values; a box has 5, a polygon an odd number"
+            )
+        elif not number.is_integer():
+            findings.error("malformed label", where, f"class {number} is not a whole number")
+        elif not 0 <= number < classes:
+            what = f"class {int(number)}; there are {classes} (0 to {classes - 1})"
+            findings.error("unknown category", where, what)
+        elif is_polygon:
+            points = np.array(values).reshape(-1, 2)
+            objects.append((int(number), [*points.min(axis=0), *points.max(axis=0)], line))
+        else:
+            x, y, width, height = values
+            objects.append(
+                (int(number), [x - width / 2, y - height / 2, x + width / 2, y + height / 2], line)
+            )
+    return objects
+
+
+def _objects(
+    rows: list[tuple[int, int, list[float], int]], sizes: np.ndarray, label_file: Callable[[int], Path]
+) -> Objects:
+    pictures = np.array([row[0] for row in rows], dtype=np.int64)
+    fractions = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    return Objects(
+        pictures=pictures,
+        boxes=fractions * sizes[pictures][:, [1, 0, 1, 0]],
+        labels=np.array([row[1] for row in rows], dtype=np.int64),
+        crowd=np.zeros(len(rows), dtype=bool),
+        difficult=np.zeros(len(rows), dtype=bool),
+        areas=np.full(len(rows), np.nan),
+        where=lambda row: f"{label_file(rows[row][0])}, line {rows[row][3]}",
+    )
+
+
+def _refuse_pixels(fractions: np.ndarray, source: str, findings: Findings) -> None:
+    """Most boxes end far outside their picture: pixels were written where fractions belong."""
+    if not len(fractions):
+        return
+    share = np.mean((fractions > 1.5).any(axis=1))
+    if share > 0.5:
+        what = f"{share:.0%} of the boxes reach beyond 1.5 times their picture: they look like pixels"
+        findings.error("boxes look like pixels", source, f"{what}; YOLO wants fractions of width and height")
+
+
+# Where the files are
+
+
+def _yaml(directory: Path) -> dict:
+    """The mapping of the folder's data.yaml (any name, with `names`), empty where there is none."""
+    import yaml
+
+    for path in sorted(
+        [*directory.glob("*.yaml"), *directory.glob("*.yml")], key=lambda p: (p.stem != "data", p)
+    ):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise DataError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from error
+        if isinstance(content, dict) and "names" in content:
+            return content
+    return {}
+
+
+def _label_folders(directory: Path) -> dict[str, Path]:
+    """Label folders by split: `labels/<split>`, `<split>/labels`, or `labels` itself as `all`."""
+    labels = directory / "labels"
+    folders = {path.name: path for path in sorted(labels.glob("*")) if path.is_dir()}
+    folders |= {path.parent.name: path for path in sorted(directory.glob("*/labels")) if path.is_dir()}
+    return folders or ({ALL: labels} if labels.is_dir() else {})
+
+
+def _holds_text(folder: Path) -> bool:
+    return any(path.suffix == ".txt" and path.name not in NAME_FILES for path in folder.iterdir())
+
+
+def _pictures(directory: Path, split: str, findings: Findings) -> list[Path]:
+    described = _yaml(directory)
+    wanted = described.get(split)
+    if wanted:
+        base = directory / str(described.get("path") or "")
+        entries = wanted if isinstance(wanted, list) else [wanted]
+        return [picture for entry in entries for picture in _entry(str(entry), base, directory, findings)]
+    places = [directory / "images" / split, directory / split / "images", directory / split]
+    places = [directory / "images", directory] if split == ALL else places
+    for place in places:
+        pictures = _under(place) if place.is_dir() else []
+        if pictures:
+            return pictures
+    raise DataError(
+        f"{directory}: split '{split}' is not there or empty; it has {listed(splits(directory)) or 'none'}"
+    )
+
+
+def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[Path]:
+    """Pictures of one entry of data.yaml: a folder or a list file, relative to `path`, to the file, or as exported."""
+    inside = entry
+    while inside.startswith("../"):
+        inside = inside[3:]
+    tried = list(dict.fromkeys([base / entry, directory / entry, directory / inside]))
+    place = next((path for path in tried if path.exists()), None)
+    if place is None:
+        raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
+    if place.is_dir():
+        return _under(place)
+    pictures = []
+    for line in place.read_text(encoding="utf-8-sig").split("\n"):
+        if line.strip():
+            options = [place.parent / line.strip(), base / line.strip(), directory / line.strip()]
+            picture = next((path for path in options if path.is_file()), None)
+            if picture is None:
+                findings.error("missing picture", f"{place}, '{line.strip()}'", "does not exist")
+            else:
+                pictures.append(picture)
+    return pictures
+
+
+def _under(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def _label_path(picture: Path) -> Path:
+    """`images` nearest to the file becomes `labels`; without one the label lies beside the picture."""
+    parts = list(picture.parts)
+    places = [number for number, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _report_strays(labels: set[Path], findings: Findings) -> None:
+    for folder in sorted({path.parent for path in labels}):
+        for path in sorted(folder.glob("*.txt")):
+            if path not in labels and path.name not in NAME_FILES:
+                findings.report.add("label without picture", str(path), "left out")
+
+
+def _image_ids(pictures: list[Path], findings: Findings) -> list[str]:
+    """Stems where they tell pictures apart, else the file names with their folders."""
+    stems = [picture.stem for picture in pictures]
+    if len(set(stems)) == len(stems):
+        return stems
+    for picture in sorted({p for p in pictures if pictures.count(p) > 1}):
+        findings.error("duplicate image id", str(picture), "is listed twice")
+    return [f"{picture.parent.name}/{picture.name}" for picture in pictures]
+
+
+def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], list[int] | None]:
+    """Declared names and ids, or the numbers that occur anywhere in the folder where nothing declares names."""
+    names = _yaml(directory).get("names")
+    if isinstance(names, dict):
+        numbers = sorted(int(number) for number in names)
+        if numbers != list(range(len(numbers))):
+            wrong = f"names are numbered {listed(numbers)}, not 0 to {len(numbers) - 1}"
+            raise DataError(f"data.yaml of {directory}: {wrong}")
+        names = [names[number] if number in names else names[str(number)] for number in numbers]
+    for name in NAME_FILES if names is None else ():
+        path = directory / name
+        if names is None and path.is_file():
+            names = [
+                line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+            ]
+    if names is None:
+        folders = {path.parent for path in labels} | set(_label_folders(directory).values())
+        return [str(number) for number in range(_largest_class(folders) + 1)], None
+    names = [str(name) for name in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{directory}: class names {listed(twice)} occur twice; names must tell classes apart"
+        )
+    return names, list(range(len(names)))
+
+
+def _largest_class(folders: Iterable[Path]) -> int:
+    first = (line.split()[0] for folder in folders for path in folder.rglob("*.txt") for line in _lines(path))
+    return max((int(float(number)) for number in first if number.replace(".", "", 1).isdigit()), default=-1)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

@@ -1,0 +1,239 @@
+"""The embedded data set `shapes`: scenes and single forms drawn on the fly from a seed, with exact boxes.
+
+No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in pictures of
+256 x 320, none in one picture of ten; up to four distractors of no class; at most half of an object is covered.
+
+A picture is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
+`shapes://class/SIDE/SPLIT/SEED/INDEX` is a square picture of one form for classification.
+Boxes are tight boxes of whole forms, covered parts included: float xyxy in continuous pixel coordinates.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from detres.data.records import Annotations, ImageLabels, Strings
+from detres.data.shape_forms import (
+    CLASS_NAMES,
+    DISTRACTORS,
+    bounding_box,
+    paint_background,
+    paint_form,
+    random_form,
+    random_texture,
+    rasterise,
+)
+from detres.errors import DataError, nearest
+
+SPLITS = ("train", "val", "test")
+SCENE_SIZES = ((256, 320), (320, 256))
+OBJECT_SIDES = (16.0, 160.0)
+EMPTY_SHARE = 0.1
+MOST_COVERED = 0.5
+DISTRACTOR = -1
+
+_SOURCE = re.compile(r"shapes(?::(?P<count>\d+))?(?::(?P<seed>\d+))?")
+_PATH = re.compile(
+    r"shapes://(?:class/(?P<side>\d+)/)?(?P<split>train|val|test)/(?P<seed>\d+)/(?P<index>\d+)"
+)
+_LAYOUT, _PAINT = 0, 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a scene.
+
+    Attributes:
+        label: Its class, `DISTRACTOR` for none.
+        contours: Its outlines in picture coordinates.
+        visible: The share of it that other forms leave to be seen.
+    """
+
+    label: int
+    contours: list[np.ndarray]
+    visible: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows, lowest form first."""
+
+    height: int
+    width: int
+    forms: list[Form]
+
+    def objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (G, 4) float32 and labels (G,) int64 of the forms that belong to a class."""
+        forms = [form for form in self.forms if form.label != DISTRACTOR]
+        boxes = np.array([bounding_box(form.contours) for form in forms], dtype=np.float32)
+        return boxes.reshape(-1, 4), np.array([form.label for form in forms], dtype=np.int64)
+
+
+def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
+    """Scenes 0..count-1 of a split (`train`, `val`, `test`) as detection data; pictures are drawn when read."""
+    _check_split(split)
+    scenes = [lay_out(split, seed, index) for index in range(count)]
+    boxes, labels = zip(*(scene.objects() for scene in scenes), strict=True) if scenes else ((), ())
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *boxes])
+    return Annotations(
+        paths=Strings([f"shapes://{split}/{seed}/{index}" for index in range(count)]),
+        image_ids=Strings([f"{split}_{index:06d}" for index in range(count)]),
+        sizes=np.array([(scene.height, scene.width) for scene in scenes], dtype=np.int64).reshape(-1, 2),
+        upright=np.ones(count, dtype=bool),
+        offsets=np.cumsum([0, *(len(picture_labels) for picture_labels in labels)], dtype=np.int64),
+        boxes=boxes,
+        labels=np.concatenate([np.zeros(0, np.int64), *labels]),
+        crowd=np.zeros(len(boxes), dtype=bool),
+        difficult=np.zeros(len(boxes), dtype=bool),
+        areas=np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], axis=1),
+        class_names=CLASS_NAMES,
+        source=f"shapes {split} (seed {seed})",
+    )
+
+
+def shapes_labels(split: str, count: int, seed: int = 0, side: int = 64) -> ImageLabels:
+    """`count` pictures of side x side pixels with one form each, as classification data; classes take turns."""
+    _check_split(split)
+    return ImageLabels(
+        paths=Strings([f"shapes://class/{side}/{split}/{seed}/{index}" for index in range(count)]),
+        labels=np.arange(count, dtype=np.int64) % len(CLASS_NAMES),
+        class_names=CLASS_NAMES,
+        source=f"shapes {split} (seed {seed})",
+    )
+
+
+def is_shapes(text: str) -> bool:
+    """Whether a data set's name means drawn pictures: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`."""
+    return _SOURCE.fullmatch(text) is not None
+
+
+def read_shapes(text: str, split: str | None) -> Annotations:
+    """The scenes that `shapes[:COUNT[:SEED]]` (1000 of seed 0 where not said) and a split (`train`) name."""
+    source = _SOURCE.fullmatch(text)
+    if source is None:
+        raise DataError(f"{text} is not a drawn data set: write shapes, shapes:COUNT or shapes:COUNT:SEED")
+    return shapes_annotations(split or "train", int(source["count"] or 1000), int(source["seed"] or 0))
+
+
+def draw(path: str) -> np.ndarray:
+    """The picture of a `shapes://` path: (H, W, 3) uint8 RGB."""
+    side, split, seed, index = _parse(path)
+    scene = lay_out(split, seed, index) if side is None else lay_out_single(split, seed, index, side)
+    return paint(scene, _generator(split, seed, index, _PAINT))
+
+
+def drawn_size(path: str) -> tuple[int, int]:
+    """Height and width of the picture of a `shapes://` path, without drawing it."""
+    side, split, seed, index = _parse(path)
+    return _scene_size(_generator(split, seed, index, _LAYOUT)) if side is None else (side, side)
+
+
+def lay_out(split: str, seed: int, index: int) -> Scene:
+    """What the scene `index` of a split shows."""
+    generator = _generator(split, seed, index, _LAYOUT)
+    height, width = _scene_size(generator)
+    empty = generator.random() < EMPTY_SHARE
+    objects = 0 if empty else int(generator.integers(1, 9))
+    labels = generator.integers(len(CLASS_NAMES), size=objects).tolist()
+    labels += [DISTRACTOR] * int(generator.integers(1 if empty else 0, 5))
+    order = generator.permutation(len(labels))
+    return _arrange(height, width, [labels[place] for place in order], OBJECT_SIDES, generator)
+
+
+def lay_out_single(split: str, seed: int, index: int, side: int) -> Scene:
+    """What the classification picture `index` shows: one form of a class, distractors around it."""
+    generator = _generator(split, seed, index, _LAYOUT)
+    labels = [DISTRACTOR] * int(generator.integers(0, 3))
+    labels.insert(int(generator.integers(len(labels) + 1)), index % len(CLASS_NAMES))
+    return _arrange(side, side, labels, (0.3 * side, 0.95 * side), generator)
+
+
+def paint(scene: Scene, generator: np.random.Generator) -> np.ndarray:
+    """A scene with random textures and noise: (H, W, 3) uint8 RGB."""
+    import cv2
+
+    picture = np.empty((scene.height, scene.width, 3), np.float32)
+    textures = paint_background(picture, generator)
+    for form in scene.forms:
+        textures.append(random_texture(generator, unlike=textures))
+        paint_form(picture, form.contours, textures[-1])
+    noise = generator.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(
+        generator.uniform(2, 10)
+    )
+    return cv2.add(picture, cv2.merge([noise] * 3), dtype=cv2.CV_8U)  # rounds and saturates
+
+
+def _arrange(
+    height: int, width: int, labels: list[int], sides: tuple[float, float], generator: np.random.Generator
+) -> Scene:
+    """Put forms one over another so that at least half of each object stays visible.
+
+    A form that finds no place is tried smaller and elsewhere, and left out after 40 tries; the first object fits.
+    """
+    top_form = np.full((height, width), -1, dtype=np.int64)
+    placed: list[tuple[int, list[np.ndarray]]] = []
+    whole, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)  # pixels of each form
+    for label in labels:
+        is_object = np.array([other != DISTRACTOR for other, _ in placed], dtype=bool)
+        needed = np.where(is_object, (1 - MOST_COVERED) * whole, 0)
+        for attempt in range(40):
+            contours = _random_placement(height, width, label, sides, 0.95**attempt, generator)
+            rows, columns, mask = rasterise(contours)
+            inside = mask > 0
+            under = top_form[rows, columns][inside]
+            left = seen - np.bincount(under + 1, minlength=len(placed) + 1)[1:]
+            if (left >= needed).all():
+                top_form[rows, columns][inside] = len(placed)
+                placed.append((label, contours))
+                whole, seen = np.append(whole, len(under)), np.append(left, len(under))
+                break
+    shares = seen / np.maximum(whole, 1)
+    forms = [
+        Form(label, contours, float(share)) for (label, contours), share in zip(placed, shares, strict=True)
+    ]
+    return Scene(height, width, forms)
+
+
+def _random_placement(
+    height: int,
+    width: int,
+    label: int,
+    sides: tuple[float, float],
+    shrink: float,
+    generator: np.random.Generator,
+) -> list[np.ndarray]:
+    """A form of random size (smaller ones somewhat more often) at a random place inside the picture."""
+    low, high = sides
+    side = low + (high - low) * shrink * generator.random() ** 1.25
+    kind = CLASS_NAMES[label] if label != DISTRACTOR else DISTRACTORS[generator.integers(len(DISTRACTORS))]
+    contours = random_form(kind, side, generator)
+    offset = generator.random(2) * ([width, height] - bounding_box(contours)[2:])
+    return [contour + offset for contour in contours]
+
+
+def _scene_size(generator: np.random.Generator) -> tuple[int, int]:
+    return SCENE_SIZES[int(generator.integers(len(SCENE_SIZES)))]
+
+
+def _generator(split: str, seed: int, index: int, purpose: int) -> np.random.Generator:
+    return np.random.default_rng((seed, SPLITS.index(split), index, purpose))
+
+
+def _parse(path: str) -> tuple[int | None, str, int, int]:
+    parts = _PATH.fullmatch(path)
+    if parts is None:
+        raise DataError(f"{path} is not a drawn picture: write shapes://SPLIT/SEED/INDEX")
+    return (
+        int(parts["side"]) if parts["side"] else None,
+        parts["split"],
+        int(parts["seed"]),
+        int(parts["index"]),
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise DataError(f"shapes has no split '{split}'{nearest(split, SPLITS)}: it has {', '.join(SPLITS)}")

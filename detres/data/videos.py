@@ -1,0 +1,130 @@
+"""Videos frame by frame, in and out. OpenCV only.
+
+Pixels as in `decoding`: (H, W, 3) uint8 RGB, turned as the file says.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detres.errors import DataError, UserError
+from detres.files import atomic_path
+
+if TYPE_CHECKING:
+    import cv2
+
+log = logging.getLogger("detres")
+
+USUAL_RATE = 25.0
+FFMPEG_SILENT = "-8"  # its messages would stand beside ours
+
+
+@dataclass(frozen=True)
+class Video:
+    """An open video; it can be gone through once.
+
+    Attributes:
+        path: Its file.
+        rate: Frames a second.
+        count: Number of frames as the file states it, None where it does not.
+    """
+
+    path: Path
+    rate: float
+    count: int | None
+    _capture: cv2.VideoCapture
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Every frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: Not one can be decoded; where only the end cannot, a warning says so.
+        """
+        import cv2
+
+        read = 0
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                break
+            read += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        if read == 0:
+            raise DataError(f"video {self.path}: no frame can be decoded: truncated, or of an unknown codec")
+        if self.count is not None and read < self.count:
+            log.warning("video %s: %d of %d frames could be decoded", self.path, read, self.count)
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[Video]:
+    """A video to read from, closed when the block ends.
+
+    Raises:
+        DataError: The file is missing or not a video.
+    """
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_SILENT)
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"video {path} does not exist")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise DataError(f"video {path} cannot be opened: truncated, or not a video")
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        yield Video(path, rate if rate > 0 else USUAL_RATE, count if count > 0 else None, capture)
+    finally:
+        capture.release()
+
+
+def write_video(path: str | Path, frames: Iterator[np.ndarray], rate: float) -> None:
+    """Write frames of one size as an .mp4, whole or not at all.
+
+    Args:
+        path: The file to make or replace; its name ends in .mp4.
+        frames: (H, W, 3) uint8 RGB; at least one.
+        rate: Frames a second.
+
+    Raises:
+        UserError: This OpenCV cannot encode, or the file did not become whole (a full device).
+    """
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_SILENT)
+    with atomic_path(path) as beside:
+        writer: cv2.VideoWriter | None = None
+        written = 0
+        try:
+            for frame in frames:
+                if writer is None:
+                    size = frame.shape[1], frame.shape[0]
+                    writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                    if not writer.isOpened():
+                        raise UserError(f"cannot write {path}: this OpenCV encodes no mp4, or the place is read-only")
+                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+                written += 1
+        finally:
+            if writer is not None:
+                writer.release()
+        if _frames_in(beside) != written:  # the encoder says nothing of what it could not write
+            raise UserError(f"{path} could not be written whole: is there space left on the device?")
+
+
+def _frames_in(path: Path) -> int:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()

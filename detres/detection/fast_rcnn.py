@@ -1,0 +1,147 @@
+"""Fast R-CNN on regions of the shared map: pooling, conv5_x, sibling layers (Girshick 2015; He et al. 2015, Appendix A).
+
+R regions, K classes, C channels of the map, s cells a side (14 before conv5_1), D channels of a region's feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from detres.boxes.coding import decode_boxes
+from detres.boxes.geometry import clip_boxes
+from detres.boxes.nms import nms_per_class
+from detres.networks.roi_pooling import roi_align, roi_max_pool
+
+RegionPooling = Callable[[Tensor, Tensor], Tensor]
+
+
+class RegionHead(nn.Module):
+    """From pooled regions to class logits and per-class box deltas.
+
+    Args:
+        body: conv5_x with average pooling (or fc6, fc7): (R, C, s, s) -> (R, D).
+        features: D.
+        num_classes: K.
+    """
+
+    def __init__(self, body: nn.Module, features: int, num_classes: int):
+        super().__init__()
+        self.body = body
+        self.class_logits = nn.Linear(features, num_classes + 1)
+        self.box_deltas = nn.Linear(features, num_classes * 4)
+        for layer, deviation in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1), background last, and deltas (R, K, 4), in float32 at least, of pooled regions (R, C, s, s)."""
+        features = self.body(pooled)  # (R, D)
+        deltas = self.box_deltas(features).view(len(features), -1, 4)
+        precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
+        return self.class_logits(features).to(precision), deltas.to(precision)
+
+
+def region_pooling(
+    kind: str, cells: int, stride: int, *, sampling_ratio: int = 2, aligned: bool = False
+) -> RegionPooling:
+    """The pooling before the head: (features (N, C, h, w), regions (R, 5)) -> (R, C, cells, cells).
+
+    Args:
+        kind: "max" (the paper's RoI pooling; Girshick 2015) or "align" (He et al. 2017).
+        cells: Cells a side.
+        stride: Input pixels a position of the map.
+        sampling_ratio: RoIAlign's samples a side of a cell.
+        aligned: RoIAlign shifted by half a pixel (detectron2) or not (torchvision).
+    """
+    if kind == "align":
+        return partial(
+            roi_align,
+            output_size=cells,
+            spatial_scale=1 / stride,
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
+        )
+    return partial(roi_max_pool, output_size=cells, spatial_scale=1 / stride)
+
+
+def pool_regions(pooling: RegionPooling, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    """Pooled features (R, C, s, s) of every image's boxes, in order.
+
+    Args:
+        pooling: From `region_pooling`.
+        maps: For each image (1, C, h, w).
+        boxes: For each image (R_i, 4) in pixels of the network's input.
+    """
+    pooled = [
+        pooling(
+            features, torch.cat((boxes_of_image.new_zeros(len(boxes_of_image), 1), boxes_of_image), dim=1)
+        )
+        for features, boxes_of_image in zip(maps, boxes, strict=True)
+    ]
+    return torch.cat(pooled)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy.
+        scores: (N,) float32.
+        labels: (N,) int64 in 0..K-1.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def class_scores_and_boxes(
+    logits: Tensor,
+    deltas: Tensor,
+    proposals: Tensor,
+    image_size: tuple[int, int],
+    divisors: tuple[float, ...],
+) -> tuple[Tensor, Tensor]:
+    """Softmax scores without background (R, K) and boxes (R, K, 4) clipped to the image.
+
+    Args:
+        logits: (R, K + 1), background last.
+        deltas: (R, K, 4).
+        proposals: (R, 4).
+        image_size: Height and width of the network's input.
+        divisors: The four divisors of the box targets.
+    """
+    boxes = decode_boxes(deltas, proposals, divisors)  # (R, K, 4)
+    return logits.softmax(dim=1)[:, :-1], clip_boxes(boxes, *image_size)
+
+
+def suppress(
+    scores: Tensor,
+    boxes: Tensor,
+    *,
+    min_score: float,
+    nms: float,
+    max_detections: int,
+    min_side: float = 1e-2,
+) -> Detections:
+    """The detections of one image: score threshold, suppression per class, the best of all classes.
+
+    Args:
+        scores: (R, K).
+        boxes: (R, K, 4).
+        min_score: Scores must be above this.
+        nms: IoU above which a worse detection of the same class is dropped.
+        max_detections: At most this many.
+        min_side: Boxes with a side under this many input pixels are dropped.
+    """
+    sides = boxes[..., 2:] - boxes[..., :2]
+    region, label = torch.nonzero((scores > min_score) & (sides >= min_side).all(dim=-1), as_tuple=True)
+    scores, boxes = scores[region, label], boxes[region, label]
+    keep = nms_per_class(boxes, scores, label, nms)[:max_detections]
+    return Detections(boxes[keep], scores[keep], label[keep])

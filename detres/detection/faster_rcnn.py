@@ -1,0 +1,110 @@
+"""Faster R-CNN on conv4_x: shared trunk, region proposal network, region head (He et al. 2015, Appendix A).
+
+N images of one size (H, W), A anchors, h x w positions of the map, stride 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detres.boxes.anchors import grid_anchors
+from detres.data.preprocessing import Preprocessing, normalise
+from detres.detection.fast_rcnn import RegionHead, RegionPooling, pool_regions
+from detres.detection.rpn import RPNHead
+
+
+@dataclass(frozen=True)
+class ImageOutputs:
+    """What trunk and RPN give for one image.
+
+    Attributes:
+        features: (1, C, h, w), the shared map.
+        objectness: (h * w * A,) logits.
+        deltas: (h * w * A, 4).
+        anchors: (h * w * A, 4), pixels of the network's input.
+        size: Height and width of the input.
+    """
+
+    features: Tensor
+    objectness: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    size: tuple[int, int]
+
+
+class FasterRCNN(nn.Module):
+    """The detector's network; it samples, matches and suppresses nothing.
+
+    Args:
+        trunk: conv1..conv4_x: (N, 3, H, W) -> (N, C, h, w).
+        rpn: The RPN's head.
+        region_head: conv5_x and the sibling layers.
+        pooling: Region pooling, see `fast_rcnn.region_pooling`.
+        cell_anchors: (A, 4) from `boxes.anchors.cell_anchors`.
+        preprocessing: What the trunk's weights expect.
+        stride: Input pixels a position of the map.
+    """
+
+    cell_anchors: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        rpn: RPNHead,
+        region_head: RegionHead,
+        pooling: RegionPooling,
+        cell_anchors: Tensor,
+        preprocessing: Preprocessing,
+        stride: int = 16,
+    ):
+        super().__init__()
+        self.trunk = trunk
+        self.rpn = rpn
+        self.region_head = region_head
+        self.pooling = pooling
+        self.preprocessing = preprocessing
+        self.stride = stride
+        self.register_buffer("cell_anchors", cell_anchors, persistent=False)
+
+    def forward(self, images: Sequence[Tensor]) -> list[ImageOutputs]:
+        """Trunk and RPN of images that may differ in size.
+
+        Images of one size go through together, others apart: nothing is padded, so that an image's maps are those of
+        the image alone (with padding, frozen BN's offset would fill the border with values that leak inwards).
+
+        Args:
+            images: Each (3, H, W) uint8 RGB.
+        """
+        outputs: dict[int, ImageOutputs] = {}
+        for indices in _same_size(images):
+            pixels = torch.stack([images[i] for i in indices])
+            features = self.trunk(normalise(pixels, self.preprocessing, self.cell_anchors.dtype))
+            objectness, deltas = self.rpn(features)
+            anchors = grid_anchors(self.cell_anchors, features.shape[2], features.shape[3], self.stride)
+            for row, index in enumerate(indices):
+                height, width = images[index].shape[-2:]
+                outputs[index] = ImageOutputs(
+                    features[row : row + 1], objectness[row], deltas[row], anchors, (height, width)
+                )
+        return [outputs[index] for index in range(len(images))]
+
+    def classify(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1) and deltas (R, K, 4) of every image's boxes, in order.
+
+        Args:
+            maps: For each image its shared map (1, C, h, w).
+            boxes: For each image (R_i, 4) in pixels of the network's input.
+        """
+        return self.region_head(pool_regions(self.pooling, maps, boxes))
+
+
+def _same_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the images, grouped by (H, W), in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(tuple(image.shape[-2:]), []).append(index)
+    return list(groups.values())

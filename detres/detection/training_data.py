@@ -1,0 +1,175 @@
+"""What a detector is trained and validated on: from the user's words (`data`, `--data`) to two sets of annotations.
+
+Class names come from the training data and are the same everywhere after; validation pictures are never trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detres.data.config import DetectionDataConfig, Source
+from detres.data.discover import find_format, list_splits, resolve_directory, select_classes
+from detres.data.records import Annotations, ReadReport
+from detres.data.shapes import is_shapes
+from detres.data.sources import read_sources
+from detres.detection.config import DetectionConfig
+from detres.errors import ConfigError, listed
+
+log = logging.getLogger("detres")
+
+TRAIN = "train"
+TRAIN_AND_VALIDATION = "trainval"
+VALIDATION = ("val", "valid", "validation", "dev")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a detector is trained on and evaluated on while it trains.
+
+    Attributes:
+        train: Objects of the training pictures; its class names are the detector's.
+        val: The same of the validation pictures, None for none.
+    """
+
+    train: Annotations
+    val: Annotations | None
+
+
+def with_data(
+    config: DetectionConfig, directory: str | None, *, split: str | None = None, format: str | None = None
+) -> DetectionConfig:
+    """The configuration with its data taken from one folder (`--data`); None leaves it as it is.
+
+    Splits that are configured stay. Where none are, the folder's own are chosen by their names (`choose_splits`).
+
+    Args:
+        config: The configuration.
+        directory: The folder, or `shapes`.
+        split: The split to train on, whatever is configured.
+        format: Of the folder, where it holds two.
+
+    Raises:
+        ConfigError: The configuration unites several folders, which one cannot replace; no split is for training.
+        UserError: The folder is not there or holds no data set.
+    """
+    if directory is None:
+        return config
+    data = config.data
+    folders = dict.fromkeys(source.dir for source in (*data.train, *data.val))
+    if len(folders) > 1:
+        raise ConfigError(
+            f"--data {directory}: the configuration unites {listed(folders)}, which one folder cannot replace;"
+            " use --set 'data.train=[{dir: ..., split: ...}]'"
+        )
+    if split is None and data.train:
+        changed = {
+            name: tuple(_moved(source, directory, format) for source in getattr(data, name)) for name in ("train", "val")
+        }
+        return _with(config, **changed)
+    training, validation = choose_splits(directory, split, format)
+    val = tuple(_moved(source, directory, format) for source in data.val)
+    if not val and validation is not None:
+        val = (Source(dir=directory, split=validation, format=format),)
+    return _with(config, train=(Source(dir=directory, split=training, format=format),), val=val)
+
+
+def with_init(config: DetectionConfig, weights: str | None) -> DetectionConfig:
+    """The configuration starting from `weights` (`--init`); None leaves it as it is."""
+    if weights is None:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"init": weights})})
+
+
+def choose_splits(directory: str, split: str | None = None, format: str | None = None) -> tuple[str, str | None]:
+    """The split to train on and the one to validate on (None: pictures are to be held out) of a folder.
+
+    Training: `split`, else `train`, else the only one whose name begins so (`train2017`), else `trainval`, else the
+    only split there is. Validation: the one that goes with it (`val`, `valid`, `val2017`); never `test`, which is left
+    for the figures that are reported, and never a part of `trainval`.
+
+    Raises:
+        ConfigError: None or several could be meant.
+        UserError: The folder is not there or holds no data set.
+    """
+    if is_shapes(directory):
+        splits = ["train", "val", "test"]
+    else:
+        folder = resolve_directory(directory)
+        splits = list_splits(folder, format=find_format(folder, format))
+    if split is None:
+        split = _training_split(directory, splits)
+    if split not in splits:
+        raise ConfigError(f"{directory}: split '{split}' is not there; it has {listed(splits)}")
+    if split.startswith(TRAIN) and not split.startswith(TRAIN_AND_VALIDATION):
+        year = split.removeprefix(TRAIN)
+        return split, next((word + year for word in VALIDATION if word + year in splits), None)
+    return split, None
+
+
+def _training_split(directory: str, splits: Sequence[str]) -> str:
+    begin = [name for name in splits if name.startswith(TRAIN) and not name.startswith(TRAIN_AND_VALIDATION)]
+    for meant in ([TRAIN] if TRAIN in splits else [], begin, [TRAIN_AND_VALIDATION], splits):
+        if len(meant) == 1 and meant[0] in splits:
+            return meant[0]
+    raise ConfigError(f"{directory} has the splits {listed(splits)}: choose the one to train on with --split NAME")
+
+
+def read_training_data(config: DetectionConfig) -> TrainingData:
+    """Read what `data.train` and `data.val` name; what readers dropped is logged.
+
+    Where no validation data is named, a share `data.hold_out` of the training pictures is kept for it.
+
+    Raises:
+        UserError: Anything wrong with the data; class names of `val` that `train` does not have.
+    """
+    if not config.data.train:
+        raise ConfigError("no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]")
+    training, reports = read_sources(config.data.train)
+    _log_reports(reports)
+    if not config.data.val:
+        return hold_out(training, config.data.hold_out, config.train.seed)
+    validation, reports = read_sources(config.data.val)
+    _log_reports(reports)
+    _warn_of_shared_pictures(training, validation)
+    return TrainingData(training, select_classes(validation, training.class_names))
+
+
+def hold_out(annotations: Annotations, share: float, seed: int) -> TrainingData:
+    """Keep a share of the pictures, drawn with `seed`, for validation; at least one stays to train on."""
+    count = min(round(len(annotations) * share), len(annotations) - 1)
+    if count <= 0:
+        return TrainingData(annotations, None)
+    order = np.random.default_rng(seed).permutation(len(annotations))
+    log.info("no validation data is named: %d of %d pictures are held out for it", count, len(annotations))
+    training, validation = sorted(order[count:].tolist()), sorted(order[:count].tolist())
+    return TrainingData(annotations.select(training), annotations.select(validation))
+
+
+def _moved(source: Source, directory: str, format: str | None) -> Source:
+    return source.model_copy(update={"dir": directory, **({"format": format} if format else {})})
+
+
+def _with(config: DetectionConfig, **sources: tuple[Source, ...]) -> DetectionConfig:
+    data: DetectionDataConfig = config.data.model_copy(update=sources)
+    return config.model_copy(update={"data": data})
+
+
+def _warn_of_shared_pictures(training: Annotations, validation: Annotations) -> None:
+    """Figures on pictures that were trained on say little; a user may want them all the same (overfitting a few)."""
+    trained = {training.paths[index] for index in range(len(training))}
+    shared = [path for index in range(len(validation)) if (path := validation.paths[index]) in trained]
+    if shared:
+        log.warning(
+            "%d of %d validation pictures are training pictures too: %s", len(shared), len(validation), listed(shared, 3)
+        )
+
+
+def _log_reports(reports: Sequence[ReadReport]) -> None:
+    for report in reports:
+        for kind, count in report.counts().items():
+            where = [defect.where for defect in report.defects if defect.kind == kind]
+            log.warning("data: %d x %s: %s", count, kind, listed(where, 5))

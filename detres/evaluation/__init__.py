@@ -1,0 +1,1 @@
+"""Measures: from arrays to figures, no model in sight."""

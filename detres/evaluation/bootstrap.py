@@ -1,0 +1,206 @@
+"""Intervals of COCO's AP by the bootstrap over pictures: how much of a figure is the choice of test pictures.
+
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13 (percentile intervals). Pictures are
+matched once by pycocotools; a resample gives each picture a weight (how often it was drawn), and only the
+curves are made again.
+
+N pictures, B resamples, D detections, T IoU thresholds, P true detections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detres.data.records import Annotations, DetectionTable
+from detres.evaluation.coco import matched, picture_numbers
+from detres.evaluation.overlaps import refuse_irregular
+
+LEVEL = 95.0  # per cent of the resamples that lie within an interval
+CELLS_AT_ONCE = 2_000_000  # resamples times detections held in memory
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """What pycocotools matched for one class, detections in order of falling score.
+
+    Attributes:
+        images: (D,) int64, the picture of each detection.
+        true: (T, D) bool, the detection matches an object that counts.
+        ignored: (T, D) bool, it counts neither way.
+        objects: (N,) int64, objects of the class in each picture, less those that are ignored.
+    """
+
+    images: np.ndarray
+    true: np.ndarray
+    ignored: np.ndarray
+    objects: np.ndarray
+
+
+def bootstrap_coco(
+    truth: Annotations, detections: DetectionTable, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of AP, AP50 and AP75 over resampled pictures.
+
+    AP is not linear in the pictures: where a class has few of them, resamples have a somewhat higher AP than the
+    set itself. The same holds for both sides of `bootstrap_difference`, where it mostly cancels.
+
+    Args:
+        truth: The objects.
+        detections: Detections.
+        resamples: Number of resamples.
+        seed: Of the draw of pictures; the same seed gives the same intervals.
+
+    Returns:
+        Lower and upper end by name of figure; empty where there are no objects.
+
+    Raises:
+        DataError: See `evaluate_coco`.
+    """
+    weights = draw_weights(len(truth), resamples, seed)
+    return _intervals(resampled_figures(class_matches(truth, detections), weights))
+
+
+def bootstrap_difference(
+    truth: Annotations, first: DetectionTable, second: DetectionTable, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `first`'s AP, AP50 and AP75 less `second`'s, on the same resampled pictures (paired).
+
+    An interval that does not hold 0 is a difference that does not hang on the choice of test pictures.
+
+    Args:
+        truth: The objects.
+        first: Detections of one detector.
+        second: Detections of another, on the same pictures.
+        resamples: Number of resamples.
+        seed: Of the draw of pictures.
+
+    Returns:
+        Lower and upper end by name of figure; empty where there are no objects.
+
+    Raises:
+        DataError: See `evaluate_coco`.
+    """
+    weights = draw_weights(len(truth), resamples, seed)
+    minuend = resampled_figures(class_matches(truth, first), weights)
+    subtrahend = resampled_figures(class_matches(truth, second), weights)
+    return _intervals({name: values - subtrahend[name] for name, values in minuend.items()})
+
+
+def draw_weights(pictures: int, resamples: int, seed: int) -> np.ndarray:
+    """(B, N) int64, how often each picture was drawn when N were drawn with replacement."""
+    if not pictures:
+        return np.zeros((resamples, 0), np.int64)
+    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
+
+
+def class_matches(truth: Annotations, detections: DetectionTable) -> list[ClassMatches]:
+    """Each class as pycocotools matches it: objects of all sizes, 100 detections of a class in a picture."""
+    refuse_irregular(truth, detections)
+    evaluation = matched(truth, detections, all_sizes_only=True)
+    index_of = dict(zip(picture_numbers(truth).tolist(), range(len(truth)), strict=True))
+    pictures = len(truth)
+    thresholds = len(evaluation.params.iouThrs)
+    classes = []
+    for label in range(len(truth.class_names)):
+        entries = [entry for entry in evaluation.evalImgs[label * pictures : (label + 1) * pictures] if entry]
+        objects = np.zeros(pictures, np.int64)
+        scores, images = [np.zeros(0)], [np.zeros(0, np.int64)]
+        true, ignored = [np.zeros((thresholds, 0), bool)], [np.zeros((thresholds, 0), bool)]
+        for entry in entries:
+            image = index_of[entry["image_id"]]
+            objects[image] = np.count_nonzero(entry["gtIgnore"] == 0)
+            scores.append(np.asarray(entry["dtScores"], np.float64))
+            images.append(np.full(len(entry["dtScores"]), image))
+            ignored.append(entry["dtIgnore"])
+            true.append((entry["dtMatches"] > 0) & ~entry["dtIgnore"])
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        columns = np.concatenate(true, axis=1)[:, order], np.concatenate(ignored, axis=1)[:, order]
+        classes.append(ClassMatches(np.concatenate(images)[order], *columns, objects))
+    return classes
+
+
+def resampled_figures(classes: list[ClassMatches], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """AP, AP50 and AP75 of each resample, NaN where it has no objects.
+
+    Args:
+        classes: Matches of each class.
+        weights: (B, N) int64, how often each picture was drawn; all ones give pycocotools' own figures.
+
+    Returns:
+        (B,) float64 by name of figure.
+    """
+    totals = {name: np.zeros(len(weights)) for name in ("AP", "AP50", "AP75")}
+    counted = np.zeros(len(weights))
+    for matches in classes:
+        rows = max(1, CELLS_AT_ONCE // max(1, len(matches.images)))
+        parts = [_average_precisions(matches, weights[at : at + rows]) for at in range(0, len(weights), rows)]
+        precisions = np.concatenate(parts) if parts else np.zeros((0, 10))  # (B, T)
+        exists = weights @ matches.objects > 0
+        counted += exists
+        totals["AP"] += np.where(exists, precisions.mean(axis=1), 0)
+        totals["AP50"] += np.where(exists, precisions[:, 0], 0)
+        totals["AP75"] += np.where(exists, precisions[:, 5], 0)
+    return {
+        name: np.where(counted > 0, total / np.maximum(counted, 1), np.nan) for name, total in totals.items()
+    }
+
+
+def _average_precisions(matches: ClassMatches, weights: np.ndarray) -> np.ndarray:
+    """(B, T) average precision of one class in each resample and at each IoU threshold.
+
+    A picture drawn w times adds each of its detections w times, one after the other. The best precision at a
+    recall or above is reached right after a true detection (false ones only lower it), so that only those
+    columns are looked at.
+    """
+    drawn = weights[:, matches.images]  # (B, D)
+    shown = np.cumsum(drawn, axis=1)
+    needed = _needed_true(weights @ matches.objects)  # (B, 101)
+    result = np.zeros((len(weights), len(matches.true)))
+    for threshold, (true, ignored) in enumerate(zip(matches.true, matches.ignored, strict=True)):
+        at = np.flatnonzero(true)
+        if not len(at):
+            continue
+        found = np.cumsum(drawn[:, at], axis=1)  # (B, P)
+        counted = shown[:, at]
+        if ignored.any():
+            counted = counted - np.cumsum(drawn * ignored, axis=1)[:, at]
+        precision = found / (counted + np.spacing(1))
+        envelope = np.zeros((len(weights), len(at) + 1))
+        envelope[:, :-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        first = _first_reaching(found, needed)  # (B, 101), P where the recall is not reached
+        result[:, threshold] = np.take_along_axis(envelope, first, axis=1).mean(axis=1)
+    return result
+
+
+def _needed_true(objects: np.ndarray) -> np.ndarray:
+    """(B, 101) int64, the fewest true detections whose recall among (B,) objects reaches 0, .01 .. 1.
+
+    The comparison is pycocotools' own, of floats: found / objects >= recall.
+    """
+    recalls = np.linspace(0.0, 1.0, 101)
+    total = np.maximum(objects, 1)[:, None]
+    needed = np.maximum(np.floor(recalls * total) - 1, 0)
+    for _ in range(3):
+        needed += needed / total < recalls
+    return needed.astype(np.int64)
+
+
+def _first_reaching(found: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """(B, 101) first place in each row of `found` (B, P; rising) that is at least `needed` (B, 101), else P."""
+    step = int(max(found[:, -1].max(), needed.max())) + 1
+    offsets = np.arange(len(found))[:, None]
+    flat = (found + offsets * step).ravel()
+    return np.searchsorted(flat, needed + offsets * step) - offsets * found.shape[1]
+
+
+def _intervals(figures: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
+    intervals = {}
+    for name, values in figures.items():
+        known = values[~np.isnan(values)]
+        if len(known):
+            lower, upper = np.percentile(known, tails)
+            intervals[name] = (float(lower), float(upper))
+    return intervals

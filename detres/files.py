@@ -1,0 +1,60 @@
+"""Files that are whole or not there: written beside, synced, renamed.
+
+INTERFACE: whatever the exit status, no half-written file and no earlier result destroyed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from detres.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path to write to, renamed to `path` when the block ends well and removed when it does not.
+
+    Args:
+        path: The file to make or replace; its folder is made where missing.
+
+    Yields:
+        A path in the same folder, with the same suffix.
+
+    Raises:
+        UserError: No space left on the device, or the place cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on the device for {path}: free some or choose another folder"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise
+    finally:
+        if beside.exists():
+            beside.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all (see `atomic_path`)."""
+    with atomic_path(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as JSON, whole or not at all; a NaN is refused, a figure that does not exist is None."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""Networks that know no task: ResNets, VGG, frozen BN, region pooling."""

@@ -1,0 +1,242 @@
+"""Batch normalisation as the detector uses it: fixed, folded into convolutions, with exact statistics.
+
+He et al. 2015, Appendix A: statistics over the training set, then a linear activation with constant offset
+and scale.
+
+Glossary: N images, C channels, H and W the sides of a map. scale = weight / sqrt(running_var + eps),
+offset = bias - running_mean * scale, so that norm(maps) = maps * scale + offset for each channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation whose statistics, weight and bias are constants (buffers, never trained).
+
+    Args:
+        channels: C.
+        eps: Added to the variance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def scale_and_offset(self) -> tuple[Tensor, Tensor]:
+        """The two constants of each channel: (C,) and (C,)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape and dtype."""
+        scale, offset = (constant.to(maps.dtype)[:, None, None] for constant in self.scale_and_offset())
+        return maps * scale + offset
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)  # nn.BatchNorm2d's counter means nothing here
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def freeze_batch_norm(module: AnyModule) -> AnyModule:
+    """Replace every `nn.BatchNorm2d` in `module` by a `FrozenBatchNorm2d` of the same values, in place.
+
+    Returns:
+        `module`, or the frozen layer where `module` is itself a `nn.BatchNorm2d`.
+    """
+    if isinstance(module, nn.BatchNorm2d):
+        return _frozen(module)  # type: ignore[return-value]
+    for name, child in module.named_children():
+        setattr(module, name, freeze_batch_norm(child))
+    return module
+
+
+def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps).to(norm.weight.device, norm.weight.dtype)
+    frozen.load_state_dict(norm.state_dict())
+    return frozen
+
+
+def convolve(conv: nn.Conv2d, norm: nn.Module, maps: Tensor) -> Tensor:
+    """`norm(conv(maps))`; a frozen norm is folded, so that it costs no pass over the activations.
+
+    conv(maps, w) * scale + offset = conv(maps, w * scale) + offset: the same value and the same gradients of
+    `maps` and `w`, since scale is a constant.
+
+    Args:
+        conv: A convolution without bias.
+        norm: What follows it: `FrozenBatchNorm2d`, `nn.BatchNorm2d` or `nn.Identity`.
+        maps: (N, C, H, W).
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(maps))
+    scale, offset = norm.scale_and_offset()
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(
+        maps, weight, offset.to(weight.dtype), conv.stride, conv.padding, conv.dilation, conv.groups
+    )  # type: ignore[arg-type]
+
+
+def folded(module: AnyModule) -> AnyModule:
+    """A copy of `module` for inference: each frozen norm is folded once into the convolution registered before it."""
+    module = copy.deepcopy(module)
+    for parent in module.modules():
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                scale, offset = norm.scale_and_offset()
+                conv.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
+                conv.bias = nn.Parameter(offset.to(conv.weight.dtype))
+                setattr(parent, name, nn.Identity())
+    return module
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer whose statistics are wanted."""
+
+
+class _Moments:
+    """First and second moments of what enters one layer, pooled over images in float64."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.count = 0
+        self.first: Tensor | float = 0.0
+        self.second: Tensor | float = 0.0
+        self.stop = stop
+
+    def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        maps = inputs[0]
+        values = maps.numel() // maps.shape[1]
+        variance, mean = torch.var_mean(maps.float(), dim=(0, 2, 3), correction=0)  # (C,)
+        mean, variance = mean.double(), variance.double()
+        self.count += values
+        self.first = self.first + mean * values
+        self.second = self.second + (variance + mean**2) * values
+        if self.stop:
+            raise _Reached
+
+    def write(self, norm: nn.BatchNorm2d) -> None:
+        if self.count == 0:
+            return
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        mean = torch.as_tensor(self.first) / self.count
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((torch.as_tensor(self.second) / self.count - mean**2).clamp(min=0))
+
+
+@torch.no_grad()
+def pooled_statistics(network: nn.Module, batches: Iterable[Tensor], *, exact: bool = False) -> int:
+    """Write the statistics of the images in `batches` into every `nn.BatchNorm2d` of `network`, in place.
+
+    One pass: each batch is normalised by itself, and the first and second moments of what enters each layer
+    are pooled over all batches in float64. Exact: layer by layer, the layers before already fixed, which
+    equals one batch of all images and takes one pass for each layer. The variance is the moment about the
+    mean (not the n - 1 estimate).
+
+    Args:
+        network: A network with `nn.BatchNorm2d`; its training or evaluation mode is left as it was.
+        batches: Network inputs, (N, 3, H, W) each; gone through again for each layer where `exact` (no
+            generator).
+        exact: The layer-by-layer form.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        ValueError: No batch, or no `nn.BatchNorm2d` in `network`.
+
+    Source: He et al. 2015, Appendix A; the published models' note on strict averages.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        raise ValueError("pooled_statistics: the network has no nn.BatchNorm2d layer (frozen already?)")
+    modes = {module: module.training for module in network.modules()}
+    try:
+        images = _exact(network, norms, batches) if exact else _one_pass(network, norms, batches)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if images == 0:
+        raise ValueError("pooled_statistics: no images to compute the statistics from")
+    return images
+
+
+def _one_pass(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
+    network.eval()
+    momenta = {norm: norm.momentum for norm in norms}
+    counters = {norm: copy.deepcopy(norm.num_batches_tracked) for norm in norms}
+    moments = {norm: _Moments() for norm in norms}
+    handles = [norm.register_forward_pre_hook(moments[norm]) for norm in norms]
+    images = 0
+    try:
+        for norm in norms:
+            norm.train()
+            norm.momentum = 0.0  # the running statistics stay untouched until the end
+        for batch in batches:
+            network(batch)
+            images += len(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = momenta[norm], counters[norm]
+    for norm in norms:
+        moments[norm].write(norm)
+    return images
+
+
+def _exact(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
+    network.eval()
+    images = 0
+    for norm in _in_order_of_use(network, norms, batches):
+        moments = _Moments(stop=True)
+        handle = norm.register_forward_pre_hook(moments)
+        images = 0
+        try:
+            for batch in batches:
+                images += len(batch)
+                with contextlib.suppress(_Reached):
+                    network(batch)
+        finally:
+            handle.remove()
+        moments.write(norm)
+    return images
+
+
+def _in_order_of_use(
+    network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]
+) -> list[nn.BatchNorm2d]:
+    order: list[nn.Module] = []
+    handles = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
+    try:
+        for batch in batches:
+            network(batch[:1])
+            break
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [norm for norm in dict.fromkeys(order) if isinstance(norm, nn.BatchNorm2d)]

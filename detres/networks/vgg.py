@@ -1,0 +1,108 @@
+"""VGG-16 and VGG-19, the paper's comparison, in the same two parts: trunk (conv1_1..conv5_3) and head (fc6,
+fc7).
+
+Simonyan and Zisserman 2015 ([41] of He et al. 2015); as a detector Girshick 2015 and Ren et al. 2015.
+
+Glossary: N images, R regions, C channels, H and W the sides of an image, h and w those of a map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detres.networks.config import Pool, scaled
+from detres.networks.initialisation import initialise
+
+STAGE_CHANNELS = (64, 128, 256, 512, 512)
+STAGE_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+HIDDEN = 4096
+REGION_SIZE = 7
+TRUNK_STRIDE = 16
+
+
+class VGG(nn.Module):
+    """VGG without batch normalisation; parameters have torchvision's names.
+
+    Its dropout is left out: networks here compute the same in training and test.
+
+    Args:
+        depth: 16 or 19.
+        num_classes: Outputs of the last layer.
+        pool: Caffe's max pools keep cut windows (ceil mode), torchvision's drop them.
+        width: Factor on all channel counts.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        *,
+        pool: Pool = "torchvision",
+        width: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        channels = 3
+        for convolutions, base in zip(STAGE_CONVOLUTIONS[depth], STAGE_CHANNELS, strict=True):
+            for _ in range(convolutions):
+                self.features.append(nn.Conv2d(channels, scaled(base, width), 3, padding=1))
+                self.features.append(nn.ReLU(inplace=True))
+                channels = scaled(base, width)
+            self.features.append(nn.MaxPool2d(2, 2, ceil_mode=pool == "caffe"))
+        self.avgpool = nn.AdaptiveAvgPool2d(REGION_SIZE)
+        hidden = scaled(HIDDEN, width)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * REGION_SIZE**2, hidden),
+            nn.ReLU(inplace=True),
+            nn.Identity(),  # torchvision's dropout: keeps the names
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Identity(),
+            nn.Linear(hidden, num_classes),
+        )
+        self.out_channels, self.fc7_channels = channels, hidden
+        initialise(self, generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), sides at least 32, to logits (N, num_classes)."""
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+class VGGTrunk(nn.Module):
+    """conv1_1..conv5_3 with its ReLU, without the last pool: stride 16. Its keys are the whole network's."""
+
+    def __init__(self, network: VGG) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*list(network.features)[:-1])
+        self.out_channels = network.out_channels
+        self.stride = TRUNK_STRIDE
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), sides at least 16 (Caffe's pool: any), to (N, out_channels, h, w)."""
+        return self.features(images)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The modules of conv1_x, ..., conv5_x; a pool belongs to the stage it ends."""
+        stages: list[list[nn.Module]] = [[]]
+        for module in self.features:
+            stages[-1].append(module)
+            if isinstance(module, nn.MaxPool2d):
+                stages.append([])
+        return stages
+
+
+class VGGHead(nn.Module):
+    """fc6 and fc7 with their ReLUs, run on each pooled region. Its keys are the whole network's."""
+
+    def __init__(self, network: VGG) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(*list(network.classifier)[:-2])
+        self.out_channels = network.fc7_channels
+        self.region_size = REGION_SIZE
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Pooled regions (R, C, 7, 7) to features (R, out_channels); R may be 0."""
+        return self.classifier(regions.flatten(1))

@@ -1,0 +1,362 @@
+"""The peer: Faster R-CNN C4 composed of torchvision's own classes, on the weights of a detector of ours.
+
+What detres is measured against, in results and in time (He et al. 2015, Appendix A; Ren et al. 2015). K classes; in
+torchvision background is class 0 and has box deltas too, here it is the last, K, and has none.
+
+What the composition cannot be told and stays torchvision's: smooth L1 turns at 1/9 in both stages (ours: `anchor_beta`,
+`region_beta`), losses are averages over the references of the whole batch (ours: of each image, equal where all images
+have as many), anchors that cross the border take part (unless the samples are given), no `lowest_iou`, and pictures of
+different sizes are padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import (
+    Conv2dNormActivation,
+    FrozenBatchNorm2d,
+    MultiScaleRoIAlign,
+    roi_align,
+    roi_pool,
+)
+
+from detres.data.preprocessing import Preprocessing
+from detres.detection.config import Architecture
+from detres.detection.fast_rcnn import Detections
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.inference import TestConfig
+from detres.detection.losses import StepOptions
+from detres.detection.rpn import propose
+from detres.detection.targets import AnchorTargets, RegionTargets, sample_anchors, sample_regions
+from detres.errors import ConfigError
+from detres.networks.config import NetworkConfig
+from detres.networks.resnet import REGION_SIZE, TRUNK_STRIDE
+
+PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# Our name of a loss -> torchvision's.
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "region_class": "loss_classifier",
+    "region_box": "loss_box_reg",
+}
+# Prefix of a tensor's name here -> in the composition.
+PREFIXES = {
+    "trunk.": "backbone.",
+    "rpn.conv.": "rpn.head.conv.0.0.",
+    "rpn.objectness.": "rpn.head.cls_logits.",
+    "rpn.deltas.": "rpn.head.bbox_pred.",
+    "region_head.body.": "roi_heads.box_head.",
+    "region_head.class_logits.": "roi_heads.box_predictor.cls_score.",
+    "region_head.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
+}
+
+
+def torchvision_faster_rcnn(
+    network: FasterRCNN,
+    architecture: Architecture,
+    test: TestConfig,
+    training: StepOptions | None = None,
+    *,
+    sizes: tuple[int, int] | None = None,
+    scale: float = 1.0,
+) -> TorchvisionFasterRCNN:
+    """The composition with the weights, constants, mode, device and dtype of `network`.
+
+    Args:
+        network: A detector of ours on a ResNet.
+        architecture: What it was built from.
+        test: Its test options.
+        training: The numbers of a training step; None leaves torchvision's own.
+        sizes: Shorter side and limit of the longer side to resize to; None: images come resized.
+        scale: Factor from the original pictures to the images; torchvision's smallest proposal is one number of input
+            pixels, here `proposal_min_side * scale`.
+
+    Returns:
+        Takes `peer_images` and, in training, `peer_targets`.
+
+    Raises:
+        ConfigError: A network that torchvision does not have.
+    """
+    hidden, channels = network.rpn.conv.out_channels, network.rpn.conv.in_channels
+    outputs = network.region_head.class_logits
+    with torch.device("meta"):  # no fresh weights: they are copied
+        backbone, head = _trunk_and_head(architecture.network)
+        rpn_head = _rpn_head(channels, hidden, len(network.cell_anchors))
+        predictor = FastRCNNPredictor(outputs.in_features, outputs.out_features)
+    peer = TorchvisionFasterRCNN(
+        backbone,
+        rpn_anchor_generator=_Anchors(architecture, network.cell_anchors),
+        rpn_head=rpn_head,
+        rpn_nms_thresh=architecture.proposal_nms,
+        rpn_pre_nms_top_n_test=test.proposals_before_nms,
+        rpn_post_nms_top_n_test=test.proposals,
+        box_roi_pool=MultiScaleRoIAlign(["0"], REGION_SIZE, architecture.sampling_ratio),
+        box_head=head,
+        box_predictor=predictor,
+        bbox_reg_weights=tuple(1 / divisor for divisor in architecture.box_divisors),
+        box_score_thresh=test.min_score,
+        box_nms_thresh=test.nms,
+        box_detections_per_img=test.max_detections,
+        **(_training_constants(training) if training else {}),
+    )
+    peer.transform = _Transform(network.preprocessing, sizes)
+    peer.rpn.min_size = architecture.proposal_min_side * scale
+    if architecture.region_pooling == "max" or architecture.aligned:
+        peer.roi_heads.box_roi_pool = _OneMapPooling(architecture)
+    for module in (peer.rpn.head, peer.roi_heads.box_predictor):
+        module.register_forward_hook(_at_least_float32)
+    weights = {name: tensor.clone() for name, tensor in torchvision_names(network.state_dict()).items()}
+    peer.load_state_dict(weights, assign=True)
+    for name, parameter in network.named_parameters():
+        peer.get_parameter(_renamed(name)).requires_grad_(parameter.requires_grad)
+    return peer.train(network.training)
+
+
+def torchvision_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a detector (weights, or gradients by name) under the composition's names and in its class order.
+
+    Args:
+        tensors: By the names of `FasterRCNN.state_dict()`.
+
+    Returns:
+        Background's row of the class layer comes first; its box deltas, which we do not have, are zeros.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith("region_head.class_logits."):
+            tensor = torch.cat((tensor[-1:], tensor[:-1]))
+        if name.startswith("region_head.box_deltas."):
+            tensor = torch.cat((torch.zeros_like(tensor[:4]), tensor))
+        renamed[_renamed(name)] = tensor
+    return renamed
+
+
+def peer_images(images: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Images (3, H, W) uint8 RGB in the form that the composition takes: floating, 0 to 1."""
+    return [image.to(dtype) / 255 for image in images]
+
+
+def peer_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Objects (G, 4) and (G,) int64 in 0..K-1 of each image in the form that the composition takes: 1..K."""
+    return [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
+
+
+def peer_losses(
+    peer: TorchvisionFasterRCNN, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The composition's losses of a training step under our names.
+
+    Args:
+        peer: In training mode.
+        images: From `peer_images`.
+        targets: From `peer_targets`.
+    """
+    losses = peer(list(images), targets)
+    return {ours: losses[theirs] for ours, theirs in LOSSES.items()}
+
+
+@torch.inference_mode()
+def peer_detections(peer: TorchvisionFasterRCNN, images: Sequence[Tensor]) -> list[Detections]:
+    """The composition's detections in images from `peer_images`, labels 0..K-1, boxes in pixels of those images."""
+    return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in peer(list(images))]
+
+
+def drawn_samples(
+    network: FasterRCNN,
+    images: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    scales: Sequence[tuple[float, float]],
+    options: StepOptions,
+    generator: torch.Generator,
+) -> tuple[list[AnchorTargets], list[RegionTargets]]:
+    """The anchors and regions that `training_losses` draws from a generator in the same state; arguments as there."""
+    with torch.no_grad():
+        outputs = network(images)
+    anchors = [
+        sample_anchors(output.anchors, boxes_of_image, output.size, options.anchors, generator)
+        for output, boxes_of_image in zip(outputs, boxes, strict=True)
+    ]
+    proposals = [
+        propose(output.objectness, output.deltas, output.anchors, output.size, scale, options.proposals)
+        for output, scale in zip(outputs, scales, strict=True)
+    ]
+    regions = [
+        sample_regions(*of_image, options.num_classes, options.regions, generator)
+        for of_image in zip(proposals, boxes, labels, strict=True)
+    ]
+    return anchors, regions
+
+
+@contextmanager
+def same_samples(
+    peer: TorchvisionFasterRCNN, anchors: Sequence[AnchorTargets], regions: Sequence[RegionTargets]
+) -> Iterator[None]:
+    """Within this context a training step of the composition takes the given anchors and regions.
+
+    Only the choice is given: labels, matched objects and box targets are torchvision's own.
+
+    Args:
+        peer: The composition.
+        anchors: For each image of the batch.
+        regions: For each image of the batch.
+    """
+    heads = peer.roi_heads
+    sampler = peer.rpn.fg_bg_sampler
+    peer.rpn.fg_bg_sampler = partial(_given_anchors, anchors)  # type: ignore[assignment]
+    heads.select_training_samples = partial(_given_regions, heads, regions)
+    try:
+        yield
+    finally:
+        peer.rpn.fg_bg_sampler = sampler
+        del heads.select_training_samples  # the class's method is seen again
+
+
+def _given_anchors(
+    targets: Sequence[AnchorTargets], labels: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Masks of the chosen positives and negatives of each image, as torchvision's sampler gives them."""
+    positives, negatives = [], []
+    for target, labels_of_image in zip(targets, labels, strict=True):
+        for masks, indices in (
+            (positives, target.indices[: target.positives]),
+            (negatives, target.indices[target.positives :]),
+        ):
+            mask = torch.zeros_like(labels_of_image, dtype=torch.bool)
+            mask[indices] = True
+            masks.append(mask)
+    return positives, negatives
+
+
+def _given_regions(
+    heads: Any, regions: Sequence[RegionTargets], proposals: list[Tensor], targets: list[dict[str, Tensor]]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """`RoIHeads.select_training_samples` for chosen regions."""
+    chosen = [region.boxes.to(proposals[0].dtype) for region in regions]
+    objects = [target["boxes"].to(proposals[0].dtype) for target in targets]
+    matches, labels = heads.assign_targets_to_proposals(
+        chosen, objects, [target["labels"] for target in targets]
+    )
+    matched = [
+        boxes[match] if len(boxes) else torch.zeros_like(region)
+        for boxes, match, region in zip(objects, matches, chosen, strict=True)
+    ]
+    return chosen, matches, labels, heads.box_coder.encode(matched, chosen)
+
+
+class _Anchors(AnchorGenerator):
+    """Torchvision's generator with our cell anchors (its own are rounded), in float32 whatever the maps are in."""
+
+    def __init__(self, architecture: Architecture, cell: Tensor):
+        super().__init__((architecture.anchor_sizes,), (architecture.anchor_ratios,))
+        self.cell_anchors = [cell]
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
+
+class _Transform(GeneralizedRCNNTransform):
+    """Torchvision's transform with our preprocessing of images in 0..1, and no resizing where no sizes are given."""
+
+    def __init__(self, preprocessing: Preprocessing, sizes: tuple[int, int] | None):
+        mean = [value / preprocessing.value_range for value in preprocessing.mean]
+        std = [value / preprocessing.value_range for value in preprocessing.std]
+        short_side, long_side = sizes or (0, 0)
+        super().__init__(short_side, long_side, mean, std)
+        self.resizes = sizes is not None
+        self.flips_channels = preprocessing.channel_order == "BGR"
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return super().normalize(image.flip(0) if self.flips_channels else image)
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        return super().resize(image, target) if self.resizes else (image, target)
+
+
+class _OneMapPooling(nn.Module):
+    """RoI max pooling or shifted RoIAlign in the place of `MultiScaleRoIAlign`, by torchvision's operators."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        self.pool = roi_pool
+        if architecture.region_pooling == "align":
+            self.pool = partial(
+                roi_align, sampling_ratio=architecture.sampling_ratio, aligned=architecture.aligned
+            )
+
+    def forward(
+        self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        return self.pool(maps["0"], boxes, output_size=REGION_SIZE, spatial_scale=1 / TRUNK_STRIDE)
+
+
+def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential]:
+    """Torchvision's ResNet to layer3, and layer4 with average pooling, in the form that `config` describes."""
+    if config.name not in PEER_NETWORKS or config.shortcut != "B" or config.width != 1:
+        raise ConfigError(
+            f"torchvision has no {config.name} with shortcut {config.shortcut} and width {config.width:g}:"
+            f" the peer is one of {', '.join(PEER_NETWORKS)} with shortcut B and width 1"
+        )
+    norm = partial(FrozenBatchNorm2d, eps=config.eps)
+    resnet = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
+    if config.pool == "caffe":
+        resnet.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    if config.stride_in == "1x1":
+        for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    backbone, head = nn.Sequential(), nn.Sequential()
+    for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
+        backbone.add_module(name, resnet.get_submodule(name))
+    backbone.out_channels = resnet.layer4[0].conv1.in_channels
+    head.add_module("layer4", resnet.layer4)
+    head.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    return backbone, head
+
+
+def _rpn_head(channels: int, hidden: int, anchors: int) -> RPNHead:
+    """Torchvision's head, whose 3x3 convolution has as many channels as the map unless it is replaced."""
+    head = RPNHead(hidden, anchors)
+    head.conv = nn.Sequential(Conv2dNormActivation(channels, hidden, kernel_size=3, norm_layer=None))
+    return head
+
+
+def _training_constants(options: StepOptions) -> dict[str, Any]:
+    return {
+        "rpn_pre_nms_top_n_train": options.proposals.before_nms,
+        "rpn_post_nms_top_n_train": options.proposals.after_nms,
+        "rpn_fg_iou_thresh": options.anchors.positive_iou,
+        "rpn_bg_iou_thresh": options.anchors.negative_iou,
+        "rpn_batch_size_per_image": options.anchors.count,
+        "rpn_positive_fraction": options.anchors.positive_share,
+        "box_fg_iou_thresh": options.regions.positive_iou,
+        "box_bg_iou_thresh": options.regions.negative_iou,
+        "box_batch_size_per_image": options.regions.count,
+        "box_positive_fraction": options.regions.positive_share,
+    }
+
+
+def _at_least_float32(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+    """A head's outputs out of autocast's bfloat16: torchvision would go on to decode boxes in it."""
+    if isinstance(outputs, Tensor):
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    return type(outputs)(_at_least_float32(module, inputs, output) for output in outputs)
+
+
+def _renamed(name: str) -> str:
+    prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
+    return PREFIXES[prefix] + name.removeprefix(prefix)

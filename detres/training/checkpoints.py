@@ -1,0 +1,134 @@
+"""Checkpoints: the whole state of a run after a step, as tensors and plain values; whole or not there.
+
+`checkpoints/<step>/state.pt`; `last` and `best` beside them are text files that name one.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detres.errors import UserError
+from detres.files import atomic_path, write_text
+
+log = logging.getLogger("detres")
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], *, best_step: int | None, keep: int
+) -> Path:
+    """Write `state` as the checkpoint of `step`, name it in `last`, and remove those no longer needed.
+
+    Args:
+        folder: The run folder.
+        step: Iterations done.
+        state: Tensors and plain values (dict, list, str, numbers, None).
+        best_step: The checkpoint named in `best`, never removed; None: there is none.
+        keep: Newest checkpoints left in place.
+
+    Raises:
+        UserError: No space, or the place cannot be written; what was there before is untouched.
+    """
+    path = folder / "checkpoints" / str(step) / "state.pt"
+    try:
+        # Through a file of Python's, because torch's own writer reports a full device as a bug of its own.
+        with atomic_path(path) as beside, open(beside, "wb") as file:
+            torch.save({"format": FORMAT, "step": step, **state}, file)
+    except BaseException:
+        if not path.exists() and path.parent.is_dir():
+            path.parent.rmdir()
+        raise
+    write_text(folder / "last", f"checkpoints/{step}\n")
+    if best_step is not None:
+        write_text(folder / "best", f"checkpoints/{best_step}\n")
+    _prune(folder, [number for number in _steps(folder) if number <= step][:keep], best_step)
+    return path
+
+
+def _prune(folder: Path, newest: list[int], best_step: int | None) -> None:
+    """Remove all but the `newest` and the best, and what was left half-written by a program that was killed."""
+    for path in (folder / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) not in (*newest, best_step):
+            shutil.rmtree(path)
+    for half_written in (folder / "checkpoints").glob("*/.state.*"):
+        half_written.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state that `last` names; where it is damaged, the newest whole one before it, with a warning.
+
+    Returns:
+        The state on the CPU with its `step`, or None where the run has no checkpoint yet.
+
+    Raises:
+        UserError: There are checkpoints, and none can be read.
+    """
+    steps = _steps(folder)
+    last = _named(folder / "last")
+    candidates = [step for step in steps if last is None or step <= last] or steps
+    damaged = []
+    for step in candidates:
+        path = folder / "checkpoints" / str(step) / "state.pt"
+        try:
+            state = _read(path)
+        except (
+            OSError,
+            EOFError,
+            RuntimeError,
+            KeyError,
+            zipfile.BadZipFile,
+            pickle.UnpicklingError,
+        ) as error:
+            damaged.append(str(path))
+            log.warning(
+                "checkpoint %s cannot be read (%s): trying the one before", path, str(error).split("\n")[0]
+            )
+            continue
+        if state.get("format") != FORMAT:
+            raise UserError(
+                f"{path} has format {state.get('format')}, this version of detres reads {FORMAT}: "
+                "resume with the version that wrote it"
+            )
+        return state
+    if damaged:
+        raise UserError(
+            f"no checkpoint in {folder} can be read ({', '.join(damaged)} damaged): restore one from a copy, "
+            "or start again with --overwrite"
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()  # torch.load itself does not compare checksums
+    if broken:
+        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that have a state file, newest first."""
+    found = [
+        int(path.parent.name)
+        for path in (folder / "checkpoints").glob("*/state.pt")
+        if path.parent.name.isdigit()
+    ]
+    return sorted(found, reverse=True)
+
+
+def _named(path: Path) -> int | None:
+    match = (
+        re.fullmatch(r"checkpoints/(\d+)", path.read_text(encoding="utf-8").strip())
+        if path.exists()
+        else None
+    )
+    return int(match[1]) if match else None

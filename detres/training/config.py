@@ -1,0 +1,160 @@
+"""What the user decides about training, and the plan in iterations that follows from it and the size of the data.
+
+He et al. 2015, §3.4; Ren et al. 2015, §3.1.3. One iteration is one optimiser step: `accumulate` micro-batches of
+`batch` images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from detres.config import Length, Section
+from detres.errors import ConfigError, DataError
+
+# Keys that may differ between a run and its resumption: they do not change what a step does (`length` says where to
+# stop; a cosine schedule then bends towards the new end).
+FREE_AT_RESUME = frozenset({"length", "workers", "evaluate_every", "checkpoint_every", "log_every", "keep"})
+
+
+class TrainConfig(Section):
+    """The keys of `train`."""
+
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the order of images, augmentation, sampling and fresh weights"
+    )
+    batch: int = Field(
+        default=2, ge=1, description="Images that go through the network at once (a micro-batch)"
+    )
+    accumulate: int = Field(
+        default=1, ge=1, description="Micro-batches whose gradients are averaged before one optimiser step"
+    )
+    reference_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Images a step for which `lr` is stated: the rate is scaled by batch * accumulate / this",
+    )
+    workers: int = Field(
+        default=2,
+        ge=0,
+        description="Processes that decode images; the result does not depend on their number",
+    )
+    lr: float = Field(default=0.001, gt=0, description="Learning rate at the reference batch")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD")
+    weight_decay: float = Field(default=1e-4, ge=0, description="L2 penalty of SGD")
+    bias_lr_factor: float = Field(
+        default=1.0, gt=0, description="Learning rate of biases over that of weights (Girshick 2015: 2)"
+    )
+    bias_weight_decay: float | None = Field(
+        default=None, ge=0, description="L2 penalty of biases; none given: that of weights (Girshick 2015: 0)"
+    )
+    length: Length = Field(default=Length.parse("12 epochs"), description="How long to train")
+    schedule: Literal["step", "cosine"] = Field(
+        default="step", description="How the rate falls after the warm-up"
+    )
+    milestones: tuple[Length, ...] = Field(
+        default=(), description="Where the step schedule multiplies the rate by `gamma`"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1, description="Factor of the rate at each milestone")
+    warmup_iterations: int = Field(
+        default=500, ge=0, description="Iterations over which the rate rises linearly to its full height"
+    )
+    warmup_factor: float = Field(
+        default=0.1, gt=0, le=1, description="Share of the rate at which the warm-up starts"
+    )
+    clip: float | None = Field(
+        default=None, gt=0, description="Largest L2 norm of the whole gradient; none: not clipped"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Type of the forward pass by autocast; float16 needs CUDA and scales the losses",
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of the running average of weights that is evaluated and saved; none: no average",
+    )
+    evaluate_every: Length | None = Field(
+        default=Length.parse("1 epochs"), description="How often to evaluate; none: never"
+    )
+    checkpoint_every: Length = Field(
+        default=Length.parse("1 epochs"), description="How often to save (also at each evaluation)"
+    )
+    log_every: int = Field(
+        default=20,
+        ge=1,
+        description="Iterations over which losses are averaged into one line of metrics.jsonl",
+    )
+    keep: int = Field(default=2, ge=1, description="Newest checkpoints kept, besides the best")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a `TrainConfig` means for a data set of known size, counted in iterations.
+
+    Attributes:
+        iterations: Length of the run.
+        milestones: Iterations at which the rate falls.
+        evaluate_every: Iterations between evaluations, None for none.
+        checkpoint_every: Iterations between checkpoints.
+        images_per_step: batch * accumulate.
+        samples: Images in the data set.
+        rate: Learning rate of weights at full height, after scaling with the batch.
+    """
+
+    iterations: int
+    milestones: tuple[int, ...]
+    evaluate_every: int | None
+    checkpoint_every: int
+    images_per_step: int
+    samples: int
+    rate: float
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after `step` iterations."""
+        return round(step * self.images_per_step / self.samples, 4)
+
+
+def make_plan(config: TrainConfig, samples: int) -> Plan:
+    """Count the lengths of `config` in iterations; epochs are rounded up.
+
+    Args:
+        config: The keys of `train`.
+        samples: Number of training images.
+
+    Raises:
+        DataError: There are no training images.
+        ConfigError: The milestones do not rise.
+    """
+    if samples == 0:
+        raise DataError("the training data has no images: check data.train and its split")
+    images_per_step = config.batch * config.accumulate
+
+    def iterations(length: Length) -> int:
+        count = (
+            length.count
+            if length.unit == "iterations"
+            else math.ceil(length.count * samples / images_per_step)
+        )
+        return max(1, count)
+
+    milestones = tuple(iterations(length) for length in config.milestones)
+    if list(milestones) != sorted(set(milestones)):
+        raise ConfigError(
+            f"train.milestones: {', '.join(map(str, config.milestones))} do not rise; "
+            "list them in order, each once"
+        )
+    scale = images_per_step / config.reference_batch if config.reference_batch else 1.0
+    return Plan(
+        iterations=iterations(config.length),
+        milestones=milestones,
+        evaluate_every=iterations(config.evaluate_every) if config.evaluate_every else None,
+        checkpoint_every=iterations(config.checkpoint_every),
+        images_per_step=images_per_step,
+        samples=samples,
+        rate=config.lr * scale,
+    )

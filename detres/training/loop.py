@@ -1,0 +1,264 @@
+"""The training loop of all tasks: it knows batches, losses and steps, and nothing of what is learnt.
+
+He et al. 2015, §3.4; Ren et al. 2015, §3.1.3. What a step does is a function of (seed, step) and of the state before
+it, so that a run that was killed and resumed ends bit-equal to an unbroken one (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from detres.training.config import Plan, TrainConfig, make_plan
+from detres.training.divergence import diverged
+from detres.training.feed import feed
+from detres.training.interruption import StopRequest
+from detres.training.optimiser import clip_gradients, gradient_norm, set_rate
+from detres.training.progress import StepProgress, duration, memory_mib
+from detres.training.run_folder import Metrics, RunFolder
+from detres.training.schedules import rate_factor
+from detres.training.state import Best, State, Window, initial_state, restore, save
+from detres.training.task import Task
+
+log = logging.getLogger("detres")
+
+Figures = dict[str, float | None]
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    run: RunFolder,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Figures:
+    """Train `task.network` in place and leave checkpoints, metrics and the best weights in `run`.
+
+    Args:
+        task: What to train.
+        config: The keys of `train`.
+        run: The open run folder.
+        device: Where the network is.
+        resume: Go on from the newest checkpoint of `run`, if it has one.
+        quiet: No progress on standard error.
+
+    Returns:
+        The figures of the best evaluation; where there was none, the mean losses of the last logged steps.
+
+    Raises:
+        DivergedError: A loss or gradient is not finite.
+        KeyboardInterrupt: Stopped by SIGINT or SIGTERM, after saving.
+        UserError: float16 without CUDA; a checkpoint of another run or none that is whole; no space left.
+    """
+    samples = len(task.dataset)  # type: ignore[arg-type]
+    plan = make_plan(config, samples)
+    identity = {**task.identity, "training images": samples}
+    state = initial_state(task.network, config, plan, device)
+    if resume:
+        restore(state, run.path, identity)
+    evaluating = _evaluation_due(task, plan, state)  # where a run was stopped before or in an evaluation
+    if state.step >= plan.iterations and not evaluating:
+        log.info("this run is finished, all %d steps are done; a longer train.length goes on", state.step)
+        if state.best is None and not run.weights.exists():
+            task.export(state.evaluated, run.weights)
+        return state.result()
+
+    def evaluate() -> None:
+        with progress.paused(), stop.at_once():
+            _evaluate(task, plan, state, metrics, run)
+        save(state, run.path, config, identity)
+
+    metrics = Metrics(run, state.step, evaluated=not evaluating)
+    progress = StepProgress(state.step, plan.iterations, plan.images_per_step, device, quiet)
+    begun = time.monotonic() - state.seconds
+    task.network.train()
+    try:
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), StopRequest() as stop, progress:
+            if evaluating:
+                evaluate()
+            for micro_batches, waited in feed(task, config, plan, state.step, device):
+                if state.step == 0 and task.first_batch:
+                    task.first_batch(micro_batches[0], run.pictures)
+                rate = _step(task, config, plan, state, micro_batches, run, device)
+                state.seconds = time.monotonic() - begun
+                state.window.waited += waited
+                progress.show(state.step, state.window.mean_losses(), rate)
+                finished = state.step == plan.iterations
+                evaluating = _evaluation_due(task, plan, state)
+                if finished or state.step % config.log_every == 0:
+                    _log_losses(metrics, plan, state, rate, device)
+                if finished or evaluating or stop.wanted or state.step % plan.checkpoint_every == 0:
+                    save(state, run.path, config, identity)
+                if stop.wanted and (evaluating or not finished):
+                    raise KeyboardInterrupt
+                if evaluating:
+                    evaluate()
+    except KeyboardInterrupt:
+        log.warning("stopped at step %d of %d: --resume goes on", state.step, plan.iterations)
+        raise
+    finally:
+        metrics.close()
+    if state.best is None:
+        task.export(state.evaluated, run.weights)
+    log.info(_totals(task, plan, state, run))
+    return state.result()
+
+
+def _evaluation_due(task: Task, plan: Plan, state: State) -> bool:
+    """Whether the network as it is now is to be evaluated, and has not been."""
+    if task.evaluate is None or plan.evaluate_every is None or state.step in (0, state.evaluated_at):
+        return False
+    return state.step >= plan.iterations or state.step % plan.evaluate_every == 0
+
+
+def _step(
+    task: Task,
+    config: TrainConfig,
+    plan: Plan,
+    state: State,
+    micro_batches: list[Any],
+    run: RunFolder,
+    device: torch.device,
+) -> float:
+    """One optimiser step over the micro-batches; returns its learning rate."""
+    begun = time.monotonic()
+    rate = plan.rate * rate_factor(
+        state.step,
+        iterations=plan.iterations,
+        schedule=config.schedule,
+        milestones=plan.milestones,
+        gamma=config.gamma,
+        warmup_iterations=config.warmup_iterations,
+        warmup_factor=config.warmup_factor,
+    )
+    set_rate(state.optimiser, rate)
+    state.optimiser.zero_grad(set_to_none=True)
+    terms = []
+    for micro, batch in enumerate(micro_batches):
+        generator = _seeded(config.seed, state.step, micro, device)
+        with torch.autocast(
+            device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
+        ):
+            losses = task.losses(batch, generator)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        state.scaler.scale(total / config.accumulate).backward()
+        terms.append({name: loss.detach().float() for name, loss in losses.items()})
+    state.scaler.unscale_(state.optimiser)
+    norm = gradient_norm(state.optimiser)
+
+    # The step's one synchronisation with the device.
+    numbers = iter(
+        torch.stack([*(loss for losses in terms for loss in losses.values()), norm.float()]).tolist()
+    )
+    values = [{name: next(numbers) for name in losses} for losses in terms]
+    norm_value = next(numbers)
+    checked = [loss for losses in values for loss in losses.values()]
+    if (
+        not state.scaler.is_enabled()
+    ):  # with it, gradients may overflow: the step is left out and the scale lowered
+        checked.append(norm_value)
+    if not all(math.isfinite(value) for value in checked):
+        raise diverged(
+            run.path / "diverged",
+            task.network,
+            step=state.step + 1,
+            rate=rate,
+            losses=values,
+            gradient_norm=norm_value,
+            batches=micro_batches,
+            images=[name for batch in micro_batches for name in task.describe(batch)],
+            hints=_hints(config, plan, state.step),
+        )
+    if config.clip is not None:
+        clip_gradients(state.optimiser, norm, config.clip)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    state.step += 1
+    if state.average:
+        state.average.update(task.network, state.step)
+    state.window.add(values, norm_value, time.monotonic() - begun)
+    return rate
+
+
+def _seeded(seed: int, step: int, micro: int, device: torch.device) -> torch.Generator:
+    """A generator for the samplers of one micro-batch; the global one, which dropout draws from, is seeded too."""
+    mixed = np.random.SeedSequence((seed, step, micro), spawn_key=(1,)).generate_state(2, np.uint64)
+    torch.manual_seed(int(mixed[0]))
+    return torch.Generator(device).manual_seed(int(mixed[1]))
+
+
+def _evaluate(task: Task, plan: Plan, state: State, metrics: Metrics, run: RunFolder) -> None:
+    """Evaluate the network (or its average), note the figures, and export it where it is the best so far."""
+    assert task.evaluate is not None
+    network = state.evaluated
+    network.eval()
+    with torch.no_grad():
+        figures = dict(task.evaluate(network))
+        losses = task.validation_losses(network) if task.validation_losses else {}
+    task.network.train()
+    values = {f"val/{name}": value for name, value in figures.items()}
+    values |= {f"val/loss/{name}": value for name, value in losses.items()}
+    metrics.write(state.step, {**_place(plan, state), **values})
+    state.evaluated_at = state.step
+    figure = figures[task.best]
+    if figure is None or math.isnan(figure):
+        log.warning("step %d: %s does not exist, so these weights cannot be the best", state.step, task.best)
+        return
+    log.info("step %d: val/%s %.4f", state.step, task.best, figure)
+    sign = -1 if task.lower_is_better else 1
+    if state.best is None or sign * figure > sign * state.best.figure:
+        state.best = Best(step=state.step, figure=figure, figures=figures)
+        task.export(network, run.weights)
+
+
+def _log_losses(metrics: Metrics, plan: Plan, state: State, rate: float, device: torch.device) -> None:
+    """Write the means over the steps since the last line, and begin a new window."""
+    window = state.window
+    state.losses = window.mean_losses()
+    elapsed = window.busy + window.waited
+    metrics.write(
+        state.step,
+        {
+            **_place(plan, state),
+            "loss": sum(state.losses.values()),
+            **{f"loss/{name}": value for name, value in state.losses.items()},
+            "lr": rate,
+            "gradient_norm": window.gradient_norm / window.steps,
+            "images_per_second": window.steps * plan.images_per_step / elapsed,
+            "data/wait_share": window.waited / elapsed,
+            "memory_mib": memory_mib(device),
+        },
+    )
+    state.window = Window()
+
+
+def _place(plan: Plan, state: State) -> dict[str, float]:
+    images = state.step * plan.images_per_step
+    return {"epoch": plan.epoch(state.step), "images": images, "seconds": round(state.seconds, 3)}
+
+
+def _hints(config: TrainConfig, plan: Plan, step: int) -> list[str]:
+    """Where to look when the loss is not finite, likeliest first."""
+    hints = ["the boxes of these images (tools/check_data.py)"]
+    if config.precision == "float16":
+        hints.append("train.precision (bfloat16 and float32 do not overflow)")
+    early = " and a longer train.warmup_iterations" if step < max(2 * config.warmup_iterations, 200) else ""
+    hints.append(f"the rate (train.lr, here {plan.rate:.4g} for {plan.images_per_step} images a step{early})")
+    return hints if config.clip else [*hints, "train.clip (e.g. 10)"]
+
+
+def _totals(task: Task, plan: Plan, state: State, run: RunFolder) -> str:
+    images = state.step * plan.images_per_step
+    best = f"; best {task.best} {state.best.figure:.4f} at step {state.best.step}" if state.best else ""
+    return (
+        f"trained {state.step} steps, {images} images ({plan.epoch(state.step):g} epochs) in "
+        f"{duration(state.seconds)}, {images / max(state.seconds, 1e-9):.1f} images/s{best}: {run.weights}"
+    )

@@ -1,0 +1,204 @@
+"""The folder of a run: what it was asked, where it ran, what it said and measured (INTERFACE, "Run folder").
+
+A run never mixes with another one: what is there is refused, resumed or, where the user says so, replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from detres.config import Section, to_yaml
+from detres.errors import UserError, listed
+from detres.files import atomic_path, write_json, write_text
+from detres.strict_yaml import read_document
+from detres.training.config import FREE_AT_RESUME
+from detres.training.environment import describe_environment
+
+FILES = ("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "last", "best", "model.safetensors")
+FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "tensorboard")
+
+
+class RunFolder:
+    """An open run folder; a context manager that ends the copy of the log into log.txt.
+
+    Attributes:
+        path: The folder.
+        resumed: Whether it held this run before.
+    """
+
+    def __init__(self, path: Path, resumed: bool):
+        self.path = path
+        self.resumed = resumed
+        self.pictures = path / "pictures"
+        self.eval = path / "eval"
+        self.tensorboard = path / "tensorboard"
+        self.weights = path / "model.safetensors"
+        self._log_file = logging.FileHandler(path / "log.txt", encoding="utf-8", delay=True)
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger = logging.getLogger("detres")
+        logger.addHandler(self._log_file)
+        if logger.getEffectiveLevel() > logging.INFO:
+            logger.setLevel(logging.INFO)
+
+    @staticmethod
+    def open(
+        path: str | Path, config: Section, *, resume: bool = False, overwrite: bool = False
+    ) -> RunFolder:
+        """Open `path` for a run with the resolved `config`.
+
+        Args:
+            path: The folder, made where missing.
+            config: Saved as config.yaml; at resume, compared with what is saved there.
+            resume: Go on with the run that is there, if any.
+            overwrite: Remove the run that is there, if any (its own files and nothing else).
+
+        Raises:
+            UserError: Another run, or files with the names of a run's, are there; the configuration differs from that
+                of the run to resume in more than `FREE_AT_RESUME`; the folder cannot be written.
+        """
+        path = Path(path)
+        if resume and overwrite:
+            raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; --out names the folder of the run")
+        names = [name for name in (*FILES, *FOLDERS) if (path / name).exists()]
+        is_run = _environment(path) is not None
+        if names and not is_run:
+            raise UserError(
+                f"{path} is not a run of detres but holds {listed(names)}, which a run would replace: "
+                "choose another --out"
+            )
+        if is_run and not (resume or overwrite):
+            raise UserError(
+                f"{path} holds another run: --resume goes on with it, --overwrite replaces it, "
+                "or choose another --out"
+            )
+        if is_run and resume:
+            _check_same_config(path, config)
+        if is_run and overwrite:
+            _remove_run(path)
+        resumed = is_run and resume
+        _write_environment(path)
+        write_text(path / "config.yaml", to_yaml(config))
+        return RunFolder(path, resumed)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop copying the log into log.txt."""
+        logging.getLogger("detres").removeHandler(self._log_file)
+        self._log_file.close()
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard: one object for each logged step or evaluation, written at once.
+
+    Args:
+        run: The run folder.
+        step: Iterations done so far; lines of later steps, left by a run that was killed, are cut off.
+        evaluated: Whether an evaluation of that step is done; one left unfinished is cut off too.
+    """
+
+    def __init__(self, run: RunFolder, step: int, *, evaluated: bool = True):
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        path = run.path / "metrics.jsonl"
+        _cut_back(path, step, evaluated)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Add one line; a figure that is None or not finite is null."""
+        known = {
+            key: value if value is not None and math.isfinite(value) else None
+            for key, value in values.items()
+        }
+        self._file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
+        self._file.flush()
+        for key, value in known.items():
+            if value is not None:
+                self._tensorboard.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def _cut_back(path: Path, step: int, evaluated: bool) -> None:
+    """Drop what comes after `step`, and a last line that is not whole."""
+
+    def stays(line: str) -> bool:
+        if not line.endswith("\n"):
+            return False
+        values = json.loads(line)
+        is_evaluation = any(key.startswith("val/") for key in values)
+        return values["step"] < step or (values["step"] == step and (evaluated or not is_evaluation))
+
+    if path.exists():
+        with open(path, encoding="utf-8") as lines, atomic_path(path) as beside:
+            beside.write_text("".join(line for line in lines if stays(line)), encoding="utf-8")
+
+
+def _environment(path: Path) -> dict | None:
+    """What environment.json says, None where it is missing or not ours: the mark of a run."""
+    try:
+        found = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "detres" in found.get("versions", {}) else None
+
+
+def _write_environment(path: Path) -> None:
+    earlier = _environment(path)
+    now = describe_environment()
+    if earlier is not None:
+        now = {**earlier, "resumed": [*earlier.get("resumed", []), now]}
+    write_json(path / "environment.json", now)
+
+
+def _remove_run(path: Path) -> None:
+    """Remove what a run writes; environment.json, the mark of a run, last."""
+    for name in FOLDERS:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+    for name in sorted(FILES, key="environment.json".__eq__):
+        (path / name).unlink(missing_ok=True)
+
+
+def _check_same_config(path: Path, config: Section) -> None:
+    if not (path / "config.yaml").exists():
+        return  # killed before anything else was written
+    saved = dict(_leaves(read_document(path / "config.yaml").values))
+    asked = dict(_leaves(config.model_dump(mode="json")))
+    different = [
+        f"{key} was {saved.get(key, 'absent')}, is {asked.get(key, 'absent')}"
+        for key in dict.fromkeys([*saved, *asked])
+        if key.removeprefix("train.") not in FREE_AT_RESUME and saved.get(key, ...) != asked.get(key, ...)
+    ]
+    if different:
+        raise UserError(
+            f"{path} was started with another configuration ({listed(different)}): resume with its config.yaml "
+            f"(only {', '.join(f'train.{key}' for key in sorted(FREE_AT_RESUME))} may change), "
+            "or choose another --out"
+        )
+
+
+def _leaves(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all that is not a mapping."""
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, values

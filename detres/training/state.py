@@ -1,0 +1,183 @@
+"""What a run is made of between two steps, and how it goes into a checkpoint and comes back out.
+
+Random states are no part of it: every step seeds its own generators (see `loop`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from detres.errors import UserError
+from detres.training.checkpoints import load_checkpoint, save_checkpoint
+from detres.training.config import Plan, TrainConfig
+from detres.training.optimiser import WeightAverage, build_optimiser
+
+log = logging.getLogger("detres")
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last logged line; saved too, so that a resumed run logs the same means.
+
+    Attributes:
+        steps: Their number.
+        losses: Sum of each term (0 where a batch does not have it), averaged over micro-batches.
+        gradient_norm: Sum of the gradient's norm, before clipping.
+        busy: Seconds spent in steps.
+        waited: Seconds spent waiting for data.
+    """
+
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float = 0.0
+    busy: float = 0.0
+    waited: float = 0.0
+
+    def add(self, losses: Sequence[dict[str, float]], gradient_norm: float, seconds: float) -> None:
+        """Count a step: the loss terms of its micro-batches, its gradient's norm and its duration."""
+        self.steps += 1
+        for terms in losses:
+            for name, value in terms.items():
+                self.losses[name] = self.losses.get(name, 0.0) + value / len(losses)
+        self.gradient_norm += gradient_norm
+        self.busy += seconds
+
+    def mean_losses(self) -> dict[str, float]:
+        return {name: value / self.steps for name, value in self.losses.items()}
+
+
+@dataclass
+class Best:
+    """The best evaluation: its step, the figure that chose it, and all its figures."""
+
+    step: int
+    figure: float
+    figures: dict[str, float | None]
+
+
+@dataclass
+class State:
+    """A run after `step` iterations.
+
+    Attributes:
+        network: The trained network.
+        optimiser: Its optimiser, with the momentum.
+        scaler: Of the losses, in float16; else it does nothing.
+        average: The running average of weights, if any.
+        step: Iterations done.
+        evaluated_at: Step of the last evaluation, 0 before the first.
+        seconds: Time spent so far, over all resumptions.
+        losses: Means of the last logged line.
+        window: Sums since then.
+        best: The best evaluation so far.
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: GradScaler
+    average: WeightAverage | None
+    step: int = 0
+    evaluated_at: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+    best: Best | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and exported: the average, where there is one."""
+        return self.average.network if self.average else self.network
+
+    def result(self) -> dict[str, float | None]:
+        """Figures of the best evaluation, or the last losses where there was none."""
+        return dict(self.best.figures) if self.best else dict(self.losses)
+
+
+def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: torch.device) -> State:
+    """The state before the first step.
+
+    Raises:
+        UserError: float16 without CUDA, or nothing to train.
+    """
+    if config.precision == "float16" and device.type != "cuda":
+        raise UserError(
+            f"train.precision: float16 needs a CUDA device, this is {device.type}; "
+            "float32 and bfloat16 work on both"
+        )
+    optimiser = build_optimiser(
+        network,
+        rate=plan.rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        bias_lr_factor=config.bias_lr_factor,
+        bias_weight_decay=config.bias_weight_decay,
+    )
+    return State(
+        network=network,
+        optimiser=optimiser,
+        scaler=GradScaler(device.type, enabled=config.precision == "float16"),
+        average=WeightAverage(network, config.ema) if config.ema is not None else None,
+    )
+
+
+def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:
+    """Write the checkpoint of `state.step` into the run folder; `identity` is compared at resume."""
+    content = {
+        "network": state.network.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "average": state.average.network.state_dict() if state.average else None,
+        "evaluated_at": state.evaluated_at,
+        "seconds": state.seconds,
+        "losses": state.losses,
+        "window": dataclasses.asdict(state.window),
+        "best": dataclasses.asdict(state.best) if state.best else None,
+        "identity": identity,
+    }
+    best_step = state.best.step if state.best else None
+    save_checkpoint(folder, state.step, content, best_step=best_step, keep=config.keep)
+
+
+def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
+    """Bring `state` to the last whole checkpoint of the run folder; untouched where there is none.
+
+    Raises:
+        UserError: No checkpoint can be read, or it belongs to another data set or network.
+    """
+    content = load_checkpoint(folder)
+    if content is None:
+        return
+    saved = content["identity"]
+    for key in dict.fromkeys([*saved, *identity]):
+        if saved.get(key) != identity.get(key):
+            raise UserError(
+                f"cannot resume {folder}: {key} was {saved.get(key)}, is {identity.get(key)}; "
+                "give the data it was started with, or choose another --out"
+            )
+    try:
+        state.network.load_state_dict(content["network"])
+        if state.average:
+            state.average.network.load_state_dict(content["average"])
+        state.optimiser.load_state_dict(content["optimiser"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"cannot resume {folder}: its network is another one ({' '.join(str(error).split())[:300]})"
+        ) from error
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(content["scaler"])
+    state.step = content["step"]
+    state.evaluated_at = content["evaluated_at"]
+    state.seconds = content["seconds"]
+    state.losses = content["losses"]
+    state.window = Window(**content["window"])
+    state.best = Best(**content["best"]) if content["best"] else None
+    log.info("going on after step %d", state.step)

@@ -1,0 +1,1 @@
+"""Weights files: ours, and each foreign layout."""

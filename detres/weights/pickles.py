@@ -1,0 +1,139 @@
+"""Foreign pickles (`.pth`, `.pt`, `.pkl`) without their power to run code: only tensors, arrays and plain values.
+
+A global name outside the short list is refused by name and never imported.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detres.errors import WeightsError
+
+# torch.save's older form starts with this number, pickled by itself (torch/serialization.py, MAGIC_NUMBER).
+TORCH_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read_pickle(path: str | Path) -> dict[str, Any]:
+    """The dictionary that a pickle holds; numpy arrays become tensors on the CPU.
+
+    Args:
+        path: A file of `torch.save` (either of its forms) or a plain pickle of numpy arrays (Python 2's included).
+
+    Returns:
+        The outermost dictionary; nested ones are kept.
+
+    Raises:
+        WeightsError: Missing, truncated, not a dictionary, or it names a global that is not needed for weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        content = _read_torch(path) if _is_torch_file(path) else _read_numpy(path)
+    except _RefusedGlobal as error:
+        raise _refusal(path, error.name) from error
+    except pickle.UnpicklingError as error:
+        # torch's restricted reader names the global in its message alone.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named:
+            raise _refusal(path, named.group(1)) from error
+        raise _damaged(path, error) from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path}: holds a {type(content).__name__}; a dictionary of tensors by name is needed"
+        )
+    return {str(key): _tensors(value) for key, value in content.items()}
+
+
+class _RefusedGlobal(Exception):
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    """Knows how to build arrays and ordered dictionaries, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _numpy_globals().get((module.replace("numpy._core", "numpy.core"), name))
+        if known is None:
+            raise _RefusedGlobal(f"{module}.{name}")
+        return known
+
+
+def _numpy_globals() -> dict[tuple[str, str], Any]:
+    # What an array's own __reduce__ names, whatever numpy's version calls its module.
+    reconstruct = np.zeros(1).__reduce__()[0]
+    scalar = np.float32(0).__reduce__()[0]
+    from_buffer = np.zeros(1).__reduce_ex__(5)[0]
+    return {
+        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+        ("numpy.core.multiarray", "scalar"): scalar,
+        ("numpy.core.numeric", "_frombuffer"): from_buffer,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("_codecs", "encode"): _encode_latin1,
+    }
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    """Python 2's byte strings inside a protocol-2 pickle."""
+    return text.encode("latin1")
+
+
+def _is_torch_file(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return TORCH_LEGACY_START in file.read(32) or zipfile.is_zipfile(path) or _starts_as_zip(path)
+
+
+def _starts_as_zip(path: Path) -> bool:
+    """A truncated zip has lost its directory at the end but starts as one."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_numpy(path: Path) -> Any:
+    with open(path, "rb") as file:
+        return _NumpyUnpickler(file, encoding="latin1").load()
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            return value.tolist()
+        return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
+    if isinstance(value, Mapping):
+        return {str(key): _tensors(inner) for key, inner in value.items()}
+    return value
+
+
+def _refusal(path: Path, name: str) -> WeightsError:
+    return WeightsError(
+        f"{path}: the pickle names '{name}', which weights do not need and which could run code; refused, nothing was "
+        "run. Save the tensors alone (a state_dict, or .safetensors)"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    # torch puts advice to load without restriction in front of what happened; that advice is not passed on.
+    lines = [
+        line for line in str(error).splitlines() if line and not line.startswith("Weights only load failed")
+    ]
+    said = lines[0][:200] if lines else type(error).__name__
+    return WeightsError(f"{path}: truncated or not a weights pickle ({said}); copy or download it again")

@@ -1,0 +1,103 @@
+"""Exact BN statistics in a weights file: they are those of the crops, and what was constant keeps its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detres.classification.classifier import build_classifier, read_classifier, write_classifier
+from detres.classification.config import Architecture
+from detres.classification.statistics import write_statistics
+from detres.classification.testing import network_input
+from detres.data.batching import ClassificationDataset, collate_classification
+from detres.data.config import CropConfig
+from detres.data.preprocessing import TORCHVISION
+from detres.data.shapes import shapes_labels
+from detres.errors import WeightsError
+from detres.networks.config import NetworkConfig
+from detres.networks.norm import FrozenBatchNorm2d
+from detres.weights.foreign import read_backbone
+
+SMALL = NetworkConfig(name="resnet18", width=0.125)
+CROP = CropConfig(size=32, train_sides=(32, 40), test_side=32)
+
+
+def write(path, architecture) -> None:
+    network = build_classifier(architecture, 3, torch.Generator().manual_seed(0))
+    write_classifier(
+        path,
+        network,
+        architecture,
+        class_names=("a", "b", "c"),
+        preprocessing=TORCHVISION,
+        crop=CROP,
+        source="a test",
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return shapes_labels("train", 24, side=32)
+
+
+def conv1_outputs(path, pictures, seed=0):
+    """What enters bn1, of all training crops in one batch."""
+    network, *_ = read_classifier(path)
+    crops = ClassificationDataset(pictures, CROP, train=True, seed=seed)
+    batch = collate_classification([crops[index] for index in range(len(pictures))])
+    with torch.no_grad():
+        images = network_input(batch, TORCHVISION, None)
+        return F.conv2d(images, network.state_dict()["conv1.weight"], stride=2, padding=3).double()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_statistics_are_those_of_all_crops_whatever_the_batch(tmp_path, pictures, exact):
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    report = write_statistics(
+        tmp_path / "in.safetensors",
+        pictures,
+        tmp_path / "out.safetensors",
+        batch=7,
+        exact=exact,
+        workers=0,
+        quiet=True,
+    )
+    assert (report.images, report.layers, report.constant) == (24, 20, 0)
+    network, architecture, metadata = read_classifier(tmp_path / "out.safetensors")
+    assert architecture.frozen_batch_norm
+    assert isinstance(network.bn1, FrozenBatchNorm2d)
+    maps = conv1_outputs(tmp_path / "in.safetensors", pictures)
+    variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(network.bn1.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.bn1.running_var.double(), variance, rtol=1e-4, atol=1e-6)
+    assert "BN statistics of 24 pictures" in metadata.source
+    assert read_backbone(tmp_path / "out.safetensors").missing == ()
+
+
+def test_constant_stages_keep_their_statistics_unless_asked(tmp_path, pictures):
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_stages=4))
+    before = read_classifier(tmp_path / "in.safetensors")[0].state_dict()
+    for everywhere, layers in ((False, 5), (True, 20)):
+        report = write_statistics(
+            tmp_path / "in.safetensors",
+            pictures,
+            tmp_path / "out.safetensors",
+            images=8,
+            everywhere=everywhere,
+            workers=0,
+            quiet=True,
+        )
+        assert (report.images, report.layers, report.constant) == (8, layers, 20 - layers)
+        after = read_classifier(tmp_path / "out.safetensors")[0].state_dict()
+        changed = {
+            name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])
+        }
+        assert changed == ({"bn1", "layer1", "layer2", "layer3", "layer4"} if everywhere else {"layer4"})
+
+
+def test_file_without_batch_norm_to_compute_is_refused(tmp_path, pictures):
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_batch_norm=True))
+    with pytest.raises(WeightsError, match="all its BN is constant already"):
+        write_statistics(tmp_path / "in.safetensors", pictures, tmp_path / "out.safetensors", quiet=True)
+    assert not (tmp_path / "out.safetensors").exists()

@@ -1,0 +1,85 @@
+"""The classification tools end to end: pictures in folders -> classifier -> BN statistics -> a detector's backbone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from detres.cli import bn_stats, eval_cls, train_cls
+from detres.data.decoding import read_image
+from detres.data.drawing import write_image
+from detres.data.shapes import shapes_labels
+from detres.errors import DataError, UserError, WeightsError
+from detres.weights.foreign import read_backbone
+
+SMALL = (
+    "model.network={name: resnet18, width: 0.125}",
+    "data.crop={size: 32, train_sides: [32, 40], test_side: 32}",
+    "train.batch=8",
+    "train.workers=0",
+    "train.length=1 epochs",
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "forms"
+    for split in ("train", "val"):
+        pictures = shapes_labels(split, 16, side=40)
+        for index in range(len(pictures)):
+            name = pictures.class_names[pictures.labels[index]]
+            write_image(root / split / name / f"{index}.png", read_image(pictures.paths[index]))
+    return root
+
+
+def train(tree, out, *more: str) -> None:
+    sets = [argument for setting in SMALL for argument in ("--set", setting)]
+    train_cls.main(["--data", str(tree), "--out", str(out), "--device", "cpu", "--quiet", *sets, *more])
+
+
+def test_from_folders_to_a_backbone(tree, tmp_path, capsys):
+    train(tree, tmp_path / "run", "--json", str(tmp_path / "train.json"))
+    figures = json.loads((tmp_path / "train.json").read_text())["figures"]
+    weights = tmp_path / "run" / "model.safetensors"
+    assert 0 <= figures["top1_error"] <= 1
+
+    common = ["--weights", str(weights), "--data", str(tree), "--workers", "0", "--device", "cpu", "--quiet"]
+    eval_cls.main([*common, "--split", "val", "--json", str(tmp_path / "eval.json")])
+    evaluated = json.loads((tmp_path / "eval.json").read_text())
+    assert evaluated["figures"] == {name: figures[name] for name in ("top1_error", "top5_error")}
+    assert evaluated["images"] == 16
+
+    bn_stats.main([*common, "--images", "12", "--out", str(tmp_path / "backbone.safetensors")])
+    backbone = read_backbone(tmp_path / "backbone.safetensors")
+    assert "statistics of 20 BN layers over 12 pictures" in capsys.readouterr().out
+    assert backbone.missing == ()
+    assert backbone.network["width"] == 0.125
+    trained = read_backbone(weights)
+    assert np.array_equal(backbone.tensors["conv1.weight"], trained.tensors["conv1.weight"])
+    assert not np.array_equal(backbone.tensors["bn1.running_var"], trained.tensors["bn1.running_var"])
+
+
+def test_run_that_is_there_is_refused_and_resumed(tree, tmp_path):
+    train(tree, tmp_path / "run")
+    with pytest.raises(UserError, match="holds another run"):
+        train(tree, tmp_path / "run")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    train(tree, tmp_path / "run", "--resume")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_pictures_of_other_classes_are_refused(tree, tmp_path):
+    train(tree, tmp_path / "run")
+    weights = ["--weights", str(tmp_path / "run" / "model.safetensors")]
+    write_image(tmp_path / "other" / "ant" / "0.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(DataError, match="unknown ant, missing"):
+        eval_cls.main([*weights, "--data", str(tmp_path / "other"), "--quiet"])
+
+
+@pytest.mark.parametrize("tool", [bn_stats, eval_cls])
+def test_weights_that_are_not_there_are_named(tool, tree, tmp_path):
+    out = ["--out", str(tmp_path / "o.safetensors")] if tool is bn_stats else ["--split", "val"]
+    with pytest.raises(WeightsError, match=r"none\.safetensors: no such weights file"):
+        tool.main(["--weights", str(tmp_path / "none.safetensors"), "--data", str(tree), *out])

@@ -1,0 +1,200 @@
+"""The evaluation tools end to end on a data set of three pictures, and the form of their `--json`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from detres.api import Detector
+from detres.cli import common, eval_coco, eval_voc
+from detres.data.records import DetectionTable
+from detres.errors import UserError
+
+FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+BOXES = {
+    7: (11, 10, 10, 50, 50),
+    8: (11, 100, 20, 40, 60),
+    9: (90, 5, 5, 100, 100),
+}  # picture: category, xywh
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`truth.json` without `area`, `iscrowd` and with annotation id 0; `right.json` finds all but one; no pictures."""
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 300, "width": 300} for i in (7, 8, 9)],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": category, "bbox": box}
+            for number, (image, (category, *box)) in enumerate(BOXES.items())
+        ],
+        "categories": [{"id": 11, "name": "cell"}, {"id": 90, "name": "clot"}, {"id": 91, "name": "mite"}],
+    }
+    results = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": 0.9}
+        for image, (category, *box) in list(BOXES.items())[:2]
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "right.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def arguments(folder, *more: str) -> list[str]:
+    return ["--annotations", str(folder / "truth.json"), "--json", str(folder / "out.json"), *more]
+
+
+def test_eval_coco_prints_sanity_then_figures_and_writes_json(folder, capsys):
+    eval_coco.main([*arguments(folder), "--results", str(folder / "right.json"), "--bootstrap", "50"])
+    printed = capsys.readouterr().out
+    assert printed.index("Sanity") < printed.index("COCO") < printed.index("Classes")
+    assert "1 classes with objects have no detections: clot" in printed
+    assert "n/a" in printed
+    assert "3 pictures, 2 detections" in printed
+    written = json.loads((folder / "out.json").read_text())
+    assert list(written["figures"]) == FIGURES
+    assert written["figures"]["AP"] == pytest.approx(0.5)
+    assert written["figures"]["APs"] is None
+    assert written["reasons"]["APs"].startswith("no small objects")
+    assert written["classes"] == {
+        "cell": {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0), "objects": 2},
+        "clot": {"AP": 0.0, "AP50": 0.0, "objects": 1},
+        "mite": {"AP": None, "AP50": None, "objects": 0},
+    }
+    assert (written["images"], written["detections"], written["seconds_per_image"]) == (3, 2, None)
+    assert sorted(written["intervals"]) == ["AP", "AP50", "AP75"]
+    assert written["sanity"]["images"]["missed"] == 1
+
+
+def test_eval_voc_reads_its_own_comp4_files(folder, capsys):
+    results, comp4 = str(folder / "right.json"), str(folder / "comp4")
+    eval_voc.main([*arguments(folder), "--results", results, "--save-comp4", comp4, "--split", "test"])
+    first = json.loads((folder / "out.json").read_text())
+    eval_voc.main([*arguments(folder), "--results", comp4])
+    written = json.loads((folder / "out.json").read_text())
+    printed = capsys.readouterr().out
+    assert printed.index("Sanity") < printed.index("VOC, IoU 0.5") < printed.index("Classes")
+    assert written["figures"] == first["figures"]
+    assert written["figures"] == {"mAP": 0.5, "mAP_11point": pytest.approx(0.5), "mAP_area": 0.5}
+    assert written["classes"]["cell"]["AP"] == 1.0
+    assert written["classes"]["mite"]["AP"] is None
+    assert written["class_reasons"]["clot"] == "no detections of this class"
+    assert (written["images"], written["detections"], written["iou"]) == (3, 2, 0.5)
+
+
+def test_eval_voc_at_another_overlap(folder):
+    (folder / "loose.json").write_text(
+        json.dumps([{"image_id": 7, "category_id": 11, "bbox": [10, 10, 50, 20], "score": 0.9}])
+    )
+    found = []
+    for iou in ("0.5", "0.3"):
+        eval_voc.main([*arguments(folder), "--results", str(folder / "loose.json"), "--iou", iou])
+        found.append(json.loads((folder / "out.json").read_text())["figures"]["mAP"])
+    assert found == [0.0, pytest.approx(0.25)]
+
+
+def test_saved_results_are_those_that_were_read(folder):
+    saved = folder / "saved.json"
+    eval_coco.main(
+        [*arguments(folder), "--results", str(folder / "right.json"), "--save-results", str(saved)]
+    )
+    assert json.loads(saved.read_text()) == json.loads((folder / "right.json").read_text())
+
+
+def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
+    """The seam to `detres.api`: options by keyword, labels in the detector's order, seconds in the figures."""
+    seen = {}
+    trained = Detector.__new__(Detector)
+    trained.class_names = ("mite", "clot", "cell")
+
+    def load(weights, *, device):
+        seen.update(weights=weights, device=device)
+        return trained
+
+    def detect_split(detector, annotations, *, options, quiet):
+        seen.update(options=options, names=annotations.class_names)
+        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+        scores = np.full(len(images), 0.5)
+        return DetectionTable(images, annotations.boxes, scores, annotations.labels), 0.25
+
+    monkeypatch.setattr("detres.api.load", load)
+    monkeypatch.setattr("detres.api.detect_split", detect_split)
+    (folder / "annotations").mkdir()
+    (folder / "truth.json").rename(folder / "annotations" / "instances_test.json")
+    for image in BOXES:
+        (folder / f"{image}.jpg").touch()  # they must be there; nothing decodes them
+    (folder / "right.json").unlink()
+    options = ["--data", str(folder), "--split", "test", "--json", str(folder / "out.json")]
+    eval_coco.main(
+        ["--weights", "a.safetensors", *options, "--set", "test.min_score=1e-2", "--set", "test.flip=true"]
+    )
+    assert seen["weights"] == ["a.safetensors"]
+    assert seen["options"] == {"min_score": 0.01, "flip": True}
+    assert seen["names"] == ("mite", "clot", "cell")
+    written = json.loads((folder / "out.json").read_text())
+    assert written["figures"]["AP"] == pytest.approx(1.0)
+    assert written["seconds_per_image"] == 0.25
+    assert "0.250 s a picture" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("tool", "options", "message"),
+    [
+        (eval_coco, ["--results", "missing.json"], "no such file"),
+        (eval_coco, ["--weights", "a.safetensors"], "--annotations has no pictures"),
+        (eval_coco, ["--results", "a.json", "--set", "test.nms=0.5"], "test options change --weights"),
+        (eval_coco, ["--results", "a.json", "--bootstrap", "-1"], "--bootstrap -1"),
+        (eval_coco, [], "one of the arguments --weights --results is required"),
+        (eval_voc, ["--results", "a.json", "--resluts", "b"], "unrecognized"),
+    ],
+)
+def test_options_that_do_not_go_together(folder, tool, options, message):
+    with pytest.raises(UserError, match=message):
+        tool.main([*arguments(folder), *options])
+
+
+def test_drawn_shapes_can_be_evaluated(tmp_path):
+    (tmp_path / "none.json").write_text("[]")
+    options = ["--data", "shapes:4", "--split", "val", "--json", str(tmp_path / "out.json")]
+    eval_voc.main(["--results", str(tmp_path / "none.json"), *options])
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["images"], written["figures"]["mAP"]) == (4, 0.0)
+
+
+@pytest.mark.parametrize("override", ["train.lr=1", "test=3", "test.nms"])
+def test_only_test_options_can_be_set(folder, override):
+    with pytest.raises(UserError, match="--set"):
+        eval_coco.main(["--weights", "a", "--data", str(folder), "--set", override])
+
+
+def test_nan_scores_end_with_status_2_and_one_line(folder, capsys):
+    text = (folder / "right.json").read_text().replace("0.9", "NaN")
+    (folder / "right.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        common.run(eval_coco.main, [*arguments(folder), "--results", str(folder / "right.json")])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "picture 7" in error
+    assert len(error.splitlines()) == 1
+    assert not (folder / "out.json").exists()
+
+
+def test_help_does_not_import_torch():
+    code = "\n".join(
+        [
+            "import sys",
+            "from detres.cli import eval_coco, eval_voc",
+            "for tool in (eval_coco, eval_voc):",
+            "    try:",
+            "        tool.main(['--help'])",
+            "    except SystemExit:",
+            "        pass",
+            "print([name for name in ('torch', 'numpy', 'pycocotools') if name in sys.modules])",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "detres eval-voc --results" in done.stdout

@@ -1,0 +1,49 @@
+"""What all tests share: real data, fixed seeds and threads, `--slow`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+THREADS = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets and weights; skips where DETRES_DATA names none."""
+    folder = os.environ.get("DETRES_DATA")
+    if not folder:
+        pytest.skip("DETRES_DATA is not set: no real data")
+    if not Path(folder).is_dir():
+        pytest.skip(f"DETRES_DATA={folder} is no folder: no real data")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    """The same seeds and number of threads in every test, whatever ran before it."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(THREADS)

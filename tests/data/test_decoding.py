@@ -1,0 +1,173 @@
+"""Decoding against Pillow (an independent decoder), against generated files of every kind, and on broken ones."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from detres.data.decoding import decode_image, image_orientation, image_size, read_header, read_image
+from detres.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """A smooth picture, which JPEG keeps almost as it is: (40, 60, 3) uint8."""
+    y, x = np.mgrid[0:40, 0:60]
+    return np.stack([x * 4, y * 6, 255 - x * 2 - y * 3], axis=2).astype(np.uint8)
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_orientation(pixels: np.ndarray, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.fromarray(pixels), "JPEG", quality=95, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_as_pillow_turns_it(pixels, orientation, tmp_path):
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(with_orientation(pixels, orientation))
+    stored = Image.open(path)
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 3
+    assert np.abs(read_image(path, upright=False).astype(int) - np.asarray(stored)).max() <= 3
+    assert image_orientation(path) == orientation
+    assert image_size(path) == (40, 60)
+    assert read_image(path).shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_upright(pixels, orientation, tmp_path):
+    path = tmp_path / "odd.jpg"
+    path.write_bytes(with_orientation(pixels, orientation))
+    assert image_orientation(path) == 1
+    assert np.array_equal(read_image(path), read_image(path, upright=False))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
+def test_png_of_every_mode_becomes_rgb_as_in_pillow(pixels, mode):
+    picture = Image.fromarray(pixels).convert(mode)
+    expected = np.asarray(picture.convert("RGB"))
+    image = decode_image(encoded(picture, "PNG"), "a.png")
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, expected)
+
+
+def test_transparent_pixels_keep_the_colour_beneath(pixels):
+    transparent = np.dstack([pixels, np.zeros((40, 60), np.uint8)])
+    assert np.array_equal(decode_image(encoded(Image.fromarray(transparent), "PNG"), "a.png"), pixels)
+
+
+def test_grey_jpeg_has_three_equal_channels(pixels):
+    image = decode_image(encoded(Image.fromarray(pixels).convert("L"), "JPEG"), "grey.jpg")
+    assert image.shape == (40, 60, 3)
+    assert (image == image[..., :1]).all()
+
+
+def test_cmyk_jpeg_gives_the_colours_it_was_made_from(pixels):
+    image = decode_image(encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=100), "cmyk.jpg")
+    assert np.abs(image.astype(int) - pixels).max() <= 6
+
+
+def test_16_bit_png_keeps_the_high_byte():
+    deep = (np.arange(40 * 60).reshape(40, 60) * 27).astype(np.uint16)
+    image = decode_image(encoded(Image.fromarray(deep), "PNG"), "deep.png")
+    assert np.array_equal(image[..., 0], deep >> 8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_lossless_formats_are_exact_whatever_the_name(pixels, kind, tmp_path):
+    path = tmp_path / "named_as.jpg"
+    path.write_bytes(encoded(Image.fromarray(pixels), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert np.array_equal(read_image(path), pixels)
+    assert read_header(path) == (40, 60, 1)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [1, 20, 0.5, 0.9])
+def test_a_truncated_jpeg_is_refused_by_name(pixels, progressive, missing, tmp_path):
+    whole = encoded(Image.fromarray(pixels), "JPEG", progressive=progressive)
+    cut = missing if missing >= 1 else int(len(whole) * missing)
+    path = tmp_path / "half.jpg"
+    path.write_bytes(whole[: len(whole) - cut])
+    with pytest.raises(UserError, match=r"half\.jpg.*truncated"):
+        read_image(path)
+
+
+def test_a_truncated_jpeg_with_a_whole_thumbnail_is_refused(pixels):
+    thumbnail = encoded(Image.fromarray(pixels[:8, :8]), "JPEG")
+    whole = encoded(Image.fromarray(pixels), "JPEG")
+    segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    assert np.array_equal(decode_image(whole[:2] + segment + whole[2:], "a"), decode_image(whole, "a"))
+    with pytest.raises(UserError, match="truncated"):
+        decode_image(whole[:2] + segment + whole[2:-2], "a")
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(pixels):
+    whole = encoded(Image.fromarray(pixels), "JPEG")
+    assert np.array_equal(decode_image(whole + b"\xff\xda" + bytes(100), "a"), decode_image(whole, "a"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"not a picture at all", b"\x89PNG\r\n\x1a\n1234"])
+def test_what_is_no_picture_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "nothing.jpg"
+    path.write_bytes(content)
+    for read in (read_image, read_header):
+        with pytest.raises(UserError, match=r"nothing\.jpg"):
+            read(path)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    for read in (read_image, read_header):
+        with pytest.raises(UserError, match=r"absent\.jpg does not exist"):
+            read(tmp_path / "absent.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def test_members_of_zip_and_tar_are_read_in_place(pixels, tmp_path):
+    content = encoded(Image.fromarray(pixels), "PNG")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("train/cat/1.png", content)
+    (tmp_path / "1.png").write_bytes(content)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "1.png", "train/cat/1.png")
+    for name in ("a.zip", "a.tar"):
+        assert np.array_equal(read_image(f"{tmp_path / name}!train/cat/1.png"), pixels)
+        assert image_size(f"{tmp_path / name}!train/cat/1.png") == (40, 60)
+        with pytest.raises(UserError, match="no such member"):
+            read_image(f"{tmp_path / name}!train/cat/2.png")
+    (tmp_path / "b.zip").write_bytes(b"no archive")
+    with pytest.raises(UserError, match=r"b\.zip!1\.png cannot be read"):
+        read_image(f"{tmp_path / 'b.zip'}!1.png")
+
+
+def test_real_oddities(real_data: Path):
+    """The facts stand in the data's own README: 00090 lacks its last 20 bytes, 00103 has orientation 65537."""
+    kangaroos = real_data / "kangaroo_oddities" / "images"
+    with pytest.raises(UserError, match=r"00090\.jpg.*truncated"):
+        read_image(kangaroos / "00090.jpg")
+    assert image_orientation(kangaroos / "00103.jpg") == 1
+    assert read_image(kangaroos / "00103.jpg").shape[:2] == image_size(kangaroos / "00103.jpg")
+
+
+def test_real_pictures_named_jpg_that_are_png(real_data: Path):
+    paths = sorted((real_data / "fruit" / "train").glob("*.jpg"))[:40]
+    kinds = set()
+    for path in paths:
+        picture = Image.open(path)
+        kinds.add(picture.format)
+        expected = np.asarray(picture.convert("RGB")).astype(int)
+        assert np.abs(read_image(path).astype(int) - expected).mean() < 1
+    assert {"JPEG", "PNG"} <= kinds

@@ -1,0 +1,87 @@
+"""Drawings pixel by pixel where the box says, untouched elsewhere; files read back."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from detres.data.decoding import read_image
+from detres.data.drawing import (
+    class_colour,
+    contact_sheet,
+    draw_annotations,
+    draw_boxes,
+    draw_detections,
+    write_image,
+)
+from detres.errors import UserError
+
+GREY = np.full((80, 120, 3), 100, np.uint8)
+
+
+def test_a_box_is_drawn_around_its_pixels_and_nowhere_else():
+    before = GREY.copy()
+    drawn = draw_boxes(GREY, np.array([[20, 30, 60, 70]]), [""], [(255, 0, 0)])
+    assert np.array_equal(GREY, before)
+    changed = (drawn != GREY).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((30, 69, 20, 59), abs=1)
+    assert not changed[33:67, 23:57].any()
+    assert (drawn[30, 20:60] == (255, 0, 0)).all()
+
+
+def test_dashes_alternate_and_boxes_outside_are_cut_off():
+    drawn = draw_boxes(GREY, np.array([[-50, 10, 500, 40]]), [""], [(200, 40, 40)], dashed=True)
+    assert len(np.unique(drawn[10], axis=0)) == 2
+    assert (drawn[39] != 100).any(axis=1).all()
+
+
+def test_no_boxes_draw_nothing():
+    none = np.zeros((0, 4), np.float32)
+    assert np.array_equal(draw_detections(GREY, none, [], [], ["a"]), GREY)
+    assert np.array_equal(draw_annotations(GREY, none, [], ["a"]), GREY)
+
+
+def test_the_best_detection_lies_on_top():
+    boxes = np.array([[20, 30, 60, 70], [20, 30, 60, 70]])
+    drawn = draw_detections(GREY, boxes, [1, 0], [0.9, 0.2], ["a", "b"])
+    assert tuple(drawn[69, 40]) == class_colour(1)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (90, 0), (0, 70), (100, 70)])
+def test_labels_stay_inside_the_picture(corner):
+    x, y = corner
+    for draw in (
+        draw_detections(GREY, np.array([[x, y, x + 10, y + 10]]), [0], [0.5], ["long name"]),
+        draw_annotations(GREY, np.array([[x, y, x + 10, y + 10]]), [0], ["long name"]),
+    ):
+        assert draw.shape == GREY.shape
+        assert (draw != GREY).any(axis=2).sum() > 400  # the whole label, not a sliver
+
+
+def test_colours_are_repeatable_and_differ():
+    colours = [class_colour(label) for label in range(20)]
+    assert colours == [class_colour(label) for label in range(20)]
+    distances = [np.abs(np.subtract(one, other)).sum() for one, other in itertools.combinations(colours, 2)]
+    assert min(distances) > 40
+
+
+def test_a_contact_sheet_holds_every_picture():
+    images = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
+    sheet = contact_sheet(images, 3)
+    assert sheet.shape == (2 * (14 + 4) + 4, 3 * (20 + 4) + 4, 3)
+    for i, image in enumerate(images):
+        assert (sheet == 10 * i).all(axis=2).sum() == image.shape[0] * 20
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([], 3)
+
+
+def test_pictures_are_written_whole_and_read_back(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    write_image(tmp_path / "made" / "a.png", image[:, ::-1])
+    assert np.array_equal(read_image(tmp_path / "made" / "a.png"), image[:, ::-1])
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["a.png"]
+    with pytest.raises(UserError, match=r"\.png"):
+        write_image(tmp_path / "a.txt", image)

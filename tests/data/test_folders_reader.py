@@ -1,0 +1,101 @@
+"""Class-per-folder trees on disk and in archives: truth is the tree that the test makes, and known counts."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+
+import make_data
+import numpy as np
+import pytest
+
+from detres.data.decoding import read_image
+from detres.data.readers import folders
+from detres.errors import DataError
+
+TREE = ["train/ant/1.png", "train/ant/2.png", "train/bee/1.png", "val/bee/3.png"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for number, name in enumerate(TREE):
+        make_data.picture(tmp_path / "tree" / name, 12, 10, seed=number)
+    return tmp_path / "tree"
+
+
+def packed(tree, kind, prefix=""):
+    path = tree.parent / f"packed.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in TREE:
+                archive.write(tree / name, prefix + name)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in TREE:
+                archive.add(tree / name, prefix + name)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_classes_are_those_of_all_splits(tree, kind):
+    path = tree if kind == "folder" else packed(tree, kind)
+    assert folders.splits(path) == ["train", "val"]
+    train, _ = folders.read(path, "train")
+    val, _ = folders.read(path, "val")
+    assert train.class_names == val.class_names == ("ant", "bee")
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 0, 1], [1])
+    np.testing.assert_array_equal(read_image(val.paths[0]), read_image(tree / "val/bee/3.png"))
+
+
+def test_a_common_root_inside_an_archive_is_passed(tree):
+    path = packed(tree, "zip", prefix="tiny-imagenet-200/")
+    assert folders.splits(path) == ["train", "val"]
+    assert len(folders.read(path, "train")[0]) == 3
+
+
+def test_without_splits(tree):
+    labels, _ = folders.read(tree / "train", None)
+    assert (len(labels), labels.class_names) == (3, ("ant", "bee"))
+    assert folders.splits(tree / "train") == ["all"]
+
+
+def test_words_name_folders_and_stay_unique(tmp_path):
+    for folder in ("n1", "n2", "n3"):
+        make_data.picture(tmp_path / "train" / folder / "images" / "1.png", 12, 10)
+    (tmp_path / "words.txt").write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane\nn3\tcrane, bird\n")
+    assert folders.read(tmp_path, "train")[0].class_names == ("goldfish", "crane", "crane, bird")
+
+
+def test_errors(tree, tmp_path):
+    with pytest.raises(DataError, match="has several splits; choose one with --split; it has train, val"):
+        folders.read(tree, None)
+    with pytest.raises(DataError, match="split 'test' is not there; it has train, val"):
+        folders.read(tree, "test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty data set"):
+        folders.read(tmp_path / "empty", None)
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(DataError, match=r"is not a folder, a \.zip or an uncompressed .tar"):
+        folders.read(tmp_path / "text.zip", None)
+
+
+def test_tiny_imagenet(real_data):
+    path = real_data / "tiny-imagenet.zip"
+    assert folders.splits(path) == ["train", "val"]
+    train, _ = folders.read(path, "train")
+    val, _ = folders.read(path, "val")
+    assert np.bincount(train.labels).tolist() == [330] * 50
+    assert np.bincount(val.labels).tolist() == [50] * 50
+    assert train.class_names == val.class_names
+    assert train.class_names[0] == "goldfish"
+    assert read_image(train.paths[0]).shape == (64, 64, 3)
+
+
+def test_cifar10(real_data):
+    path = real_data / "cifar10.zip"
+    train, _ = folders.read(path, "train")
+    test, _ = folders.read(path, "test")
+    assert np.bincount(train.labels).tolist() == [5000] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    assert train.class_names[:2] == ("airplane", "automobile")
+    assert read_image(test.paths[0]).shape == (32, 32, 3)

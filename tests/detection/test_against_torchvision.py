@@ -1,0 +1,309 @@
+"""The detector against the composition of torchvision's own classes on the same weights (`detres.peers`).
+
+All constants of both sides are `ARCHITECTURE`, `TEST` and `STEP` below. Pictures have sides that are multiples of 32
+(torchvision pads to 32 and takes the anchors' stride as image // map), RoIAlign is not shifted, and smooth L1 turns at
+1/9 in both stages, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from detectors import Pictures, assert_same_detections, drawn_pictures, lively_detector, pictures_of
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from detres import peers
+from detres.data.discover import read_annotations
+from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalise
+from detres.detection.config import Architecture
+from detres.detection.fast_rcnn import class_scores_and_boxes, pool_regions
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.inference import TestConfig, detect
+from detres.detection.losses import StepOptions, training_losses
+from detres.detection.rpn import ProposalOptions, propose
+from detres.detection.targets import AnchorSampling, RegionSampling
+from detres.errors import ConfigError
+from detres.networks.config import NetworkConfig
+
+HEIGHT, WIDTH = 128, 192
+CLASSES = 5
+TEST = TestConfig(min_score=0.05, max_detections=40, nms=0.3, proposals=16, proposals_before_nms=300)
+STEP = StepOptions(
+    anchors=AnchorSampling(
+        count=64, positive_share=0.5, positive_iou=0.7, negative_iou=0.3, cross_border=False
+    ),
+    proposals=ProposalOptions(before_nms=300, after_nms=24, nms=0.7, min_side=4.0),
+    regions=RegionSampling(count=8, positive_share=0.25, positive_iou=0.5, negative_iou=0.5, lowest_iou=0.0),
+    num_classes=CLASSES,
+    anchor_beta=1 / 9,
+    region_beta=1 / 9,
+)
+SCALES = [(1.0, 1.0), (1.0, 1.0)]
+MSRA_FORM = {"stride_in": "1x1", "pool": "caffe"}
+TORCHVISION_FORM = {"stride_in": "3x3", "pool": "torchvision"}
+
+
+def architecture_of(name: str, form: dict[str, str], pooling: str = "align") -> Architecture:
+    return Architecture(
+        network=NetworkConfig.model_validate({"name": name, **form}),
+        region_pooling=pooling,  # type: ignore[arg-type]
+        sampling_ratio=2,
+        aligned=False,
+        rpn_channels=128,
+        anchor_sizes=(32, 64, 128),
+        anchor_ratios=(0.5, 1, 2),
+        proposal_nms=0.7,
+        proposal_min_side=4,
+        box_divisors=(0.1, 0.1, 0.2, 0.2),
+    )
+
+
+@dataclass
+class Case:
+    """A detector and the pictures it sees."""
+
+    architecture: Architecture
+    network: FasterRCNN
+    pictures: Pictures
+
+    @property
+    def peer(self):
+        return peers.torchvision_faster_rcnn(self.network, self.architecture, TEST, STEP)
+
+
+CASES: dict[str, tuple[str, dict[str, str], str, Preprocessing]] = {
+    "resnet50, MSRA's form": ("resnet50", MSRA_FORM, "align", MSRA),
+    "resnet50, torchvision's form": ("resnet50", TORCHVISION_FORM, "align", TORCHVISION),
+    "resnet18": ("resnet18", TORCHVISION_FORM, "align", TORCHVISION),
+    "resnet18, RoI max pooling": ("resnet18", TORCHVISION_FORM, "max", TORCHVISION),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """A detector with random, lively weights on drawn pictures."""
+    name, form, pooling, preprocessing = CASES[request.param]
+    pictures = drawn_pictures(HEIGHT, WIDTH, CLASSES)
+    architecture = architecture_of(name, form, pooling)
+    return Case(architecture, lively_detector(architecture, CLASSES, pictures[0][0], preprocessing), pictures)
+
+
+@pytest.fixture(scope="module")
+def real_case(real_data) -> Case:
+    """The same on two real pictures."""
+    voc, _ = read_annotations(real_data / "voc2007_mini", "train")
+    images, boxes, labels = pictures_of(voc, (3, 8), HEIGHT, WIDTH)
+    pictures = images, boxes, [label % CLASSES for label in labels]
+    architecture = architecture_of("resnet18", TORCHVISION_FORM)
+    return Case(architecture, lively_detector(architecture, CLASSES, images[0]), pictures)
+
+
+@torch.no_grad()
+def test_each_stage_gives_the_same_on_the_same_inputs(case: Case):
+    check_stages(case)
+
+
+@torch.no_grad()
+def test_each_stage_on_real_pictures(real_case: Case):
+    check_stages(real_case)
+
+
+def check_stages(case: Case) -> None:
+    network, peer, (images, _, _) = case.network, case.peer, case.pictures
+    outputs = network(images)
+    maps = torch.cat([output.features for output in outputs])
+    pixels = normalise(torch.stack(images), network.preprocessing)
+    batch, _ = peer.transform(peers.peer_images(images))
+    torch.testing.assert_close(batch.tensors, pixels, rtol=1e-5, atol=1e-5 * float(pixels.abs().max()))
+    close(maps, peer.backbone(pixels))
+
+    logits, offsets = peer.rpn.head([maps])
+    objectness, deltas = concat_box_prediction_layers(logits, offsets)
+    close(torch.stack([output.objectness for output in outputs]), objectness.view(2, -1))
+    close(torch.stack([output.deltas for output in outputs]), deltas.view(2, -1, 4))
+    anchors = peer.rpn.anchor_generator(ImageList(pixels, [(HEIGHT, WIDTH)] * 2), [maps])
+    for output, expected in zip(outputs, anchors, strict=True):
+        torch.testing.assert_close(output.anchors, expected, rtol=0, atol=1e-4)  # pixels
+
+    options = case.architecture.proposal_options(TEST)
+    decoded = peer.rpn.box_coder.decode(deltas, anchors).view(2, -1, 4)
+    expected, _ = peer.rpn.filter_proposals(decoded, objectness, [(HEIGHT, WIDTH)] * 2, [len(anchors[0])])
+    proposals = [propose(o.objectness, o.deltas, o.anchors, o.size, (1.0, 1.0), options) for o in outputs]
+    for ours, theirs in zip(proposals, expected, strict=True):
+        assert len(ours) == TEST.proposals
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+    pooled = pool_regions(network.pooling, [output.features for output in outputs], proposals)
+    close(pooled, peer.roi_heads.box_roi_pool({"0": maps}, proposals, [(HEIGHT, WIDTH)] * 2))
+    logits, deltas = network.region_head(pooled)
+    peer_logits, peer_deltas = peer.roi_heads.box_predictor(peer.roi_heads.box_head(pooled))
+    close(logits, torch.cat((peer_logits[:, 1:], peer_logits[:, :1]), dim=1))
+    close(deltas, peer_deltas.view(len(deltas), -1, 4)[:, 1:])
+    boxes = peer.roi_heads.box_coder.decode(peer_deltas, proposals)[:, 1:]
+    divisors = case.architecture.box_divisors
+    _, class_boxes = class_scores_and_boxes(logits, deltas, torch.cat(proposals), (10**6, 10**6), divisors)
+    torch.testing.assert_close(class_boxes, boxes.clamp(min=0), rtol=1e-5, atol=1e-2)
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to 1e-5 of the largest value."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_the_same_detections(case: Case):
+    check_detections(case)
+
+
+def test_the_same_detections_on_real_pictures(real_case: Case):
+    check_detections(real_case)
+
+
+def check_detections(case: Case) -> None:
+    network, images = case.network, case.pictures[0]
+    options, divisors = case.architecture.proposal_options(TEST), case.architecture.box_divisors
+    found = detect(network, images, SCALES, options, divisors, TEST)
+    expected = peers.peer_detections(case.peer, peers.peer_images(images))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours.scores) >= 10
+        assert ours.scores.max() - ours.scores.min() > 0.3, "scores that do not spread prove little"
+        full = len(ours.scores) == TEST.max_detections
+        lowest = float(ours.scores.min()) if full else TEST.min_score
+        assert_same_detections(ours, theirs, score=1e-4, box=0.05, lowest=lowest)
+
+
+def step(network: FasterRCNN, pictures: Pictures, seed: int = 1) -> dict[str, Tensor]:
+    return training_losses(network, *pictures, SCALES, STEP, torch.Generator().manual_seed(seed))
+
+
+def peer_step(case: Case, network: FasterRCNN, pictures: Pictures, seed: int = 1):
+    """The composition on the weights of `network`, and its losses on the samples that `step` draws."""
+    peer = peers.torchvision_faster_rcnn(network, case.architecture, TEST, STEP)
+    assign = peer.rpn.assign_targets_to_anchors
+    dtype = network.rpn.conv.weight.dtype
+
+    def labels_in_the_networks_dtype(anchors, targets):  # float32 labels would make a float32 loss
+        labels, matched = assign(anchors, targets)
+        return [of_image.to(dtype) for of_image in labels], matched
+
+    peer.rpn.assign_targets_to_anchors = labels_in_the_networks_dtype  # type: ignore[assignment]
+    drawn = peers.drawn_samples(network, *pictures, SCALES, STEP, torch.Generator().manual_seed(seed))
+    images, boxes, labels = pictures
+    inputs = peers.peer_images(images, dtype)
+    with peers.same_samples(peer, *drawn):
+        return peer, peers.peer_losses(peer, inputs, peers.peer_targets(boxes, labels)), drawn
+
+
+def test_the_same_losses_and_gradients_of_all_parameters(case: Case):
+    check_gradients(case)
+
+
+def test_the_same_losses_and_gradients_on_real_pictures(real_case: Case):
+    check_gradients(real_case)
+
+
+def check_gradients(case: Case) -> None:
+    """In float64: float32 gradients differ by 1e-3 where a ReLU's sign flips."""
+    images, boxes, labels = case.pictures
+    pictures = images, [of_image.double() for of_image in boxes], labels
+    network = copy.deepcopy(case.network).double().train()
+    ours = step(network, pictures)
+    peer, theirs, (anchors, regions) = peer_step(case, network, pictures)
+    assert [len(target.indices) for target in anchors] == [STEP.anchors.count] * 2
+    assert [len(target.labels) for target in regions] == [STEP.regions.count] * 2
+    assert min(target.positives for target in anchors) > 0
+    assert min(len(target.deltas) for target in regions) > 0
+    for name, loss in ours.items():
+        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-9), name
+        assert loss.item() > 0
+    torch.stack(list(ours.values())).sum().backward()
+    torch.stack(list(theirs.values())).sum().backward()
+    gradients = {
+        name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None
+    }
+    assert len(gradients) == len(list(network.parameters()))
+    expected = {name: parameter.grad for name, parameter in peer.named_parameters()}
+    for name, gradient in peers.torchvision_names(gradients).items():
+        torch.testing.assert_close(
+            gradient,
+            expected.pop(name),
+            rtol=0,
+            atol=1e-8 * float(gradient.abs().max()),
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+    assert not expected
+
+
+def test_the_same_losses_in_float32(case: Case):
+    network = copy.deepcopy(case.network).train()
+    with torch.no_grad():
+        ours = step(network, case.pictures)
+        _, theirs, _ = peer_step(case, network, case.pictures)
+    for name, loss in ours.items():
+        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4), name
+
+
+def test_peer_trains_what_the_detector_trains_and_samples_by_itself():
+    pictures = drawn_pictures(96, 128, CLASSES)
+    architecture = architecture_of("resnet18", TORCHVISION_FORM)
+    network = lively_detector(architecture, CLASSES, pictures[0][0]).train()
+    network.trunk.conv1.requires_grad_(False)  # type: ignore[union-attr]
+    peer = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
+    assert peer.training
+    frozen = [name for name, parameter in peer.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["backbone.conv1.weight"]
+    images, targets = peers.peer_images(pictures[0]), peers.peer_targets(*pictures[1:])
+    losses = [peers.peer_losses(peer, images, targets) for _ in range(2)]
+    assert losses[0]["rpn_objectness"] != losses[1]["rpn_objectness"]
+    assert set(losses[0]) == set(step(network, pictures))
+
+
+def test_peer_resizes_and_comes_back_to_original_pixels():
+    images, _, _ = drawn_pictures(128, 192, CLASSES, count=1)
+    architecture = architecture_of("resnet18", TORCHVISION_FORM)
+    network = lively_detector(architecture, CLASSES, images[0])
+    peer = peers.torchvision_faster_rcnn(network, architecture, TEST, sizes=(64, 96), scale=0.5)
+    assert peer.rpn.min_size == 2
+    (found,) = peers.peer_detections(peer, peers.peer_images(images))
+    assert found.boxes[:, 2].max() > 96
+    (small,) = peers.peer_detections(case_of(network, architecture).peer, [half(images[0])])
+    torch.testing.assert_close(found.boxes[:3], small.boxes[:3] * 2, rtol=0, atol=0.5)
+
+
+def case_of(network: FasterRCNN, architecture: Architecture) -> Case:
+    return Case(replace_side(architecture, 2.0), network, ([], [], []))
+
+
+def replace_side(architecture: Architecture, side: float) -> Architecture:
+    return architecture.model_copy(update={"proposal_min_side": side})
+
+
+def half(image: Tensor) -> Tensor:
+    (pixels,) = peers.peer_images([image])
+    return torch.nn.functional.interpolate(pixels[None], scale_factor=0.5, mode="bilinear")[0]
+
+
+def test_peer_computes_boxes_in_float32_under_autocast():
+    images, _, _ = drawn_pictures(96, 128, CLASSES, count=1)
+    architecture = architecture_of("resnet18", TORCHVISION_FORM)
+    network = lively_detector(architecture, CLASSES, images[0])
+    peer = peers.torchvision_faster_rcnn(network, architecture, TEST)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = peers.peer_detections(peer, peers.peer_images(images))
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    torch.testing.assert_close(peer.rpn.anchor_generator.cell_anchors[0], network.cell_anchors)
+    assert (found.boxes != found.boxes.bfloat16().float()).any()
+
+
+def test_networks_that_torchvision_does_not_have_are_named():
+    images, _, _ = drawn_pictures(64, 96, CLASSES, count=1)
+    for change in ({"width": 0.25}, {"name": "plain18"}, {"shortcut": "A"}):
+        config = {"name": "resnet18", "stride_in": "3x3", **change}
+        architecture = architecture_of("resnet18", TORCHVISION_FORM)
+        architecture = architecture.model_copy(update={"network": NetworkConfig.model_validate(config)})
+        with pytest.raises(ConfigError, match="torchvision has no"):
+            peers.torchvision_faster_rcnn(lively_detector(architecture, 2, images[0]), architecture, TEST)

@@ -1,0 +1,157 @@
+"""Frozen BN, its folding, and pooled statistics, against PyTorch's layer and float64 sums."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detres.networks.config import NetworkConfig
+from detres.networks.norm import FrozenBatchNorm2d, convolve, folded, freeze_batch_norm, pooled_statistics
+from detres.networks.resnet import build_network
+
+
+def random_norm(channels: int, eps: float) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps)
+    nn.init.uniform_(norm.weight, -1.0, 1.5)
+    nn.init.normal_(norm.bias)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.0, 2.0)
+    return norm.eval()
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-2])
+def test_frozen_equals_evaluation_mode(eps: float) -> None:
+    """Truth: nn.BatchNorm2d in evaluation mode, values and gradients, whatever the mode of the frozen one."""
+    norm = random_norm(6, eps).double()
+    frozen = freeze_batch_norm(norm)
+    assert isinstance(frozen, FrozenBatchNorm2d)
+    assert list(frozen.parameters()) == []
+    maps = torch.randn(3, 6, 5, 4, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(maps)
+    expected = torch.autograd.grad(norm(maps), maps, upstream)[0]
+    for training in (False, True):
+        found = frozen.train(training)(maps)
+        torch.testing.assert_close(found, norm(maps), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(found, maps, upstream)[0], expected)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2), (7, 2)])
+def test_folding_has_the_same_gradients(kernel: int, stride: int) -> None:
+    """Truth: convolution, then nn.BatchNorm2d in evaluation mode; gradients of weight and input in float64."""
+    conv = nn.Conv2d(4, 6, kernel, stride, kernel // 2, bias=False).double()
+    norm = random_norm(6, 1e-5).double()
+    frozen = freeze_batch_norm(norm)
+    maps = torch.randn(2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+    expected, found = norm(conv(maps)), convolve(conv, frozen, maps)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(expected)
+    inputs = (maps, conv.weight)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.equal(convolve(conv, norm, maps), expected)
+
+
+def test_convolve_under_autocast() -> None:
+    """Truth: the float32 result, to the precision of bfloat16; the result is bfloat16."""
+    conv, frozen = nn.Conv2d(4, 6, 3, bias=False), freeze_batch_norm(random_norm(6, 1e-5))
+    maps = torch.randn(1, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convolve(conv, frozen, maps)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), convolve(conv, frozen, maps), rtol=0.03, atol=0.05)
+
+
+def test_loads_a_batch_norm_with_its_counter() -> None:
+    """Truth: the values loaded; the counter of batches is left out, any other key is refused."""
+    norm = random_norm(3, 1e-5)
+    frozen = FrozenBatchNorm2d(3)
+    frozen.load_state_dict(norm.state_dict())
+    assert torch.equal(frozen.running_mean, norm.running_mean)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        frozen.load_state_dict({**norm.state_dict(), "momentum": torch.zeros(1)})
+    assert freeze_batch_norm(frozen) is frozen
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet20"])
+def test_folded_copy(name: str) -> None:
+    """Truth: the frozen network itself, which stays as it was."""
+    network = build_network(NetworkConfig.model_validate({"name": name, "width": 0.25}), 5)
+    for module in list(network.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.load_state_dict(random_norm(module.num_features, 1e-5).state_dict())
+    frozen = freeze_batch_norm(network.double().eval())
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    copy = folded(frozen)
+    images = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    torch.testing.assert_close(copy(images), frozen(images))
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in copy.modules())
+    assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
+
+
+def tiny() -> nn.Module:
+    return build_network(NetworkConfig.model_validate({"name": "resnet18", "width": 0.125}), 3)
+
+
+def float64_moments(layers: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel over all images, from the sums of the values themselves."""
+    values = torch.cat([maps.double().transpose(0, 1).flatten(1) for maps in layers], dim=1)
+    mean = values.mean(1)
+    return mean, ((values - mean[:, None]) ** 2).mean(1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pooled_statistics_of_the_first_layer(training: bool) -> None:
+    """Truth: moments of conv1's output over all images in float64; batches of unequal size and shape weigh right."""
+    network = tiny().train(training)
+    batches = [torch.randn(3, 3, 40, 33), 3 * torch.randn(1, 3, 64, 20) + 1, torch.randn(2, 3, 40, 33) - 2]
+    assert pooled_statistics(network, iter(batches)) == 6
+    with torch.no_grad():
+        mean, variance = float64_moments([network.conv1(batch) for batch in batches])
+    torch.testing.assert_close(network.bn1.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(network.bn1.running_var.double(), variance, rtol=1e-5, atol=1e-6)
+    assert network.training is training
+    assert network.bn1.training is training
+    assert network.bn1.momentum == 0.1
+    assert network.bn1.num_batches_tracked == 0
+
+
+def test_pooled_statistics_of_one_batch_are_the_batch_s() -> None:
+    """Truth: one batch of all images: afterwards evaluation mode computes what training mode does, exactly or not."""
+    images = torch.randn(4, 3, 64, 64)
+    expected = tiny().train()
+    state = expected.state_dict()
+    with torch.no_grad():
+        logits = expected(images)
+    for exact, batches in ((False, [images]), (True, [images]), (True, list(images.split(1)))):
+        network = tiny()
+        network.load_state_dict(state)
+        assert pooled_statistics(network, batches, exact=exact) == 4
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(images), logits, rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_to_pool_is_an_error() -> None:
+    """Truth: no silent network without statistics."""
+    with pytest.raises(ValueError, match="no images"):
+        pooled_statistics(tiny(), [])
+    with pytest.raises(ValueError, match="no images"):
+        pooled_statistics(tiny(), [], exact=True)
+    with pytest.raises(ValueError, match="BatchNorm2d"):
+        pooled_statistics(freeze_batch_norm(tiny()), [torch.zeros(1, 3, 8, 8)])
+
+
+def test_frozen_on_half_precision_maps() -> None:
+    """Truth: the same affine map in float32; the dtype of the maps is kept."""
+    frozen = freeze_batch_norm(random_norm(3, 1e-5))
+    maps = torch.randn(1, 3, 4, 4)
+    found = frozen(maps.bfloat16())
+    assert found.dtype == torch.bfloat16
+    scale, offset = frozen.scale_and_offset()
+    expected = F.conv2d(maps, torch.diag(scale)[:, :, None, None], offset)
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)

@@ -1,0 +1,24 @@
+"""Where to compute, against machines pretended by the test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detres.devices import select_device
+from detres.errors import UserError
+
+
+def test_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = [str(select_device(text)) for text in ("auto", "cpu", "cuda", "cuda:1")]
+    assert chosen == ["cuda", "cpu", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match=r"cuda:2: this machine has 2 \(cuda:0 to cuda:1\)"):
+        select_device("cuda:2")
+    with pytest.raises(UserError, match="did you mean 'cuda'"):
+        select_device("cudda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert str(select_device("auto")) == "cpu"
+    with pytest.raises(UserError, match="PyTorch finds no GPU here"):
+        select_device("cuda")

@@ -1,0 +1,128 @@
+"""The run folder: what it refuses, what it replaces, what it records."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import tiny_task
+from pydantic import Field
+
+from detres.config import Length, Section
+from detres.errors import UserError
+from detres.training.config import TrainConfig
+from detres.training.environment import git_commit
+from detres.training.run_folder import Metrics, RunFolder
+
+
+class Whole(Section):
+    """A configuration with stages."""
+
+    train: TrainConfig = Field(default=TrainConfig(), description="...")
+    name: str = Field(default="a", description="...")
+
+
+def make_run(folder: Path, config: Section | None = None) -> None:
+    RunFolder.open(folder, config or Whole()).close()
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    with pytest.raises(UserError, match=r"holds another run: --resume .* --overwrite"):
+        RunFolder.open(tmp_path, Whole())
+    with pytest.raises(UserError, match="give one of them"):
+        RunFolder.open(tmp_path, Whole(), resume=True, overwrite=True)
+
+
+def test_a_folder_with_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "config.yaml").write_text("mine")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match=r"is not a run of detres but holds config\.yaml"):
+            RunFolder.open(tmp_path, Whole(), **options)
+    (tmp_path / "config.yaml").unlink()
+    make_run(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder.open(tmp_path / "out", Whole())
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    tiny_task.run(tmp_path, length="4 iterations")
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder.open(tmp_path, Whole(), overwrite=True).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.yaml",
+        "environment.json",
+        "notes.txt",
+    ]
+
+
+def test_resume_of_nothing_starts_afresh(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "new", Whole(), resume=True) as run:
+        assert not run.resumed
+
+
+def test_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    other = Whole(train=TrainConfig(lr=0.5, workers=7), name="b")
+    with pytest.raises(UserError, match=r"train\.lr was 0\.001, is 0\.5, name was a, is b") as caught:
+        RunFolder.open(tmp_path, other, resume=True)
+    assert "workers was" not in str(caught.value)
+    assert "lr: 0.001" in (tmp_path / "config.yaml").read_text()
+
+
+def test_resume_with_other_lengths_and_cadences(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    length = Length.parse("99 epochs")
+    other = TrainConfig(
+        length=length, workers=0, evaluate_every=None, checkpoint_every=length, log_every=1, keep=9
+    )
+    with RunFolder.open(tmp_path, Whole(train=other), resume=True) as run:
+        assert run.resumed
+    assert "99 epochs" in (tmp_path / "config.yaml").read_text()
+
+
+def test_environment(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert set(environment["versions"]) >= {"python", "torch", "torchvision", "numpy", "albumentations"}
+    assert environment["machine"]["cpus"] >= 1
+    assert environment["command"]
+    RunFolder.open(tmp_path, Whole(), resume=True).close()
+    RunFolder.open(tmp_path, Whole(), resume=True).close()
+    again = json.loads((tmp_path / "environment.json").read_text())
+    assert len(again.pop("resumed")) == 2
+    assert again == environment
+
+
+def test_commit_outside_of_a_checkout(tmp_path: Path) -> None:
+    assert git_commit(tmp_path) is None
+
+
+def test_log_is_copied_while_open(tmp_path: Path) -> None:
+    log = logging.getLogger("detres")
+    with RunFolder.open(tmp_path, Whole()):
+        log.info("inside")
+    log.warning("outside")
+    assert "INFO inside" in (tmp_path / "log.txt").read_text()
+    assert "outside" not in (tmp_path / "log.txt").read_text()
+
+
+def test_metrics_are_cut_back(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, Whole()) as run:
+        metrics = Metrics(run, 0)
+        for step in (5, 10, 15):
+            metrics.write(step, {"loss": float(step), "val/AP": None, "odd": float("nan")})
+        metrics.close()
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 10, "los')  # killed while writing
+        Metrics(run, 10).close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, "loss": step, "val/AP": None, "odd": None} for step in (5, 10)]

@@ -1,0 +1,10 @@
+"""Write exact BN statistics into weights: `detres bn-stats`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main
+
+if __name__ == "__main__":
+    main(["bn-stats", *sys.argv[1:]])

@@ -1,0 +1,44 @@
+"""The set-up, then linter, type checker and tests: `python3 tools/test.py [--slow] [pytest arguments]`."""
+
+import subprocess
+import sys
+import time
+
+import environment
+
+
+def main() -> int:
+    """Run every step and return 0 where all pass."""
+    arguments = environment.ensure(("test",))
+    python = [sys.executable, "-m"]
+    steps = {
+        "format": [*python, "ruff", "format", "--check", "."],
+        "lint": [*python, "ruff", "check", "."],
+        "types": [*python, "pyright", "--pythonpath", sys.executable],
+        "tests": [*python, "pytest", *arguments],
+    }
+    seconds: dict[str, float] = {}
+    failed = []
+    for name, command in steps.items():
+        print(f"== {name}: {' '.join(command[1:])}", flush=True)
+        if name == "tests":
+            _summary(seconds, failed)
+        started = time.monotonic()
+        if subprocess.call(command, cwd=environment.ROOT) != 0:
+            failed.append(name)
+        seconds[name] = time.monotonic() - started
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _summary(seconds: "dict[str, float]", failed: "list[str]") -> None:
+    """One line for the steps before the tests, so that pytest's closing line is the last of the output."""
+    results = (
+        f"{name} {'FAILED' if name in failed else 'ok'} ({took:.1f} s)" for name, took in seconds.items()
+    )
+    print(", ".join(results), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
