@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detres.classification.classifier import crop_of, read_classifier
 from detres.data.batching import to_tensor
@@ -25,12 +25,12 @@ from detres.data.records import Annotations, DetectionTable
 from detres.data.sources import read_sources
 from detres.data.transforms import centre_crop, resize_image, resized_size
 from detres.detection import inference
-from detres.detection.build import read_detector
+from detres.detection.build import from_tensors
 from detres.detection.config import Architecture
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
 from detres.devices import select_device
-from detres.errors import UserError, nearest
+from detres.errors import UserError, WeightsError, nearest
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
 from detres.networks.norm import folded
@@ -38,6 +38,8 @@ from detres.weights.ours import Metadata, read_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    Picture = str | Path | np.ndarray | Image
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,16 @@ class Detector:
         network: The network in test mode, on its device.
         architecture: Its options.
         metadata: The weights file's.
+
+    Attributes:
+        class_names: K names; a label is a place in them.
+        category_ids: Their ids in the training data, None where it had none.
+        test: The test options that hold where a call says nothing else.
+        short_side: Pictures are resized to this shorter side, in pixels,
+        long_side: unless the longer side would exceed this.
+
+    Raises:
+        WeightsError: The metadata lack sizes or have test options that do not exist.
     """
 
     def __init__(self, network: FasterRCNN, architecture: Architecture, metadata: Metadata):
@@ -108,8 +120,14 @@ class Detector:
         self.metadata = metadata
         self.class_names = metadata.class_names
         self.category_ids = metadata.category_ids
-        self.test = TestConfig.model_validate(metadata.test)
-        self.short_side, self.long_side = metadata.sizes["short_side"], metadata.sizes["long_side"]
+        try:
+            self.test = merged_test_options(TestConfig(), metadata.test)
+            self.short_side, self.long_side = (
+                int(metadata.sizes["short_side"]),
+                int(metadata.sizes["long_side"]),
+            )
+        except (KeyError, UserError) as error:
+            raise WeightsError(f"the weights' metadata are damaged or newer: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -117,14 +135,17 @@ class Detector:
         return self.network.cell_anchors.device
 
     @overload
-    def __call__(self, pictures: str | Path | np.ndarray | Image, **options: Any) -> Found: ...
+    def __call__(self, pictures: Picture, **options: Any) -> Found: ...
     @overload
-    def __call__(self, pictures: Sequence[Any], **options: Any) -> list[Found]: ...
-    def __call__(self, pictures: Any, **options: Any) -> Found | list[Found]:
-        """Find objects.
+    def __call__(self, pictures: Sequence[Picture], **options: Any) -> list[Found]: ...
+    def __call__(self, pictures: Picture | Sequence[Picture], **options: Any) -> Found | list[Found]:
+        """Find objects (He et al. 2015, Appendix A; Ren et al. 2015, §3.3).
+
+        Each picture goes through the network by itself, so that a list gives what its pictures give one by one.
 
         Args:
-            pictures: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list.
+            pictures: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list. A file is turned
+                upright as its EXIF orientation says; a PIL image or array is taken as it is.
             **options: Test options by name, for this call: `min_score`, `max_detections`, `nms`, `proposals`...
                 (the keys of `TestConfig`).
 
@@ -133,33 +154,31 @@ class Detector:
         """
         test = self.test_options(options)
         if isinstance(pictures, (list, tuple)):
-            return [self._find(picture, test) for picture in pictures]
-        return self._find(pictures, test)
+            return [self._find(as_image(picture), test) for picture in pictures]
+        return self._find(as_image(pictures), test)
 
     def test_options(self, options: Mapping[str, Any]) -> TestConfig:
-        """The weights file's test options, changed by `options`."""
+        """The detector's test options, changed by `options`.
+
+        Raises:
+            UserError: An option that does not exist, or a value out of range.
+        """
         return merged_test_options(self.test, options)
 
-    def _find(self, picture: Any, test: TestConfig) -> Found:
-        image = as_image(picture)
-        height, width, _ = resized_size(*image.shape[:2], self.short_side, self.long_side)
+    def _find(self, image: np.ndarray, test: TestConfig) -> Found:
+        stored_height, stored_width = image.shape[0], image.shape[1]
+        height, width, _ = resized_size(stored_height, stored_width, self.short_side, self.long_side)
         resized = to_tensor(resize_image(image, height, width)).to(self.device)
         (found,) = inference.detect(
             self.network,
             [resized],
-            [(height / image.shape[0], width / image.shape[1])],
+            [(height / stored_height, width / stored_width)],
             self.architecture.proposal_options(test),
             self.architecture.box_divisors,
             test,
         )
-        return Found(
-            found.boxes.cpu(),
-            found.scores.cpu(),
-            found.labels.cpu(),
-            self.class_names,
-            self.category_ids,
-            image,
-        )
+        boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
+        return Found(boxes, scores, labels, self.class_names, self.category_ids, image)
 
 
 @dataclass(frozen=True)
@@ -167,8 +186,8 @@ class Classified:
     """The classes of one picture, likeliest first.
 
     Attributes:
-        names: The class names.
-        scores: (K,) float32 softmax scores.
+        names: K class names.
+        scores: (K,) float32, softmax.
     """
 
     names: list[str]
@@ -176,25 +195,43 @@ class Classified:
 
 
 class Classifier:
-    """A trained classification network: central crop, softmax.
+    """A trained classification network: central crop, softmax (He et al. 2015, §3.4).
 
     Args:
-        path: Its weights file.
-        device: Where to compute.
+        network: The network in test mode, on its device.
+        metadata: The weights file's.
     """
 
-    def __init__(self, path: str | Path, device: torch.device):
-        network, _, self.metadata = read_classifier(path)
-        self.network = network.to(device)
-        self.class_names = self.metadata.class_names
-        self.device = device
+    def __init__(self, network: nn.Module, metadata: Metadata):
+        self.network = network
+        self.metadata = metadata
+        self.class_names = metadata.class_names
+        self.crop = crop_of(metadata)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @overload
+    def __call__(self, pictures: Picture) -> Classified: ...
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[Classified]: ...
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Classified | list[Classified]:
+        """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
+
+        Raises:
+            UserError: A picture that cannot be read, an array of another form.
+        """
+        if isinstance(pictures, (list, tuple)):
+            return [self._classify(as_image(picture)) for picture in pictures]
+        return self._classify(as_image(pictures))
 
     @torch.inference_mode()
-    def __call__(self, picture: str | Path | np.ndarray | Image) -> Classified:
-        """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array)."""
-        crop = to_tensor(centre_crop(as_image(picture), crop_of(self.metadata))).to(self.device)
+    def _classify(self, image: np.ndarray) -> Classified:
+        crop = to_tensor(centre_crop(image, self.crop)).to(self.device)
         scores = self.network(normalise(crop[None], self.metadata.preprocessing)).softmax(dim=1)[0].cpu()
-        scores, order = scores.sort(descending=True)
+        scores, order = scores.sort(descending=True, stable=True)
         return Classified([self.class_names[label] for label in order.tolist()], scores)
 
 
@@ -205,6 +242,9 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
         weights: A `.safetensors` that a detres tool wrote (or a list with that one).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
+    Returns:
+        A `Detector` or a `Classifier`, as the file's task says.
+
     Raises:
         UserError: The file is missing, damaged or not one of ours; the device is not there.
     """
@@ -212,10 +252,15 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     if len(paths) != 1:
         raise UserError(f"{len(paths)} weights files: one is needed (ensembles are not supported yet)")
     place = select_device(device)
-    _, metadata = read_weights(paths[0])
+    tensors, metadata = read_weights(paths[0])
     if metadata.task == "classification":
-        return Classifier(paths[0], place)
-    network, architecture, metadata = read_detector(paths[0])
+        network, _, metadata = read_classifier(paths[0])
+        return Classifier(network.to(place), metadata)
+    if metadata.task != "detection":
+        raise WeightsError(
+            f"{paths[0]}: weights for {metadata.task}, which this version of detres does not use"
+        )
+    network, architecture = from_tensors(tensors, metadata, str(paths[0]))
     network.trunk = folded(network.trunk)
     network.region_head.body = folded(network.region_head.body)
     return Detector(network.to(place), architecture, metadata)
@@ -229,13 +274,18 @@ def evaluate(
     Args:
         detector: From `load`.
         data: A data set's folder (or `shapes`).
-        split: Its split.
+        split: Its split; may stay out where there is only one.
         quiet: Show no progress.
         **options: Test options, as for a call of the detector.
+
+    Returns:
+        `AP` ... `ARl` (Lin et al. 2014) and `mAP`, `mAP_11point`, `mAP_area` (Everingham et al. 2010); fractions.
 
     Raises:
         UserError: Wrong data, classes that differ from the detector's, an unknown option.
     """
+    if not isinstance(detector, Detector):
+        raise UserError(f"evaluate needs a detector, this is a {type(detector).__name__}")
     annotations, _ = read_sources([Source(dir=str(data), split=split)])
     annotations = select_classes(annotations, detector.class_names)
     table, _ = detect_split(detector, annotations, options=options, quiet=quiet)
@@ -294,9 +344,13 @@ def merged_test_options(test: TestConfig, options: Mapping[str, Any]) -> TestCon
 def as_image(picture: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a path, a PIL image or such an array.
 
+    Grey and palette images become RGB; an alpha channel is dropped, the colours beneath are kept, as in `read_image`.
+
     Raises:
-        UserError: None of these, or an array of another shape or dtype.
+        UserError: None of these, a file that cannot be read, or pixels of another shape or type.
     """
+    from PIL import Image
+
     if isinstance(picture, (str, Path)):
         return read_image(picture)
     if isinstance(picture, np.ndarray):
@@ -305,7 +359,11 @@ def as_image(picture: Any) -> np.ndarray:
                 f"a picture as an array must be (H, W, 3) uint8 RGB, this is {picture.shape} {picture.dtype}"
             )
         return picture
-    if hasattr(picture, "convert"):
+    if isinstance(picture, Image.Image):
+        if picture.mode[0] in "IF":
+            raise UserError(
+                f"a PIL image of mode {picture.mode} has no fixed range: convert it to 8 bits (L or RGB)"
+            )
         return np.asarray(picture.convert("RGB"))
     raise UserError(
         f"a picture must be a path, a PIL image or an (H, W, 3) uint8 array, not {type(picture).__name__}"

@@ -113,10 +113,11 @@ def torchvision_faster_rcnn(
         **(_training_constants(training) if training else {}),
     )
     peer.transform = _Transform(network.preprocessing, sizes)
-    peer.rpn.min_size = architecture.proposal_min_side * scale
+    rpn, heads = _parts(peer)
+    rpn.min_size = architecture.proposal_min_side * scale
     if architecture.region_pooling == "max" or architecture.aligned:
-        peer.roi_heads.box_roi_pool = _OneMapPooling(architecture)
-    for module in (peer.rpn.head, peer.roi_heads.box_predictor):
+        heads.box_roi_pool = _OneMapPooling(architecture)
+    for module in (rpn_head, predictor):
         module.register_forward_hook(_at_least_float32)
     weights = {name: tensor.clone() for name, tensor in torchvision_names(network.state_dict()).items()}
     peer.load_state_dict(weights, assign=True)
@@ -214,14 +215,14 @@ def same_samples(
         anchors: For each image of the batch.
         regions: For each image of the batch.
     """
-    heads = peer.roi_heads
-    sampler = peer.rpn.fg_bg_sampler
-    peer.rpn.fg_bg_sampler = partial(_given_anchors, anchors)  # type: ignore[assignment]
+    rpn, heads = _parts(peer)
+    sampler = rpn.fg_bg_sampler
+    rpn.fg_bg_sampler = partial(_given_anchors, anchors)
     heads.select_training_samples = partial(_given_regions, heads, regions)
     try:
         yield
     finally:
-        peer.rpn.fg_bg_sampler = sampler
+        rpn.fg_bg_sampler = sampler
         del heads.select_training_samples  # the class's method is seen again
 
 
@@ -313,7 +314,7 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
             f" the peer is one of {', '.join(PEER_NETWORKS)} with shortcut B and width 1"
         )
     norm = partial(FrozenBatchNorm2d, eps=config.eps)
-    resnet = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
+    resnet: Any = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
     if config.pool == "caffe":
         resnet.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     if config.stride_in == "1x1":
@@ -322,10 +323,15 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
     backbone, head = nn.Sequential(), nn.Sequential()
     for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
         backbone.add_module(name, resnet.get_submodule(name))
-    backbone.out_channels = resnet.layer4[0].conv1.in_channels
+    backbone.out_channels = resnet.layer4[0].conv1.in_channels  # type: ignore[assignment]
     head.add_module("layer4", resnet.layer4)
     head.add_module("pool", nn.AdaptiveAvgPool2d(1))
     return backbone, head
+
+
+def _parts(peer: TorchvisionFasterRCNN) -> tuple[Any, Any]:
+    """Its RPN and its region heads; what they hold torchvision does not declare."""
+    return peer.rpn, peer.roi_heads
 
 
 def _rpn_head(channels: int, hidden: int, anchors: int) -> RPNHead:

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int | None:
     add_common_arguments(parser, "data", "device", "json", "quiet")
     arguments = parser.parse_args(argv)
 
+    from detres.classification.classifier import crop_of, read_classifier
     from detres.classification.pictures import read_pictures, sources_of
     from detres.classification.statistics import write_statistics
     from detres.data.config import Source
@@ -43,16 +44,17 @@ def main(argv: list[str]) -> int | None:
 
     if arguments.data is None:
         raise UserError("--data is missing: name the pictures that the network was trained on")
-    if arguments.images < 1 or arguments.batch < 1:
-        raise UserError("--images and --batch must be at least 1")
+    if min(arguments.images, arguments.batch) < 1 or arguments.workers < 0:
+        raise UserError("--images and --batch must be at least 1, --workers at least 0")
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out {arguments.out}: a weights file ends in .safetensors")
     sources = sources_of(arguments.data)[0]
     if arguments.split:
         sources = [Source(dir=arguments.data, split=arguments.split)]
+    crop = crop_of(read_classifier(arguments.weights)[2])
     report = write_statistics(
         arguments.weights,
-        read_pictures(sources),
+        read_pictures(sources, side=crop.test_side or crop.size),
         arguments.out,
         images=arguments.images,
         everywhere=arguments.all,

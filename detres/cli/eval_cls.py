@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int | None:
         raise UserError(
             "--data is missing: name the pictures to test on, e.g. --data tiny-imagenet.zip --split val"
         )
+    if arguments.batch < 1 or arguments.workers < 0:
+        raise UserError("--batch must be at least 1, --workers at least 0")
     device = select_device(arguments.device)
     network, _, metadata = read_classifier(arguments.weights)
     crop = crop_of(metadata)
@@ -54,8 +56,8 @@ def main(argv: list[str]) -> int | None:
         quiet=arguments.quiet,
     )
     seconds = (time.perf_counter() - begun) / found.images
-    title = f"{arguments.weights} on {pictures.source}: {found.images} pictures"
-    table(title, ("figure", "value"), found.errors().items())
+    print(f"{arguments.weights} on {pictures.source}: {found.images} pictures")
+    table("Central crop", ("figure", "value"), found.errors().items())
     write_json(
         arguments.json,
         {"figures": found.errors(), "images": found.images, "seconds_per_image": round(seconds, 6)},

@@ -45,7 +45,7 @@ def evaluation_parser(
     parser = tool_parser(name, description, example)
     found = parser.add_mutually_exclusive_group(required=True)
     found.add_argument(
-        "--weights", nargs="+", metavar="FILE", help="weights to test; several are an ensemble"
+        "--weights", nargs="+", metavar="FILE", help="weights to test"
     )
     found.add_argument("--results", type=Path, metavar="PATH", help=results_help)
     truth = parser.add_mutually_exclusive_group(required=True)

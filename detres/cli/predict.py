@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
     options = parse_test_options(arguments.set)
     inputs = find_inputs(arguments.inputs, leave_out=out)
     drawings = {} if arguments.no_pictures else drawing_paths(inputs, out)
-    _refuse_existing([*([] if arguments.json else [json_path]), *drawings.values()], inputs, arguments.overwrite)
+    _refuse_existing(
+        [*([] if arguments.json else [json_path]), *drawings.values()], inputs, arguments.overwrite
+    )
 
     from detres.api import Detector, load
     from detres.console import progress
@@ -69,7 +71,9 @@ def main(argv: list[str]) -> None:
         _print(rows, len(results), out if drawings else json_path)
     if unreadable:
         others = f"; what was found in the other {len(rows)} is in {json_path}" if rows else ""
-        raise DataError(f"{len(unreadable)} of {len(inputs)} inputs cannot be read: {listed(unreadable, 5)}{others}")
+        raise DataError(
+            f"{len(unreadable)} of {len(inputs)} inputs cannot be read: {listed(unreadable, 5)}{others}"
+        )
 
 
 def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
@@ -126,17 +130,19 @@ def drawing_paths(inputs: Iterable[Path], out: Path) -> dict[Path, Path]:
 def _parse(argv: list[str]) -> Any:
     parser = tool_parser(
         "predict",
-        "Find objects in pictures, folders, globs and videos. --out (default runs/predict) gets the inputs with what was\n"
-        "found drawn on them, and detections.json: COCO's results form, where image_id is the picture's path as it\n"
-        "was given (of a video path#frame, from 0). Only detections that score at least 0.5 count, or\n"
-        "--set test.min_score=...",
+        "Find objects in pictures, folders, globs and videos. --out (default runs/predict) gets the inputs\n"
+        "with what was found drawn on them, and detections.json: COCO's results form, where image_id is the\n"
+        "picture's path as it was given (of a video path#frame, from 0). Detections that score over 0.5 count;\n"
+        "--set test.min_score=0.3 changes that.",
         EXAMPLE,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, globs, videos")
     parser.add_argument("--weights", required=True, nargs="+", metavar="FILE", help="a detector's weights")
     parser.add_argument("--no-pictures", action="store_true", help="draw nothing, write the COCO json alone")
     add_common_arguments(parser, "set", "out", "overwrite", "device", "quiet")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the COCO json (default: OUT/detections.json)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="the COCO json (default: OUT/detections.json)"
+    )
     return parser.parse_args(argv)
 
 
@@ -154,10 +160,14 @@ def _refuse_existing(targets: list[Path], inputs: list[Path], overwrite: bool) -
     sources = {path.resolve() for path in inputs}
     mixed = [path for path in targets if path.resolve() in sources]
     if mixed:
-        raise UserError(f"{listed(mixed, 3)} would be drawn over: choose an --out other than the inputs' folder")
+        raise UserError(
+            f"{listed(mixed, 3)} would be drawn over: choose an --out other than the inputs' folder"
+        )
     there = [path for path in targets if path.exists()]
     if there and not overwrite:
-        raise UserError(f"{listed(there, 3)} already there: --overwrite replaces them, or choose another --out")
+        raise UserError(
+            f"{listed(there, 3)} already there: --overwrite replaces them, or choose another --out"
+        )
 
 
 def _predict_picture(
@@ -199,13 +209,17 @@ def _named(detector: Detector, results: list[dict[str, Any]]) -> list[str]:
     ids = detector.category_ids or tuple(range(1, len(detector.class_names) + 1))
     counts = Counter(row["category_id"] for row in results)
     return [
-        f"{name} {counts[number]}" for name, number in zip(detector.class_names, ids, strict=True) if counts[number]
+        f"{name} {counts[number]}"
+        for name, number in zip(detector.class_names, ids, strict=True)
+        if counts[number]
     ]
 
 
 def _print(rows: list[tuple[str, int, str]], detections: int, place: Path) -> None:
     from detres.console import table
 
-    table(f"{detections} detections in {len(rows)} inputs: {place}", ("input", "found", "classes"), rows[:SHOWN])
+    table(
+        f"{detections} detections in {len(rows)} inputs: {place}", ("input", "found", "classes"), rows[:SHOWN]
+    )
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} more inputs")

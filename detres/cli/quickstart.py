@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     from detres.config import load_config
     from detres.console import log
     from detres.detection.config import DetectionConfig
-    from detres.detection.train import train_detector, with_init
+    from detres.detection.train import train_detector
+    from detres.detection.training_data import with_init
     from detres.training.run_folder import RunFolder
 
     device = select_device(arguments.device)

@@ -6,18 +6,16 @@ He et al. 2015, §3.4. Its weights are what a detector starts from, after `bn-st
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.train_common import log_configuration
 from detres.devices import select_device
 
 EXAMPLE = """
 detres train-cls --cfg configs/classification/tiny_r18.yaml
 detres train-cls --data my_pictures --init torchvision:resnet18 --set train.lr=0.01 --out runs/mine
 """
-
-log = logging.getLogger("detres")
 
 
 def main(argv: list[str]) -> int | None:
@@ -31,7 +29,7 @@ def main(argv: list[str]) -> int | None:
     from detres.classification.config import ClassificationConfig
     from detres.classification.pictures import sources_of
     from detres.classification.train import train_classifier
-    from detres.config import differences, load_config
+    from detres.config import load_config
     from detres.console import table
     from detres.training.run_folder import RunFolder
 
@@ -45,9 +43,9 @@ def main(argv: list[str]) -> int | None:
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
-        for key, value in differences(config).items():
-            log.info("%s: %s", key, value)
+        log_configuration(config)
         figures = train_classifier(config, run, device, resume=arguments.resume, quiet=arguments.quiet)
-        table(f"{run.weights}", ("figure", "best"), figures.items())
+        table("Best figures", ("figure", "value"), figures.items())
+        print(f"weights: {run.weights}")
     write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
     return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detres.cli.common import add_common_arguments, run, tool_parser, write_json
-from detres.devices import select_device
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.train_common import log_configuration
 
 EXAMPLE = """
 python3 tools/train_det.py --cfg configs/finetune.yaml --data path/to/pictures_and_boxes
@@ -22,22 +22,32 @@ def main(argv: list[str]) -> None:
     add_common_arguments(
         parser, "cfg", "set", "data", "init", "out", "resume", "overwrite", "device", "json", "quiet"
     )
+    parser.add_argument(
+        "--split", metavar="NAME", help="split of --data to train on (default: train, or its only one)"
+    )
+    parser.add_argument(
+        "--format", metavar="coco|voc|yolo", help="format of --data, where the folder holds two"
+    )
     arguments = parser.parse_args(argv)
+    if not arguments.data and (arguments.split or arguments.format):
+        parser.error("--split and --format say how to read --data DIR, which is not given")
 
-    from detres.config import differences, load_config
-    from detres.console import log, table
+    from detres.config import load_config
+    from detres.console import table
     from detres.detection.config import DetectionConfig
-    from detres.detection.train import train_detector, with_data, with_init
+    from detres.detection.train import train_detector
+    from detres.detection.training_data import with_data, with_init
+    from detres.devices import select_device
     from detres.training.run_folder import RunFolder
 
     config = load_config(DetectionConfig, arguments.cfg, arguments.set)
-    config = with_init(with_data(config, arguments.data), arguments.init)
+    config = with_data(config, arguments.data, split=arguments.split, format=arguments.format)
+    config = with_init(config, arguments.init)
     device = select_device(arguments.device)
-    name = arguments.cfg.stem if arguments.cfg else "train_det"
-    out = arguments.out or Path("runs") / name
+    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
-        for key, value in differences(config).items():
-            log.info("%s: %s", key, value)
+        log_configuration(config)
         figures = train_detector(config, folder, device, resume=arguments.resume, quiet=arguments.quiet)
-    table(f"{out}: best figures", ("figure", "value"), figures.items())
-    write_json(arguments.json, {"figures": figures, "run": str(out)})
+    table("Best figures", ("figure", "value"), figures.items())
+    print(f"weights: {folder.weights}")
+    write_json(arguments.json, {"figures": figures, "weights": str(folder.weights)})

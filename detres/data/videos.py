@@ -110,7 +110,9 @@ def write_video(path: str | Path, frames: Iterator[np.ndarray], rate: float) -> 
                     size = frame.shape[1], frame.shape[0]
                     writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                     if not writer.isOpened():
-                        raise UserError(f"cannot write {path}: this OpenCV encodes no mp4, or the place is read-only")
+                        raise UserError(
+                            f"cannot write {path}: this OpenCV encodes no mp4, or the place is read-only"
+                        )
                 writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
                 written += 1
         finally:

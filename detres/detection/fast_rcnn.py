@@ -41,7 +41,7 @@ class RegionHead(nn.Module):
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1), background last, and deltas (R, K, 4), in float32 at least, of pooled regions (R, C, s, s)."""
         features = self.body(pooled)  # (R, D)
-        deltas = self.box_deltas(features).view(len(features), -1, 4)
+        deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
         precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
         return self.class_logits(features).to(precision), deltas.to(precision)
 

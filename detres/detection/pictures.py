@@ -1,4 +1,7 @@
-"""Pictures that a training run draws unasked: the first batch as the network sees it, detections on validation pictures."""
+"""Pictures that a training run draws unasked: its first batch as the network sees it, and validation detections.
+
+Annotations are dashed, detections are solid and bear their score.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,34 @@ import numpy as np
 from detres.data.batching import DetectionSample, load_picture
 from detres.data.drawing import contact_sheet, draw_annotations, draw_detections, write_image
 from detres.data.records import Annotations, DetectionTable
+from detres.data.transforms import resize_image
 
 COLUMNS = 4
 DRAWN_SCORE = 0.5  # detections under this score are not drawn: they would hide the picture
+READABLE_SIDE = 240  # smaller pictures are enlarged, for labels have one size
+LARGEST_SIDE = 640  # larger ones are shrunk, for a sheet holds many
 
 
 def draw_batch(path: Path, samples: Sequence[DetectionSample], class_names: Sequence[str]) -> None:
-    """Draw samples with their boxes, after resizing and augmentation.
+    """Draw samples with their boxes, after resizing and augmentation; small pictures are enlarged, pixel by pixel.
 
     Args:
         path: The picture file to write.
         samples: The batch.
         class_names: K names.
     """
-    pictures = [
-        draw_annotations(
-            sample.image.permute(1, 2, 0).numpy(), sample.boxes.numpy(), sample.labels.numpy(), class_names
-        )
-        for sample in samples
-    ]
+    pictures = []
+    for sample in samples:
+        image = sample.image.permute(1, 2, 0).numpy()
+        factor = -(-READABLE_SIDE // min(image.shape[:2]))
+        enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        boxes = sample.boxes.numpy() * factor
+        pictures.append(draw_annotations(enlarged, boxes, sample.labels.numpy(), class_names))
     write_image(path, contact_sheet(pictures, COLUMNS))
 
 
 def draw_split(path: Path, annotations: Annotations, table: DetectionTable, *, limit: int) -> None:
-    """Draw the first pictures of a split with annotated boxes (dashed) and detections that score at least 0.5.
+    """Draw the first pictures of a split with annotated boxes and detections that score at least 0.5.
 
     Args:
         path: The picture file to write.
@@ -42,19 +49,23 @@ def draw_split(path: Path, annotations: Annotations, table: DetectionTable, *, l
         limit: Number of pictures.
     """
     pictures = []
+    without_names = [""] * len(annotations.class_names)
     for index in range(min(limit, len(annotations))):
+        image, factor = _shrunk(load_picture(annotations, index))
         objects = annotations.objects(index)
-        image = draw_annotations(
-            load_picture(annotations, index),
-            annotations.boxes[objects],
-            annotations.labels[objects],
-            [""] * len(annotations.class_names),
-        )
+        boxes, labels = annotations.boxes[objects] * factor, annotations.labels[objects]
+        image = draw_annotations(image, boxes, labels, without_names)
         rows = np.flatnonzero((table.images == index) & (table.scores >= DRAWN_SCORE))
+        found = table.boxes[rows] * factor
         pictures.append(
-            draw_detections(
-                image, table.boxes[rows], table.labels[rows], table.scores[rows], annotations.class_names
-            )
+            draw_detections(image, found, table.labels[rows], table.scores[rows], annotations.class_names)
         )
     if pictures:
         write_image(path, contact_sheet(pictures, COLUMNS))
+
+
+def _shrunk(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture with a longer side of at most `LARGEST_SIDE`, and the factor."""
+    factor = min(1.0, LARGEST_SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return resize_image(image, height, width), factor

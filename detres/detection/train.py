@@ -6,7 +6,8 @@ All that `tools/train_det.py` does, for Python users.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from detres.detection.inference import detect_split
 from detres.detection.losses import StepOptions, training_losses
 from detres.detection.pictures import draw_batch, draw_split
 from detres.detection.training_data import TrainingData, read_training_data
-from detres.errors import listed
+from detres.errors import UserError, listed
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
+from detres.training.config import Plan, TrainConfig, make_plan
+from detres.training.feed import as_in_worker
 from detres.training.loop import Figures, train
 from detres.training.run_folder import RunFolder
 from detres.training.task import Task
@@ -64,6 +67,7 @@ def train_detector(
     """
     data = read_training_data(config)
     task = build_task(config, data, device, pictures=run.pictures, quiet=quiet)
+    log.info(plan_line(config.train, make_plan(config.train, len(data.train))))
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
 
 
@@ -119,6 +123,17 @@ def build_task(
     )
 
 
+def plan_line(config: TrainConfig, plan: Plan) -> str:
+    """One line on what the lengths and the rate come to for this data, for the start of a run."""
+    falls = f", times {config.gamma:g} at {listed(plan.milestones)}" if plan.milestones else ""
+    falls = ", falling along a cosine" if config.schedule == "cosine" else falls
+    evaluated = f"every {plan.evaluate_every}" if plan.evaluate_every else "never"
+    return (
+        f"{plan.iterations} steps of {plan.images_per_step} images ({plan.epoch(plan.iterations):g} epochs), rate"
+        f" {plan.rate:g} after {config.warmup_iterations} steps of warm-up{falls}; evaluated {evaluated}"
+    )
+
+
 def _losses(
     network: nn.Module,
     options: StepOptions,
@@ -149,17 +164,18 @@ def _evaluate(
 ) -> dict[str, float | None]:
     """COCO's figures and VOC's mAP on the validation pictures; the first of them are drawn with what was found."""
     assert isinstance(network, FasterRCNN)
-    table, _ = detect_split(
-        network,
-        validation,
-        short_side=config.data.short_side,
-        long_side=config.data.long_side,
-        proposal_options=architecture.proposal_options(config.test),
-        box_divisors=architecture.box_divisors,
-        test=config.test,
-        workers=min(config.train.workers, 1),
-        quiet=quiet,
-    )
+    with _plain_errors():
+        table, _ = detect_split(
+            network,
+            validation,
+            short_side=config.data.short_side,
+            long_side=config.data.long_side,
+            proposal_options=architecture.proposal_options(config.test),
+            box_divisors=architecture.box_divisors,
+            test=config.test,
+            workers=min(config.train.workers, 1),
+            quiet=quiet,
+        )
     if pictures is not None:
         draw_split(pictures / "validation.jpg", validation, table, limit=DRAWN_DETECTIONS)
     voc = evaluate_voc(validation, table).figures
@@ -181,10 +197,20 @@ def _validation_losses(
     )
     generator = torch.Generator(device).manual_seed(config.train.seed)
     terms: dict[str, list[float]] = {}
-    for samples in progress(loader, "validation losses", total=len(dataset), quiet=quiet):
-        for name, loss in _losses(network, options, device, samples, generator).items():
-            terms.setdefault(name, []).append(loss.item())
+    with _plain_errors():
+        for samples in progress(loader, "validation losses", total=len(dataset), quiet=quiet):
+            for name, loss in _losses(network, options, device, samples, generator).items():
+                terms.setdefault(name, []).append(loss.item())
     return {name: float(np.mean(values)) for name, values in terms.items()}
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A block that reads pictures, in which a bad one is the same error whether a worker or this process found it."""
+    try:
+        yield
+    except UserError as error:
+        raise as_in_worker(error.with_traceback(None)) from None
 
 
 def _export(

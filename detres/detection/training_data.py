@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detres.data.config import DetectionDataConfig, Source
-from detres.data.discover import find_format, list_splits, resolve_directory, select_classes
+from detres.data.discover import list_splits, resolve_directory, select_classes
 from detres.data.records import Annotations, ReadReport
 from detres.data.shapes import is_shapes
 from detres.data.sources import read_sources
@@ -67,7 +67,8 @@ def with_data(
         )
     if split is None and data.train:
         changed = {
-            name: tuple(_moved(source, directory, format) for source in getattr(data, name)) for name in ("train", "val")
+            name: tuple(_moved(source, directory, format) for source in sources)
+            for name, sources in (("train", data.train), ("val", data.val))
         }
         return _with(config, **changed)
     training, validation = choose_splits(directory, split, format)
@@ -84,7 +85,9 @@ def with_init(config: DetectionConfig, weights: str | None) -> DetectionConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"init": weights})})
 
 
-def choose_splits(directory: str, split: str | None = None, format: str | None = None) -> tuple[str, str | None]:
+def choose_splits(
+    directory: str, split: str | None = None, format: str | None = None
+) -> tuple[str, str | None]:
     """The split to train on and the one to validate on (None: pictures are to be held out) of a folder.
 
     Training: `split`, else `train`, else the only one whose name begins so (`train2017`), else `trainval`, else the
@@ -98,8 +101,7 @@ def choose_splits(directory: str, split: str | None = None, format: str | None =
     if is_shapes(directory):
         splits = ["train", "val", "test"]
     else:
-        folder = resolve_directory(directory)
-        splits = list_splits(folder, format=find_format(folder, format))
+        splits = list_splits(resolve_directory(directory), format=format)
     if split is None:
         split = _training_split(directory, splits)
     if split not in splits:
@@ -115,7 +117,9 @@ def _training_split(directory: str, splits: Sequence[str]) -> str:
     for meant in ([TRAIN] if TRAIN in splits else [], begin, [TRAIN_AND_VALIDATION], splits):
         if len(meant) == 1 and meant[0] in splits:
             return meant[0]
-    raise ConfigError(f"{directory} has the splits {listed(splits)}: choose the one to train on with --split NAME")
+    raise ConfigError(
+        f"{directory} has the splits {listed(splits)}: choose the one to train on with --split NAME"
+    )
 
 
 def read_training_data(config: DetectionConfig) -> TrainingData:
@@ -127,7 +131,9 @@ def read_training_data(config: DetectionConfig) -> TrainingData:
         UserError: Anything wrong with the data; class names of `val` that `train` does not have.
     """
     if not config.data.train:
-        raise ConfigError("no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]")
+        raise ConfigError(
+            "no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]"
+        )
     training, reports = read_sources(config.data.train)
     _log_reports(reports)
     if not config.data.val:
@@ -142,6 +148,7 @@ def hold_out(annotations: Annotations, share: float, seed: int) -> TrainingData:
     """Keep a share of the pictures, drawn with `seed`, for validation; at least one stays to train on."""
     count = min(round(len(annotations) * share), len(annotations) - 1)
     if count <= 0:
+        log.info("no validation data is named and none is held out: nothing is evaluated while training")
         return TrainingData(annotations, None)
     order = np.random.default_rng(seed).permutation(len(annotations))
     log.info("no validation data is named: %d of %d pictures are held out for it", count, len(annotations))
@@ -164,7 +171,10 @@ def _warn_of_shared_pictures(training: Annotations, validation: Annotations) -> 
     shared = [path for index in range(len(validation)) if (path := validation.paths[index]) in trained]
     if shared:
         log.warning(
-            "%d of %d validation pictures are training pictures too: %s", len(shared), len(validation), listed(shared, 3)
+            "%d of %d validation pictures are training pictures too: %s",
+            len(shared),
+            len(validation),
+            listed(shared, 3),
         )
 
 

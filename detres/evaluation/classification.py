@@ -27,8 +27,8 @@ def top_k_error(scores: np.ndarray, labels: np.ndarray, k: int) -> float | None:
         return None
     own = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    right = (before.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
-    return float(1 - right.mean())
+    wrong = (before.sum(axis=1) >= k) | np.isnan(scores).any(axis=1)
+    return float(wrong.mean())
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float | None:

@@ -125,12 +125,12 @@ class ResNet(nn.Module):
         channels = plan.channels[0]
         if plan.cifar:
             self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
         else:
             self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-            self.maxpool = CaffeMaxPool() if pool == "caffe" else nn.MaxPool2d(3, 2, padding=1)
         self.bn1 = nn.BatchNorm2d(channels, eps)
+        self.maxpool = _stem_pool(plan, pool)
         self.num_stages = len(plan.blocks)
+        self.stage_channels: list[int] = []
         stride_at = 1 if plan.kernels == BOTTLENECK and stride_in == "3x3" else 0
         for number, (blocks, inner) in enumerate(zip(plan.blocks, plan.channels, strict=True), start=1):
             stage = nn.Sequential()
@@ -153,6 +153,7 @@ class ResNet(nn.Module):
                 )
                 channels = out_channels
             self.add_module(f"layer{number}", stage)
+            self.stage_channels.append(channels)
         self.out_channels = channels
         self.fc = nn.Linear(channels, num_classes)
         initialise(self, generator)
@@ -245,7 +246,7 @@ class Trunk(nn.Module):
         self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, network.maxpool
         for number in (1, 2, 3):
             self.add_module(f"layer{number}", network.get_submodule(f"layer{number}"))
-        self.out_channels = _out_channels(self.get_submodule("layer3"))
+        self.out_channels = network.stage_channels[2]
         self.stride = TRUNK_STRIDE
 
     def forward(self, images: Tensor) -> Tensor:
@@ -263,7 +264,7 @@ class Head(nn.Module):
     def __init__(self, network: ResNet) -> None:
         super().__init__()
         self.layer4 = network.get_submodule("layer4")
-        self.out_channels = _out_channels(self.layer4)
+        self.out_channels = network.out_channels
         self.region_size = REGION_SIZE
 
     def forward(self, regions: Tensor) -> Tensor:
@@ -294,6 +295,12 @@ def freeze_stages(trunk: Trunk | VGGTrunk, freeze_at: int) -> None:
             module.requires_grad_(False)
 
 
+def _stem_pool(plan: Plan, pool: Pool) -> nn.Module:
+    if plan.cifar:
+        return nn.Identity()
+    return CaffeMaxPool() if pool == "caffe" else nn.MaxPool2d(3, 2, padding=1)
+
+
 def _shortcut_kind(
     residual: bool, option: Shortcut, dimensions_change: bool
 ) -> Literal["none", "identity", "zeros", "projection"]:
@@ -309,7 +316,3 @@ def _run_stages(network: ResNet | Trunk, images: Tensor, stages: int) -> Tensor:
     for number in range(1, stages + 1):
         maps = network.get_submodule(f"layer{number}")(maps)
     return maps
-
-
-def _out_channels(stage: nn.Module) -> int:
-    return [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features

@@ -40,9 +40,7 @@ def save_checkpoint(
     """
     path = folder / "checkpoints" / str(step) / "state.pt"
     try:
-        # Through a file of Python's, because torch's own writer reports a full device as a bug of its own.
-        with atomic_path(path) as beside, open(beside, "wb") as file:
-            torch.save({"format": FORMAT, "step": step, **state}, file)
+        write_tensors(path, {"format": FORMAT, "step": step, **state})
     except BaseException:
         if not path.exists() and path.parent.is_dir():
             path.parent.rmdir()
@@ -52,6 +50,21 @@ def save_checkpoint(
         write_text(folder / "best", f"checkpoints/{best_step}\n")
     _prune(folder, [number for number in _steps(folder) if number <= step][:keep], best_step)
     return path
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values by `torch.save`, whole or not at all.
+
+    Raises:
+        UserError: No space, or the place cannot be written.
+    """
+    with atomic_path(path) as beside, open(beside, "wb") as file:
+        try:
+            torch.save(content, file)
+        except (
+            RuntimeError
+        ) as error:  # torch closes its archive on a full device too, and wonders about the size
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _prune(folder: Path, newest: list[int], best_step: int | None) -> None:

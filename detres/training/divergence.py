@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from detres.errors import DivergedError, listed
-from detres.files import atomic_path, write_json
+from detres.files import write_json
+from detres.training.checkpoints import write_tensors
 
 
 def diverged(
@@ -43,10 +44,9 @@ def diverged(
     """
     dump, figures = folder / f"step-{step}.pt", folder / f"step-{step}.json"
     norms = {name: float(p.grad.norm()) for name, p in network.named_parameters() if p.grad is not None}
-    with atomic_path(dump) as beside, open(beside, "wb") as file:
-        torch.save(
-            {"step": step, "images": list(images), "batches": [plain(batch) for batch in batches]}, file
-        )
+    write_tensors(
+        dump, {"step": step, "images": list(images), "batches": [plain(batch) for batch in batches]}
+    )
     write_json(
         figures,
         {

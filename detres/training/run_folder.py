@@ -27,6 +27,8 @@ FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "tensorboard")
 class RunFolder:
     """An open run folder; a context manager that ends the copy of the log into log.txt.
 
+    A new run that ends in a `UserError` before its first logged step (wrong data, wrong weights) leaves nothing behind.
+
     Attributes:
         path: The folder.
         resumed: Whether it held this run before.
@@ -95,6 +97,15 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, UserError) and not self.resumed and not self._has_begun():
+            _remove_run(self.path)  # nothing is there to go on with, or to be asked about the next time
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def _has_begun(self) -> bool:
+        """Whether a step was taken that something was written of."""
+        metrics = self.path / "metrics.jsonl"
+        return (self.path / "last").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
     def close(self) -> None:
         """Stop copying the log into log.txt."""

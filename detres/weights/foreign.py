@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Backbone:
     source: str
     missing: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
-    class_names: tuple[str, ...] | None = field(default=None)
+    class_names: tuple[str, ...] | None = None
 
     def features(self) -> dict[str, Tensor]:
         """The tensors without the classification layer: what a detector takes over."""

@@ -57,7 +57,8 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Meta
     """
     # A clone each: safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = save(plain, metadata={"format": "pt", METADATA_KEY: metadata.model_dump_json()})
+    # One entry, for safetensors writes several in any order: the same weights are the same bytes.
+    content = save(plain, metadata={METADATA_KEY: metadata.model_dump_json()})
     with atomic_path(path) as beside:
         beside.write_bytes(content)
 

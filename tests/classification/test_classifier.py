@@ -13,8 +13,7 @@ from detres.classification.classifier import (
     read_classifier,
     write_classifier,
 )
-from detres.classification.config import Architecture, ClassificationConfig, ModelConfig
-from detres.config import load_config
+from detres.classification.config import Architecture, ModelConfig
 from detres.data.config import CropConfig
 from detres.data.preprocessing import MSRA
 from detres.errors import ConfigError, WeightsError
@@ -119,12 +118,6 @@ def test_file_rebuilds_the_classifier(tmp_path, architecture):
     assert metadata.class_names == ("a", "b", "c")
     assert crop_of(metadata) == CROP
     assert read_backbone(tmp_path / "m.safetensors").missing == ()
-
-
-def test_cifar_network_cannot_freeze_stages(tmp_path):
-    (tmp_path / "c.yaml").write_text("model: {network: {name: cifar_resnet20}, freeze_at: 2}\n")
-    with pytest.raises(ConfigError, match=r"model\.freeze_at: a CIFAR network has no conv1"):
-        load_config(ClassificationConfig, tmp_path / "c.yaml")
 
 
 def test_trunk_of_another_source_starts_a_classifier(real_data):

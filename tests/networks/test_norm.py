@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,7 +53,9 @@ def test_folding_has_the_same_gradients(kernel: int, stride: int) -> None:
     upstream = torch.randn_like(expected)
     inputs = (maps, conv.weight)
     for ours, theirs in zip(
-        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
+        torch.autograd.grad(found, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
     assert torch.equal(convolve(conv, norm, maps), expected)
@@ -72,6 +76,7 @@ def test_loads_a_batch_norm_with_its_counter() -> None:
     norm = random_norm(3, 1e-5)
     frozen = FrozenBatchNorm2d(3)
     frozen.load_state_dict(norm.state_dict())
+    assert norm.running_mean is not None
     assert torch.equal(frozen.running_mean, norm.running_mean)
     with pytest.raises(RuntimeError, match="Unexpected"):
         frozen.load_state_dict({**norm.state_dict(), "momentum": torch.zeros(1)})
@@ -82,7 +87,7 @@ def test_loads_a_batch_norm_with_its_counter() -> None:
 def test_folded_copy(name: str) -> None:
     """Truth: the frozen network itself, which stays as it was."""
     network = build_network(NetworkConfig.model_validate({"name": name, "width": 0.25}), 5)
-    for module in list(network.modules()):
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.load_state_dict(random_norm(module.num_features, 1e-5).state_dict())
     frozen = freeze_batch_norm(network.double().eval())
@@ -94,7 +99,7 @@ def test_folded_copy(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
 
 
-def tiny() -> nn.Module:
+def tiny() -> Any:  # its children are what the test knows them to be
     return build_network(NetworkConfig.model_validate({"name": "resnet18", "width": 0.125}), 3)
 
 
@@ -148,7 +153,7 @@ def test_nothing_to_pool_is_an_error() -> None:
 
 def test_frozen_on_half_precision_maps() -> None:
     """Truth: the same affine map in float32; the dtype of the maps is kept."""
-    frozen = freeze_batch_norm(random_norm(3, 1e-5))
+    frozen: Any = freeze_batch_norm(random_norm(3, 1e-5))
     maps = torch.randn(1, 3, 4, 4)
     found = frozen(maps.bfloat16())
     assert found.dtype == torch.bfloat16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,14 +39,16 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def small(name: str, **options: object) -> nn.Module:
+def small(name: str, **options: object) -> Any:  # its children are what the test knows them to be
     """A narrow network with statistics and BN weights of its own, in evaluation mode."""
     network = build_network(NetworkConfig.model_validate({"name": name, "width": 0.125, **options}), 5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
+            assert module.running_mean is not None
             nn.init.normal_(module.running_mean, std=0.2)
+            assert module.running_var is not None
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return network.eval()
 
@@ -65,7 +69,9 @@ def test_cifar_parameters(depth: int) -> None:
     with torch.device("meta"):
         network = build_network(NetworkConfig.model_validate({"name": f"cifar_resnet{depth}"}), 10)
     n = (depth - 2) // 6
-    convolutions = 9 * (3 * 16 + 2 * n * 16**2 + 16 * 32 + (2 * n - 1) * 32**2 + 32 * 64 + (2 * n - 1) * 64**2)
+    convolutions = 9 * (
+        3 * 16 + 2 * n * 16**2 + 16 * 32 + (2 * n - 1) * 32**2 + 32 * 64 + (2 * n - 1) * 64**2
+    )
     norms = 2 * (16 + 2 * n * (16 + 32 + 64))
     assert parameters(network) == convolutions + norms + 650
     assert round(parameters(network) / 1e6, 2 if depth < 100 else 1) == CIFAR[depth]
@@ -160,7 +166,10 @@ def test_split_computes_what_the_network_computes(name: str, pool: str) -> None:
         maps = trunk(images)
         assert maps.shape[1] == trunk.out_channels
         if name == "vgg16":
-            regions, expected = network.features[-1](maps), network.classifier[:-2](network.features(images).flatten(1))
+            regions, expected = (
+                network.features[-1](maps),
+                network.classifier[:-2](network.features(images).flatten(1)),
+            )
         else:
             regions, expected = maps, network.features(images).mean(dim=(2, 3))
         features = head(regions)
@@ -171,12 +180,16 @@ def test_split_computes_what_the_network_computes(name: str, pool: str) -> None:
     whole, parts = network.state_dict(), {**trunk.state_dict(), **head.state_dict()}
     assert parts.keys() <= whole.keys()
     assert not trunk.state_dict().keys() & head.state_dict().keys()
-    assert {key.split(".")[0] for key in whole.keys() - parts.keys()} == {"classifier" if name == "vgg16" else "fc"}
+    assert {key.split(".")[0] for key in whole.keys() - parts.keys()} == {
+        "classifier" if name == "vgg16" else "fc"
+    }
     assert all(parts[key].data_ptr() == whole[key].data_ptr() for key in parts)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (16, 16), (33, 100)])
-@pytest.mark.parametrize(("name", "pool"), [("resnet50", "caffe"), ("resnet18", "torchvision"), ("vgg16", "caffe")])
+@pytest.mark.parametrize(
+    ("name", "pool"), [("resnet50", "caffe"), ("resnet18", "torchvision"), ("vgg16", "caffe")]
+)
 def test_trunk_takes_any_size(name: str, pool: str, height: int, width: int) -> None:
     """Truth: a side of about 1 / 16, at least 1."""
     trunk, _ = split(small(name, pool=pool))

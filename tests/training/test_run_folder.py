@@ -64,6 +64,23 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The user mends the input and starts the same command again."""
+    with pytest.raises(UserError, match="no such data"), RunFolder.open(tmp_path / "run", Whole()):
+        raise UserError("no such data")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_began_stays_whatever_ends_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no space"), RunFolder.open(tmp_path, Whole()) as run:
+        Metrics(run, 0).write(1, {"loss": 1.0})
+        raise UserError("no space")
+    assert (tmp_path / "metrics.jsonl").stat().st_size > 0
+    with pytest.raises(UserError, match="other data"), RunFolder.open(tmp_path, Whole(), resume=True):
+        raise UserError("other data")
+    assert (tmp_path / "config.yaml").exists()
+
+
 def test_resume_of_nothing_starts_afresh(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "new", Whole(), resume=True) as run:
         assert not run.resumed

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from detres.errors import WeightsError
-from detres.networks.config import NetworkConfig
+from detres.networks.config import NetworkConfig, NetworkName
 from detres.networks.norm import freeze_batch_norm
 from detres.networks.resnet import build_network
 from detres.weights.loading import load_tensors
 
 
-def network(name: str = "resnet18", classes: int = 5):
+def network(name: NetworkName = "resnet18", classes: int = 5):
     return build_network(NetworkConfig(name=name, width=0.125), classes)
 
 

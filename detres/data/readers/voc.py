@@ -106,9 +106,10 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
                     "missing picture", str(picture.xml), f"no picture named '{picture.image_id}' beside it"
                 )
         pictures = [picture for picture in pictures if picture.file is not None]
-    described = _parse_all((picture.xml for picture in pictures), findings)
+    tried = dict.fromkeys(picture.xml for picture in pictures)
+    described = _parse_all(tried, findings)
     pictures = [picture for picture in pictures if picture.xml in described]
-    others = _parse_all((path for path in every_xml if path not in described), findings)
+    others = _parse_all((path for path in every_xml if path not in tried), findings)
     found = {name for content in (*described.values(), *others.values()) for name in content.names}
     class_names = CLASS_NAMES if years and found <= set(CLASS_NAMES) else tuple(sorted(found))
     return _gather(

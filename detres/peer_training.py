@@ -1,0 +1,179 @@
+"""Training the torchvision composition as ours is trained: same loop, batches, schedule, augmentation, initial weights.
+
+What remains different is what the composition cannot be told (see `peers`), and its own random choice of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+
+from detres.boxes.geometry import scale_boxes
+from detres.console import progress
+from detres.data.batching import DetectionDataset, DetectionSample, collate_detection
+from detres.data.records import Annotations, DetectionTable
+from detres.detection.build import prepare_for_training
+from detres.detection.config import DetectionConfig
+from detres.detection.fast_rcnn import Detections
+from detres.detection.inference import as_table
+from detres.detection.losses import training_losses
+from detres.detection.training_data import TrainingData
+from detres.evaluation.coco import evaluate_coco
+from detres.files import atomic_path
+from detres.peers import (
+    drawn_samples,
+    peer_detections,
+    peer_images,
+    peer_losses,
+    peer_targets,
+    same_samples,
+    torchvision_faster_rcnn,
+)
+from detres.training.optimiser import build_optimiser
+from detres.training.task import Task
+
+
+def build_peer(config: DetectionConfig, num_classes: int) -> TorchvisionFasterRCNN:
+    """The composition with the weights that our detector would start from, in training mode.
+
+    Args:
+        config: The whole configuration.
+        num_classes: K.
+    """
+    network, architecture = prepare_for_training(config.model, config.architecture, num_classes, config.train.seed)
+    return torchvision_faster_rcnn(network.train(), architecture, config.test, config.step_options(num_classes))
+
+
+def build_peer_task(
+    config: DetectionConfig, data: TrainingData, device: torch.device, *, quiet: bool = False
+) -> Task:
+    """The composition as the loop sees it; its best weights are written as a `.safetensors` of its own names.
+
+    Args:
+        config: The whole configuration.
+        data: Training and validation pictures.
+        device: Where to train.
+        quiet: No progress while evaluating.
+    """
+    peer = build_peer(config, len(data.train.class_names)).to(device)
+    sizes = config.data.short_side, config.data.long_side
+    validation = data.val
+    return Task(
+        network=peer,
+        losses=partial(_losses, peer, device),
+        dataset=DetectionDataset(data.train, *sizes, config.data.augmentation, config.train.seed),
+        collate=collate_detection,
+        describe=lambda samples: [sample.name for sample in samples],
+        best="AP",
+        export=_export,
+        evaluate=None if validation is None else partial(_evaluate, validation=validation, sizes=sizes, quiet=quiet),
+        identity={"class names": list(data.train.class_names)},
+    )
+
+
+def read_peer(config: DetectionConfig, num_classes: int, weights: Path) -> TorchvisionFasterRCNN:
+    """The trained composition of a run, in test mode."""
+    peer = build_peer(config, num_classes)
+    peer.load_state_dict(load_file(weights))
+    return peer.eval()
+
+
+def detect_split_with_peer(
+    peer: TorchvisionFasterRCNN, annotations: Annotations, sizes: tuple[int, int], *, quiet: bool = False
+) -> DetectionTable:
+    """The composition's detections of a split, pictures resized as for ours, boxes in their own pixels."""
+    device = next(peer.parameters()).device
+    dataset = DetectionDataset(annotations, *sizes)
+    tables = []
+    for index in progress(range(len(dataset)), "torchvision detecting", quiet=quiet):
+        sample = dataset[index]
+        (found,) = peer_detections(peer, peer_images([sample.image.to(device)]))
+        boxes = scale_boxes(found.boxes, (1 / sample.scale[0], 1 / sample.scale[1]))
+        tables.append(as_table(Detections(boxes, found.scores, found.labels), index))
+    return DetectionTable.concatenate(tables)
+
+
+def losses_side_by_side(config: DetectionConfig, data: TrainingData, steps: int) -> list[tuple[float, float]]:
+    """Train ours and the composition for some steps on the same sampled anchors and regions.
+
+    Args:
+        config: The whole configuration; `rcnn.beta` must be 1/9, which the composition has built in.
+        data: Training pictures.
+        steps: Number of steps.
+
+    Returns:
+        For each step the sum of the losses of ours and of the composition.
+    """
+    num_classes = len(data.train.class_names)
+    ours, architecture = prepare_for_training(config.model, config.architecture, num_classes, config.train.seed)
+    ours.train()
+    options = config.step_options(num_classes)
+    theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)
+    optimisers = [
+        build_optimiser(
+            network,
+            rate=config.train.lr * config.train.warmup_factor,
+            momentum=config.train.momentum,
+            weight_decay=config.train.weight_decay,
+            bias_lr_factor=config.train.bias_lr_factor,
+            bias_weight_decay=config.train.bias_weight_decay,
+        )
+        for network in (ours, theirs)
+    ]
+    dataset = DetectionDataset(
+        data.train, config.data.short_side, config.data.long_side, config.data.augmentation, config.train.seed
+    )
+    sums = []
+    for step in range(steps):
+        places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
+        batch = [dataset[place] for place in places]
+        images, boxes = [sample.image for sample in batch], [sample.boxes for sample in batch]
+        labels, scales = [sample.labels for sample in batch], [sample.scale for sample in batch]
+        given = images, boxes, labels, scales, options
+        samples = drawn_samples(ours, *given, torch.Generator().manual_seed(step))
+        our_loss = _stepped(optimisers[0], training_losses(ours, *given, torch.Generator().manual_seed(step)))
+        with same_samples(theirs, *samples):
+            their_losses = peer_losses(theirs, peer_images(images), peer_targets(boxes, labels))
+        sums.append((our_loss, _stepped(optimisers[1], their_losses)))
+    return sums
+
+
+def _stepped(optimiser: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:
+    """One optimiser step on the sum of the losses, which is returned."""
+    total = torch.stack(list(losses.values())).sum()
+    optimiser.zero_grad()
+    total.backward()
+    optimiser.step()
+    return total.item()
+
+
+def _losses(
+    peer: TorchvisionFasterRCNN,
+    device: torch.device,
+    samples: Sequence[DetectionSample],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Torchvision draws from the global generator, which the loop seeds for each step; `generator` goes unused."""
+    return peer_losses(
+        peer,
+        peer_images([sample.image.to(device) for sample in samples]),
+        peer_targets([sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]),
+    )
+
+
+def _evaluate(
+    peer: nn.Module, *, validation: Annotations, sizes: tuple[int, int], quiet: bool
+) -> dict[str, float | None]:
+    assert isinstance(peer, TorchvisionFasterRCNN)
+    return evaluate_coco(validation, detect_split_with_peer(peer, validation, sizes, quiet=quiet)).figures
+
+
+def _export(peer: nn.Module, path: Path) -> None:
+    with atomic_path(path) as beside:
+        save_file({name: tensor.contiguous().clone() for name, tensor in peer.state_dict().items()}, beside)

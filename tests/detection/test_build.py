@@ -1,0 +1,170 @@
+"""Detectors from backbones and files: round trips, conflicts between configuration and weights, partial weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectors import drawn_pictures, lively_detector, small_architecture
+
+from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing
+from detres.detection.build import build_detector, load_backbone, prepare_for_training, read_detector
+from detres.detection.config import Architecture, DetectionConfig, ModelConfig
+from detres.detection.inference import TestConfig, detect
+from detres.errors import ConfigError, WeightsError
+from detres.networks.config import NetworkConfig
+from detres.networks.resnet import build_network
+from detres.weights.foreign import read_backbone
+from detres.weights.ours import Metadata, save_weights
+from detres.weights.starting import start_network
+
+FORM = {"name": "resnet18", "width": 0.125, "stride_in": "3x3", "pool": "caffe", "eps": 2e-5}
+CLASS_NAMES = ("cat", "dog")
+TEST = TestConfig(min_score=0.02, proposals=20)
+
+
+def metadata_of(architecture: Architecture, **changes: object) -> Metadata:
+    fields: dict[str, object] = {
+        "task": "detection",
+        "architecture": architecture.model_dump(mode="json"),
+        "class_names": CLASS_NAMES,
+        "preprocessing": MSRA,
+        "sizes": {"short_side": 96, "long_side": 160},
+    }
+    return Metadata.model_validate({**fields, **changes})
+
+
+def classifier_file(path: Path, *, without: str | None = None, preprocessing: Preprocessing = MSRA) -> Path:
+    """The weights of a classification network made here, less the tensors whose names start with `without`."""
+    torch.manual_seed(1)
+    config = NetworkConfig.model_validate(FORM)
+    tensors = build_network(config, 4).state_dict()
+    kept = {name: tensor for name, tensor in tensors.items() if not (without and name.startswith(without))}
+    metadata = Metadata(
+        task="classification",
+        architecture={"network": config.model_dump(mode="json")},
+        class_names=("a", "b", "c", "d"),
+        preprocessing=preprocessing,
+        sizes={"crop": 64},
+    )
+    save_weights(path, kept, metadata)
+    return path
+
+
+def architecture_on(network: NetworkConfig) -> Architecture:
+    return small_architecture().model_copy(update={"network": network})
+
+
+@pytest.mark.parametrize("changes", [{}, {"region_pooling": "max", "anchor_sizes": (24.0, 48.0)}])
+def test_a_weights_file_gives_the_same_detections(tmp_path, changes):
+    images, _, _ = drawn_pictures(96, 128, 2, count=1)
+    architecture = small_architecture(**changes)
+    network = lively_detector(architecture, 2, images[0], MSRA)
+    save_weights(tmp_path / "model.safetensors", network.state_dict(), metadata_of(architecture))
+    again, rebuilt, metadata = read_detector(tmp_path / "model.safetensors")
+    assert (rebuilt, metadata.class_names, again.preprocessing) == (architecture, CLASS_NAMES, MSRA)
+    assert not again.training
+    before, after = (
+        detect(n, images, [(1.0, 1.0)], architecture.proposal_options(TEST), architecture.box_divisors, TEST)[
+            0
+        ]
+        for n in (network, again)
+    )
+    assert len(before.scores) > 3
+    assert before.boxes.equal(after.boxes)
+    assert before.scores.equal(after.scores)
+
+
+def test_files_that_are_no_detector_are_refused(tmp_path):
+    architecture = small_architecture()
+    network = build_detector(architecture, 2, TORCHVISION)
+    with pytest.raises(WeightsError, match="weights for classification, not for detection"):
+        read_detector(classifier_file(tmp_path / "classifier.safetensors"))
+    wrong = metadata_of(architecture, class_names=("cat", "dog", "cow"))
+    save_weights(tmp_path / "classes.safetensors", network.state_dict(), wrong)
+    with pytest.raises(WeightsError, match=r"region_head\.class_logits\.weight"):
+        read_detector(tmp_path / "classes.safetensors")
+    described = {**architecture.model_dump(mode="json"), "aligned": "maybe"}
+    damaged = metadata_of(architecture).model_copy(update={"architecture": described})
+    save_weights(tmp_path / "damaged.safetensors", network.state_dict(), damaged)
+    with pytest.raises(WeightsError, match="architecture key aligned"):
+        read_detector(tmp_path / "damaged.safetensors")
+
+
+def test_form_and_preprocessing_come_with_the_weights(tmp_path):
+    path = classifier_file(tmp_path / "backbone.safetensors")
+    network, preprocessing, backbone = start_network(NetworkConfig(), str(path))
+    assert {name: getattr(network, name) for name in FORM} == FORM
+    assert preprocessing == MSRA
+    assert backbone is not None
+    fresh = NetworkConfig(name="resnet34")
+    assert start_network(fresh, None) == (fresh, TORCHVISION, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("name", "resnet34"), ("stride_in", "1x1"), ("pool", "torchvision"), ("eps", 1e-5)]
+)
+def test_a_configuration_that_contradicts_the_weights_is_named(tmp_path, key, value):
+    path = classifier_file(tmp_path / "backbone.safetensors")
+    with pytest.raises(ConfigError, match=f"model.network.{key} is {value}, but the weights .* have"):
+        start_network(NetworkConfig.model_validate({key: value}), str(path))
+    start_network(NetworkConfig.model_validate({key: FORM[key]}), str(path))
+
+
+def test_a_backbone_goes_into_trunk_and_head(tmp_path):
+    path = classifier_file(tmp_path / "backbone.safetensors")
+    model = ModelConfig(init=str(path), freeze_at=2)
+    network, architecture = prepare_for_training(model, architecture_on, 2, seed=3)
+    assert architecture.network.width == FORM["width"]
+    backbone = read_backbone(path)
+    tensors = network.state_dict()
+    assert tensors["trunk.layer3.1.conv2.weight"].equal(backbone.tensors["layer3.1.conv2.weight"])
+    assert tensors["region_head.body.layer4.0.bn1.weight"].equal(backbone.tensors["layer4.0.bn1.weight"])
+    frozen = {name.split(".")[1] for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+    assert not any("bn" in name for name, _ in network.named_parameters()), "frozen BN has no parameters"
+
+
+def test_missing_weights_are_an_error_or_listed(tmp_path, caplog):
+    path = classifier_file(tmp_path / "partial.safetensors", without="layer4.1.conv")
+    with pytest.raises(WeightsError, match=r"lacks layer4\.1\.conv1\.weight.*init_partial: true"):
+        prepare_for_training(ModelConfig(init=str(path)), architecture_on, 2, seed=0)
+    with caplog.at_level("INFO", "detres"):
+        prepare_for_training(ModelConfig(init=str(path), init_partial=True), architecture_on, 2, seed=0)
+    assert "layer4.1.conv1.weight" in caplog.text
+    backbone = read_backbone(path)
+    network = build_detector(architecture_on(NetworkConfig.model_validate(FORM)), 2, MSRA)
+    random = load_backbone(network, backbone, partial=True)
+    named = {name.removeprefix("head.") for name in random}
+    assert {"layer4.1.conv1.weight", "layer4.1.conv2.weight"} <= named
+    assert all(name.startswith("layer4.1.") for name in named)
+
+
+def test_random_weights_are_said_and_follow_the_seed(caplog):
+    model = ModelConfig(network=NetworkConfig.model_validate(FORM))
+    torch.manual_seed(5)
+    first, _ = prepare_for_training(model, architecture_on, 2, seed=1)
+    assert "starts from random weights" in caplog.text
+    torch.manual_seed(6)
+    state = torch.random.get_rng_state()
+    again, _ = prepare_for_training(model, architecture_on, 2, seed=1)
+    other, _ = prepare_for_training(model, architecture_on, 2, seed=2)
+    assert torch.random.get_rng_state().equal(state), "the global generator is left alone"
+    assert first.rpn.conv.weight.equal(again.rpn.conv.weight)
+    assert not first.rpn.conv.weight.equal(other.rpn.conv.weight)
+
+
+def test_the_real_trunks_start_a_detector(real_data):
+    for file, name, pool in (
+        ("resnet18-tv-conv1-layer3", "resnet18", "torchvision"),
+        ("resnet50-msra-conv1-layer3", "resnet50", "caffe"),
+    ):
+        path = real_data / "weights" / f"{file}.safetensors"
+        network, preprocessing, _ = start_network(NetworkConfig(), str(path))
+        assert (network.name, network.pool) == (name, pool)
+        assert preprocessing == (TORCHVISION if name == "resnet18" else MSRA)
+    config = DetectionConfig(model=ModelConfig(init=str(path), init_partial=True))
+    detector, _ = prepare_for_training(config.model, config.architecture, 3, seed=0)
+    kept = read_backbone(path).tensors["layer3.5.conv3.weight"]
+    assert detector.state_dict()["trunk.layer3.5.conv3.weight"].equal(kept)

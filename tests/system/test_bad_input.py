@@ -1,0 +1,410 @@
+"""Input at fault ends a tool with status 2 and one clear line: what, where, what would be right. No result is lost.
+
+The list is that of the issue from which the tools were built; readers' own tests go through more cases of each.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_models import write_detector, write_tiny_classifier
+from whole_runs import ROOT, TRAINING, Ended, call, train
+
+from detres.cli import eval_coco, eval_voc, predict, train_det
+from detres.data.decoding import read_image
+from detres.data.drawing import write_image
+from detres.data.shape_forms import CLASS_NAMES
+from detres.weights.ours import read_weights
+
+Spoil = Callable[[Path], None]
+
+
+def assert_one_line(ended: Ended, *words: str) -> None:
+    assert ended.status == 2, ended.err
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1, ended.err
+    assert "Traceback" not in ended.err
+    for word in words:
+        assert word in ended.err
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def change_coco(edit: Callable[[dict], None]) -> Spoil:
+    """Edit the training annotations."""
+
+    def spoil(scenes: Path) -> None:
+        path = scenes / "coco" / "annotations" / "instances_train.json"
+        content = json.loads(path.read_text())
+        edit(content)
+        path.write_text(json.dumps(content))
+
+    return spoil
+
+
+def first_xml(scenes: Path) -> Path:
+    return next(
+        path
+        for path in sorted((scenes / "voc" / "Annotations").glob("*.xml"))
+        if "<object>" in path.read_text()
+    )
+
+
+def first_picture(scenes: Path) -> Path:
+    return min((scenes / "coco" / "train").iterdir())
+
+
+def remove_picture(scenes: Path) -> None:
+    first_picture(scenes).unlink()
+
+
+def truncate_jpeg(scenes: Path) -> None:
+    """A picture becomes a JPEG that lacks its last 20 bytes."""
+    picture = first_picture(scenes)
+    jpeg = picture.with_suffix(".jpg")
+    write_image(jpeg, read_image(picture))
+    jpeg.write_bytes(jpeg.read_bytes()[:-20])
+    picture.unlink()
+    change(scenes / "coco" / "annotations" / "instances_train.json", picture.name, jpeg.name)
+
+
+def change_size(scenes: Path) -> None:
+    picture = first_picture(scenes)
+    write_image(picture, read_image(picture)[:200, :200])
+
+
+def truncate_json(scenes: Path) -> None:
+    path = scenes / "coco" / "annotations" / "instances_train.json"
+    path.write_text(path.read_text()[:-50])
+
+
+def rename_class_of_validation(scenes: Path) -> None:
+    change(scenes / "coco" / "annotations" / "instances_val.json", '"star"', '"stars"')
+
+
+def set_box(content: dict, box: list[float]) -> None:
+    content["annotations"][0]["bbox"] = box
+
+
+def as_corners(content: dict) -> None:
+    for row in content["annotations"]:
+        x, y, width, height = row["bbox"]
+        row["bbox"] = [x, y, x + width, y + height]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (remove_picture, ["missing picture", ".png"]),
+        (change_coco(lambda c: set_box(c, [float("nan"), 0, 9, 9])), ["annotation 1", "not finite"]),
+        (change_coco(as_corners), ["boxes look like corners", "COCO wants [x, y, width, height]"]),
+        (change_coco(lambda c: c["annotations"][0].update(category_id=77)), ["annotation 1", "category 77"]),
+        (change_coco(lambda c: c["images"][1].update(id=c["images"][0]["id"])), ["duplicate image id"]),
+        (change_coco(lambda c: c.update(images=[], annotations=[])), ["empty data set", "no picture"]),
+        (truncate_json, ["instances_train.json, line ", "malformed JSON"]),
+        (rename_class_of_validation, ["class names differ", "star", "stars"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_coco(spoil, words, scenes, recipe, tmp_path, capsys):
+    spoil(scenes)
+    ended = train(capsys, recipe, scenes / "coco", tmp_path / "run")
+    if (
+        "duplicate image id" in words
+    ):  # the other picture's objects are without a picture then: more than one line
+        assert ended.status == 2
+        assert words[0] in ended.err
+    else:
+        assert_one_line(ended, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def entity_bomb(scenes: Path) -> None:
+    change(first_xml(scenes), "<annotation>", '<!DOCTYPE a [<!ENTITY e "boom">]>\n<annotation>')
+
+
+def cut_xml(scenes: Path) -> None:
+    path = first_xml(scenes)
+    path.write_text(path.read_text()[:-40])
+
+
+def sizes_for_corners(scenes: Path) -> None:
+    """Width and height stand where xmax and ymax belong."""
+    for path in (scenes / "voc" / "Annotations").glob("*.xml"):
+        text = re.sub(
+            r"<xmin>(.*?)</xmin>\s*<ymin>(.*?)</ymin>\s*<xmax>(.*?)</xmax>\s*<ymax>(.*?)</ymax>",
+            lambda m: (
+                f"<xmin>{200 + float(m[1])}</xmin><ymin>{200 + float(m[2])}</ymin>"
+                f"<xmax>{float(m[3]) - float(m[1])}</xmax><ymax>{float(m[4]) - float(m[2])}</ymax>"
+            ),
+            path.read_text(),
+        )
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda scenes: first_picture_of_voc(scenes).unlink(), ["missing picture", ".xml"]),
+        (cut_xml, [".xml", "line "]),
+        (entity_bomb, [".xml", "line ", "entities are not read"]),
+        (sizes_for_corners, ["look like x, y, width, height"]),
+        (lambda scenes: (scenes / "voc/ImageSets/Main/train.txt").write_text(""), ["train"]),
+    ],
+    ids=["missing picture", "malformed xml", "entities", "xywh", "empty"],
+)
+def test_voc(spoil, words, scenes, recipe, tmp_path, capsys):
+    spoil(scenes)
+    assert_one_line(train(capsys, recipe, scenes / "voc", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def first_picture_of_voc(scenes: Path) -> Path:
+    return scenes / "voc" / "JPEGImages" / f"{first_xml(scenes).stem}.png"
+
+
+def test_boxes_of_no_size_and_outside_are_dropped_with_count(scenes, recipe, tmp_path, capsys):
+    def edit(content: dict) -> None:
+        content["annotations"][0]["bbox"] = [5, 5, 0, 0]
+        content["annotations"][1]["bbox"] = [1000, 5, 20, 20]
+        content["annotations"][2]["bbox"][0] -= 1000
+
+    change_coco(edit)(scenes)
+    assert train(capsys, recipe, scenes / "coco", tmp_path / "run").status == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "data: 1 x zero-size box: " in log
+    assert "annotation 1\n" in log
+    assert "data: 2 x box outside the picture: " in log
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (truncate_jpeg, [".jpg is truncated"]),
+        (change_size, [".png is 200 x 200 (width x height), its annotation says"]),
+    ],
+)
+def test_a_bad_picture_that_training_finds(spoil, words, scenes, recipe, tmp_path, capsys):
+    """Only decoding finds it; the steps before it are logged."""
+    spoil(scenes)
+    assert_one_line(train(capsys, recipe, scenes / "coco", tmp_path / "run"), *words)
+
+
+def test_a_bad_picture_that_a_worker_finds(scenes, recipe, tmp_path, capsys):
+    """The same line, of training pictures and of validation pictures."""
+    more = ("--set", "train.workers=1")
+    picture = min((scenes / "coco" / "val").iterdir())
+    write_image(picture, read_image(picture)[:99, :99])
+    ended = train(capsys, recipe, scenes / "coco", tmp_path / "run", *more)
+    assert_one_line(ended, f"picture {picture} is 99 x 99")
+    change_size(scenes)
+    ended = train(capsys, recipe, scenes / "coco", tmp_path / "other", *more)
+    assert_one_line(ended, f"picture {first_picture(scenes)} is 200 x 200")
+
+
+def test_two_formats_in_one_folder(scenes, recipe, tmp_path, capsys):
+    shutil.copytree(scenes / "yolo", scenes / "voc", dirs_exist_ok=True)
+    ended = train(capsys, recipe, scenes / "voc", tmp_path / "run")
+    assert_one_line(ended, "voc and yolo", "--format voc or --format yolo")
+    assert train(capsys, recipe, scenes / "voc", tmp_path / "run", "--format", "yolo").status == 0
+
+
+@pytest.mark.parametrize("data", ["nowhere", "."])
+def test_no_data(data, recipe, tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert_one_line(train(capsys, recipe, Path(data), tmp_path / "run"), data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("lr: 0.01", "lrr: 0.01", ["tiny.yaml:7", "train.lrr", "did you mean 'lr'"]),
+        ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["tiny.yaml:8", "'lr' stands here twice"]),
+        ("lr: 0.01", "lr: fast", ["tiny.yaml:7", "train.lr", "'fast'"]),
+        ("lr: 0.01", "lr: -1", ["tiny.yaml:7", "train.lr", "greater than 0"]),
+        ("batch: 2", "batch: 2.5", ["tiny.yaml:6", "train.batch"]),
+        ("6 iterations", "six rounds", ["tiny.yaml:8", "train.length", "12 epochs"]),
+        ("rcnn: {", "rcnn: [", ["tiny.yaml:4"]),
+    ],
+    ids=["typo", "duplicate key", "wrong type", "out of range", "not whole", "no length", "malformed"],
+)
+def test_configuration(old, new, words, written_scenes, recipe, tmp_path, capsys):
+    change(recipe, old, new)
+    assert_one_line(train(capsys, recipe, written_scenes / "coco", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train.lrr=1"], ["--set train.lrr=1", "did you mean 'lr'"]),
+        (["--cfg", "none.yaml"], ["none.yaml"]),
+        (["--resum"], ["--resum", "did you mean '--resume'"]),
+        (["--split", "train"], ["--data DIR"]),
+        (["--device", "cuda:99"], ["device cuda:99"]),
+        ([], ["no training data is named: give --data DIR"]),
+    ],
+)
+def test_command_line(arguments, words, tmp_path, capsys):
+    assert_one_line(call(capsys, train_det.main, "--out", tmp_path / "run", *arguments), *words)
+    assert not (tmp_path / "run").exists()
+
+
+class Evil:
+    """Runs code when it is unpickled by anybody who lets it."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_pickle_that_would_run_code(suffix, written_scenes, recipe, tmp_path, capsys):
+    weights = tmp_path / f"evil{suffix}"
+    weights.write_bytes(pickle.dumps({"conv1.weight": Evil(tmp_path / "owned")}))
+    ended = train(capsys, recipe, written_scenes / "coco", tmp_path / "run", "--init", weights)
+    assert_one_line(ended, f"evil{suffix}", "mkdir")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_initial_weights_of_another_architecture(written_scenes, recipe, tmp_path, capsys):
+    weights = write_tiny_classifier(tmp_path / "c.safetensors")  # of width 0.25
+    ended = train(capsys, recipe, written_scenes / "coco", tmp_path / "run", "--init", weights)
+    assert_one_line(ended, "model.network.width is 0.125, but the weights", "0.25")
+    (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:-100])
+    for name, words in (("cut.safetensors", "truncated"), ("none.safetensors", "no such weights file")):
+        ended = train(capsys, recipe, written_scenes / "coco", tmp_path / "run", "--init", tmp_path / name)
+        assert_one_line(ended, name, words)
+
+
+@pytest.mark.parametrize("tool", [eval_coco, eval_voc])
+def test_weights_to_test(tool, written_scenes, tmp_path, capsys):
+    """Truncated, of another architecture than they say, of other classes than the data, of another task."""
+    good = write_detector(tmp_path / "good.safetensors")
+    tensors, metadata = read_weights(good)
+    write_detector(tmp_path / "names.safetensors", [*CLASS_NAMES[:-1], "rings"])
+    write_tiny_classifier(tmp_path / "task.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-100])
+    from detres.weights.ours import save_weights
+
+    wide = {**metadata.architecture, "rpn_channels": 33}
+    save_weights(tmp_path / "other.safetensors", tensors, metadata.model_copy(update={"architecture": wide}))
+    for name, words in (
+        ("cut", ["truncated"]),
+        ("other", ["weights of another architecture", "rpn.conv.weight", "33"]),
+        ("names", ["class names differ", "rings"]),
+        ("task", ["weights of a classifier, not of a detector"]),
+        ("none", ["no such weights file"]),
+    ):
+        weights = ["--weights", tmp_path / f"{name}.safetensors", "--device", "cpu", "--quiet"]
+        ended = call(capsys, tool.main, *weights, "--data", written_scenes / "coco", "--split", "val")
+        assert_one_line(ended, *words)
+
+
+def test_a_run_that_is_there(written_scenes, recipe, tmp_path, capsys):
+    data, run = written_scenes / "coco", tmp_path / "run"
+    assert train(capsys, recipe, data, run).status == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert_one_line(train(capsys, recipe, data, run), "--resume", "--overwrite")
+    other = ["--resume", "--set", "train.lr=0.5"]
+    assert_one_line(train(capsys, recipe, data, run, *other), "train.lr was 0.01, is 0.5")
+    assert_one_line(train(capsys, recipe, written_scenes / "voc", run, "--resume"), "data.train")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert train(capsys, recipe, written_scenes / "voc", run, "--overwrite").status == 0
+
+
+def test_resumed_on_data_that_changed(scenes, recipe, tmp_path, capsys):
+    """Class names and number of pictures are compared with the checkpoint's."""
+    data, run = scenes / "coco", tmp_path / "run"
+    assert train(capsys, recipe, data, run).status == 0
+    for split in ("train", "val"):
+        change(data / "annotations" / f"instances_{split}.json", '"star"', '"stars"')
+    longer = ("--resume", "--set", "train.length=8 iterations")
+    assert_one_line(train(capsys, recipe, data, run, *longer), "class names was", "stars")
+
+
+def test_no_space_on_the_device(written_scenes, recipe, tmp_path, capsys, monkeypatch):
+    """At each of a run's writings in turn: one line, what was whole before stays whole, and the run can go on."""
+    data, run = written_scenes / "coco", tmp_path / "run"
+    fsync, left = os.fsync, [0]
+
+    def full(number: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    failures = 0
+    for writings in (0, 2, 4, 6, 8):
+        left[0] = writings
+        ended = train(capsys, recipe, data, run, "--resume")
+        if ended.status:
+            failures += 1
+            assert_one_line(ended, "no space left on the device")
+            assert not list(run.rglob(".*.*")) if run.exists() else True
+    assert failures >= 4
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert train(capsys, recipe, data, run, "--resume").status == 0
+    assert len(read_weights(run / "model.safetensors")[0]) > 50
+
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=1500k none "$1"
+"$2" tools/train_det.py --cfg "$3" --data "$4" --out "$1/run" --device cpu --quiet || status=$?
+find "$1" -name '.*.*' -type f | grep . && exit 99
+exit "$status"
+"""
+
+
+def test_a_disk_that_is_really_full(written_scenes, recipe, tmp_path):
+    """A file system of 1.5 MB, where this user may mount one: a checkpoint does not fit beside another."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if not shutil.which("unshare"):
+        pytest.skip("no `unshare` here to mount a small file system with")
+    if subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", place], capture_output=True
+    ).returncode:
+        pytest.skip("this user may not mount a small file system")
+    arguments = [place, sys.executable, recipe, written_scenes / "coco"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    warning, _, error = done.stderr.partition("\n")
+    assert "starts from random weights" in warning
+    assert_one_line(Ended(done.returncode, done.stdout, error), "no space left on the device", "state.pt")
+
+
+def test_predict_on_what_is_no_picture(scenes, tmp_path, capsys):
+    weights = write_detector(tmp_path / "d.safetensors")
+    (scenes / "coco" / "train" / "broken.png").write_bytes(b"no picture")
+    ended = call(
+        capsys, predict.main, "--weights", weights, "--device", "cpu", "--quiet", "--out", tmp_path / "out",
+        scenes / "coco" / "train",
+    )  # fmt: skip
+    assert_one_line(ended, "1 of 7 inputs cannot be read", "broken.png")
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == TRAINING

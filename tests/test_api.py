@@ -1,0 +1,301 @@
+"""`detres.load`, detectors and classifiers as Python users have them: INTERFACE, "Python"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classifier
+
+import detres
+from detres.api import Classifier, Detector, Found, as_image, detect_split
+from detres.data.batching import to_tensor
+from detres.data.decoding import read_image
+from detres.data.drawing import write_image
+from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shapes import shapes_annotations
+from detres.data.transforms import resize_image
+from detres.detection.build import read_detector
+from detres.detection.inference import TestConfig, detect
+from detres.errors import DataError, UserError, WeightsError
+from detres.weights.ours import Metadata, read_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return write_detector(tmp_path_factory.mktemp("weights") / "d.safetensors")
+
+
+@pytest.fixture(scope="module")
+def detector(weights) -> Detector:
+    found = detres.load(weights, device="cpu")
+    assert isinstance(found, Detector)
+    return found
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Path]:
+    """A lying, a standing, and a small square picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    scenes = shapes_annotations("test", 12)
+    lying = next(i for i in range(12) if scenes.sizes[i, 0] < scenes.sizes[i, 1])
+    standing = next(i for i in range(12) if scenes.sizes[i, 0] > scenes.sizes[i, 1])
+    images = [read_image(scenes.paths[index]) for index in (lying, standing)]
+    images.append(images[0][40:140, 30:130])
+    for number, image in enumerate(images):
+        write_image(folder / f"{number}.png", image)
+    return [folder / f"{number}.png" for number in range(3)]
+
+
+def assert_same(found: Found, expected: Found) -> None:
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.labels, expected.labels)
+
+
+def test_what_is_found(detector, pictures):
+    found = detector(pictures[0])
+    height, width = found.image.shape[:2]
+    count = len(found)
+    assert count > 5
+    assert found.boxes.shape == (count, 4)
+    assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.int64,
+    )
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+    assert found.scores.min() > 0.05
+    assert found.scores.max() <= 1
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+    assert found.boxes.min() >= 0
+    assert (found.boxes[:, 2] <= width + 1e-3).all()
+    assert (found.boxes[:, 3] <= height + 1e-3).all()
+    assert found.names == [CLASS_NAMES[label] for label in found.labels]
+
+
+def test_a_path_an_image_and_an_array_are_one_picture(detector, pictures):
+    expected = detector(str(pictures[0]))
+    assert len(expected)
+    for picture in (pictures[0], Image.open(pictures[0]), np.asarray(Image.open(pictures[0]))):
+        assert_same(detector(picture), expected)
+
+
+def test_a_list_gives_what_its_pictures_give_alone(detector, pictures):
+    together = detector([pictures[0], Image.open(pictures[1]), read_image(pictures[2]), pictures[0]])
+    assert [len(found) > 0 for found in together] == [True] * 4
+    for found, path in zip(together, [*pictures, pictures[0]], strict=True):
+        assert_same(found, detector(path))
+    assert_same(detector((pictures[1],))[0], together[1])
+    assert detector([]) == []
+
+
+def test_the_way_through_the_network(detector, weights, pictures):
+    """Against the network with its BN layers unfolded, by `inference.detect` on a picture resized by hand."""
+    network, architecture, _ = read_detector(weights)
+    image = read_image(pictures[0])
+    height, width = SHORT_SIDE, round(image.shape[1] * SHORT_SIDE / image.shape[0])
+    assert width <= LONG_SIDE
+    test = TestConfig(proposals=30)
+    (expected,) = detect(
+        network,
+        [to_tensor(resize_image(image, height, width))],
+        [(height / image.shape[0], width / image.shape[1])],
+        architecture.proposal_options(test),
+        architecture.box_divisors,
+        test,
+    )
+    found = detector(image)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.allclose(found.scores, expected.scores, atol=1e-4)
+    assert torch.allclose(found.boxes, expected.boxes, atol=0.05)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_other_modes(detector, mode):
+    """An image of another mode is its RGB form; alpha is dropped."""
+    drawn = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(drawn).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(7)
+        assert np.array_equal(as_image(image), drawn)
+    assert_same(detector(image), detector(np.asarray(image.convert("RGB"))))
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), r"\(H, W, 3\) uint8 RGB, this is \(8, 8\) uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"this is \(8, 8, 4\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"this is \(3, 8, 8\)"),
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((0, 8, 3), np.uint8), r"this is \(0, 8, 3\)"),
+        (Image.new("I;16", (8, 8)), "mode I;16 has no fixed range"),
+        (Image.new("F", (8, 8)), "mode F"),
+        (torch.zeros(3, 8, 8), "not Tensor"),
+        (7, "not int"),
+    ],
+)
+def test_pictures_of_another_form_are_refused(detector, picture, message):
+    with pytest.raises(UserError, match=message):
+        detector(picture)
+    with pytest.raises(UserError, match=message):
+        detector([picture])
+
+
+def test_a_file_that_is_not_there(detector):
+    with pytest.raises(DataError, match=r"picture none\.jpg does not exist"):
+        detector("none.jpg")
+
+
+def test_options_of_a_call(detector, pictures):
+    whole = detector(pictures[0])
+    sure = detector(pictures[0], min_score=0.5)
+    above = whole.scores > 0.5
+    assert 0 < len(sure) < len(whole)
+    assert torch.equal(sure.scores, whole.scores[above])
+    assert len(detector(pictures[0], max_detections=3)) == 3
+    assert_same(detector(pictures[0], proposals=30), whole)
+    assert len(detector(pictures[0], proposals=5)) < len(whole)
+    assert len(detector(pictures[0], nms=1.0)) > len(whole)
+    assert_same(detector(pictures[0]), whole)  # a call changes nothing for the next
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_scores": 0.3}, r"'min_scores' \(did you mean 'min_score'\?\); they are min_score, "),
+        ({"refine": True}, "unknown test option 'refine'"),
+        ({"scales": (400, 600)}, "unknown test option 'scales'"),
+        ({"min_score": 1.5}, r"test option min_score=1\.5: .*less than 1"),
+        ({"proposals": "many"}, "test option proposals='many'"),
+    ],
+)
+def test_options_that_are_none(detector, options, message):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match=message):
+        detector(picture, **options)
+    with pytest.raises(UserError, match=message):
+        detres.evaluate(detector, "shapes:1", split="val", **options)
+
+
+def test_test_options_come_with_the_weights(tmp_path, pictures):
+    weights = write_detector(tmp_path / "e.safetensors", test={"min_score": 0.6, "proposals": 30})
+    eager = detres.load(weights, device="cpu")
+    assert isinstance(eager, Detector)
+    assert eager(pictures[0]).scores.min() > 0.6
+    assert eager(pictures[0], min_score=0.05).scores.min() < 0.6
+
+
+def test_draw(detector, pictures, tmp_path):
+    found = detector(pictures[0], min_score=0.5)
+    before = found.image.copy()
+    drawn = found.draw(tmp_path / "deep" / "out.png")
+    assert np.array_equal(found.image, before)
+    assert drawn.shape == before.shape
+    assert not np.array_equal(drawn, before)
+    assert np.array_equal(read_image(tmp_path / "deep" / "out.png"), drawn)
+    with pytest.raises(UserError, match="must end in one of"):
+        found.draw(tmp_path / "out.gif")
+
+
+def test_nothing_found(detector, pictures):
+    found = detector(pictures[0], min_score=0.99999)
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert found.names == []
+    assert found.to_coco(image_id=7) == []
+    assert np.array_equal(found.draw(), found.image)
+
+
+def test_to_coco(detector, pictures, tmp_path):
+    """Boxes as [x, y, width, height]; category ids are the training data's own, else 1..K."""
+    found = detector(pictures[0])
+    rows = found.to_coco(image_id=7)
+    assert [row["image_id"] for row in rows] == [7] * len(found)
+    assert [row["category_id"] - 1 for row in rows] == found.labels.tolist()
+    boxes = torch.tensor([row["bbox"] for row in rows])
+    assert torch.allclose(boxes[:, :2], found.boxes[:, :2])
+    assert torch.allclose(boxes[:, :2] + boxes[:, 2:], found.boxes[:, 2:], atol=1e-3)
+    assert [row["score"] for row in rows] == found.scores.tolist()
+    ids = (1, 13, 16, 17, 18, 90)
+    gappy = detres.load(write_detector(tmp_path / "g.safetensors", category_ids=ids), device="cpu")
+    assert [row["category_id"] for row in gappy(str(pictures[0])).to_coco("a.png")] == [  # type: ignore[union-attr]
+        ids[label] for label in found.labels
+    ]
+
+
+def test_a_split_is_its_pictures_one_by_one(detector):
+    scenes = shapes_annotations("val", 3)
+    table, seconds = detect_split(detector, scenes, options={"min_score": 0.3}, quiet=True)
+    assert seconds > 0
+    for index in range(3):
+        rows = table.images == index
+        found = detector(scenes.paths[index], min_score=0.3)
+        assert np.array_equal(table.boxes[rows], found.boxes.numpy())
+        assert np.allclose(table.scores[rows], found.scores.numpy(), atol=1e-7)
+        assert np.array_equal(table.labels[rows], found.labels.numpy())
+
+
+def test_evaluate(detector):
+    figures = detres.evaluate(detector, "shapes:6", split="val")
+    coco = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    assert list(figures) == [*coco, "mAP", "mAP_11point", "mAP_area"]
+    assert all(value is None or 0 <= value <= 1 for value in figures.values())
+    assert figures["AR100"] > 0  # type: ignore[operator]
+
+
+def test_evaluate_on_other_classes(tmp_path):
+    other = detres.load(
+        write_detector(tmp_path / "o.safetensors", [*CLASS_NAMES[:-1], "rings"]), device="cpu"
+    )
+    with pytest.raises(DataError, match=r"class names differ.*missing there: rings; unknown: ring"):
+        detres.evaluate(other, "shapes:2", split="val")  # type: ignore[arg-type]
+
+
+def test_a_classifier(tmp_path, pictures):
+    """Softmax of the network on the central crop, likeliest first."""
+    classifier = detres.load(write_tiny_classifier(tmp_path / "c.safetensors"), device="cpu")
+    assert isinstance(classifier, Classifier)
+    classified = classifier(pictures[0])
+    assert sorted(classified.names) == sorted(CLASS_NAMES)
+    assert classified.scores.sum().item() == pytest.approx(1)
+    assert torch.equal(classified.scores, classified.scores.sort(descending=True).values)
+    both = classifier([pictures[1], Image.open(pictures[0])])
+    assert both[1].names == classified.names
+    assert torch.equal(both[1].scores, classified.scores)
+    with pytest.raises(UserError, match="evaluate needs a detector, this is a Classifier"):
+        detres.evaluate(classifier, "shapes:2", split="val")  # type: ignore[arg-type]
+
+
+def test_several_files_wait_for_ensembles(weights):
+    with pytest.raises(UserError, match="2 weights files: one is needed"):
+        detres.load([weights, weights])
+    with pytest.raises(UserError, match="0 weights files"):
+        detres.load([])
+    assert isinstance(detres.load([weights]), Detector)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "localization"}, "weights for localization"),
+        ({"sizes": {}}, "metadata are damaged or newer: 'short_side'"),
+        ({"test": {"vote": True}}, "metadata are damaged or newer: unknown test option 'vote'"),
+        ({"architecture": {}}, "architecture key network"),
+        ({"class_names": ("one", "two")}, "weights of another architecture"),
+    ],
+)
+def test_weights_with_other_metadata(weights, tmp_path, changes, message):
+    tensors, metadata = read_weights(weights)
+    save_weights(tmp_path / "x.safetensors", tensors, Metadata.model_validate({**dict(metadata), **changes}))
+    with pytest.raises(WeightsError, match=message):
+        detres.load(tmp_path / "x.safetensors")
+
+
+def test_a_device_that_is_not_there(weights):
+    with pytest.raises(UserError, match="device cuda:99"):
+        detres.load(weights, device="cuda:99")

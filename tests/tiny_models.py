@@ -1,0 +1,94 @@
+"""Weights files of networks that are quick and answer lively, for tests of what uses weights files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from detres.classification.classifier import Architecture as ClassifierArchitecture
+from detres.classification.classifier import build_classifier, write_classifier
+from detres.data.config import CropConfig
+from detres.data.preprocessing import TORCHVISION
+from detres.data.shape_forms import CLASS_NAMES
+from detres.detection.build import build_detector
+from detres.detection.config import Architecture
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.networks.config import NetworkConfig
+from detres.weights.ours import Metadata, save_weights
+
+SHORT_SIDE, LONG_SIDE = 96, 160
+NETWORK = NetworkConfig.model_validate({"name": "resnet18", "width": 0.25})
+
+
+def write_detector(
+    path: Path,
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    category_ids: tuple[int, ...] | None = None,
+    test: dict[str, object] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A detector of random weights whose logits and offsets spread as a trained one's do."""
+    architecture = Architecture(
+        network=NETWORK,
+        region_pooling="align",
+        sampling_ratio=2,
+        aligned=False,
+        rpn_channels=32,
+        anchor_sizes=(16, 32, 64),
+        anchor_ratios=(0.5, 1, 2),
+        proposal_nms=0.7,
+        proposal_min_side=4,
+        box_divisors=(0.1, 0.1, 0.2, 0.2),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_detector(architecture, len(class_names), TORCHVISION).eval()
+        _spread(network)
+    metadata = Metadata(
+        task="detection",
+        architecture=architecture.model_dump(mode="json"),
+        class_names=tuple(class_names),
+        category_ids=category_ids,
+        preprocessing=TORCHVISION,
+        sizes={"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
+        test={"proposals": 30} if test is None else test,
+        source="a test",
+    )
+    save_weights(path, network.state_dict(), metadata)
+    return path
+
+
+def write_tiny_classifier(path: Path, class_names: Sequence[str] = CLASS_NAMES) -> Path:
+    """A classifier of random weights for crops of 32 px."""
+    architecture = ClassifierArchitecture(network=NETWORK, frozen_stages=0, frozen_batch_norm=False)
+    network = build_classifier(architecture, len(class_names), torch.Generator().manual_seed(0)).eval()
+    crop = CropConfig(size=32, train_sides=(32, 40), test_side=32)
+    write_classifier(
+        path,
+        network,
+        architecture,
+        class_names=tuple(class_names),
+        preprocessing=TORCHVISION,
+        crop=crop,
+        source="a test",
+    )
+    return path
+
+
+@torch.no_grad()
+def _spread(network: FasterRCNN) -> None:
+    image = torch.randint(0, 256, (3, SHORT_SIDE, SHORT_SIDE), dtype=torch.uint8)
+    (output,) = network([image])
+    network.rpn.objectness.weight.mul_(2 / output.objectness.std())
+    network.rpn.deltas.weight.mul_(0.2 / output.deltas.std())
+    logits, deltas = network.classify([output.features], [output.anchors[::10]])
+    for layer, values, spread in (
+        (network.region_head.class_logits, logits, 4.0),
+        (network.region_head.box_deltas, deltas, 0.5),
+    ):
+        factor = spread / (values - values.mean(dim=0)).std()
+        layer.weight.mul_(factor)
+        layer.bias.sub_(values.mean(dim=0).flatten() * factor)

@@ -1,0 +1,10 @@
+"""All keys of configurations: `detres config-keys`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main
+
+if __name__ == "__main__":
+    main(["config-keys", *sys.argv[1:]])
