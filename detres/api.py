@@ -267,7 +267,13 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
 
 
 def evaluate(
-    detector: Detector, data: str | Path, split: str | None = None, *, quiet: bool = True, **options: Any
+    detector: Detector,
+    data: str | Path,
+    split: str | None = None,
+    *,
+    format: str | None = None,
+    quiet: bool = True,
+    **options: Any,
 ) -> dict[str, float | None]:
     """COCO's twelve figures and VOC's mAP of a detector on a data set; None where a figure does not exist.
 
@@ -275,6 +281,7 @@ def evaluate(
         detector: From `load`.
         data: A data set's folder (or `shapes`).
         split: Its split; may stay out where there is only one.
+        format: `coco`, `voc` or `yolo`, where the folder holds two.
         quiet: Show no progress.
         **options: Test options, as for a call of the detector.
 
@@ -286,7 +293,7 @@ def evaluate(
     """
     if not isinstance(detector, Detector):
         raise UserError(f"evaluate needs a detector, this is a {type(detector).__name__}")
-    annotations, _ = read_sources([Source(dir=str(data), split=split)])
+    annotations, _ = read_sources([Source(dir=str(data), split=split, format=format)])
     annotations = select_classes(annotations, detector.class_names)
     table, _ = detect_split(detector, annotations, options=options, quiet=quiet)
     return {**evaluate_coco(annotations, table).figures, **evaluate_voc(annotations, table).figures}
@@ -364,7 +371,14 @@ def as_image(picture: Any) -> np.ndarray:
             raise UserError(
                 f"a PIL image of mode {picture.mode} has no fixed range: convert it to 8 bits (L or RGB)"
             )
-        return np.asarray(picture.convert("RGB"))
+        if 0 in picture.size:
+            raise UserError(
+                f"a PIL image of {picture.size[0]} x {picture.size[1]} pixels has nothing to look at"
+            )
+        try:
+            return np.asarray(picture.convert("RGB"))
+        except OSError as error:  # opened lazily: its file turns out to be damaged only now
+            raise UserError(f"a PIL image cannot be read: {error}; its file is damaged") from error
     raise UserError(
         f"a picture must be a path, a PIL image or an (H, W, 3) uint8 array, not {type(picture).__name__}"
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-sys.path.insert(0, str(Path(__file__).parent))  # tiny_models, for several rooms
+os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in every test and in the programs that tests start
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "training")]  # tiny_models, tiny_task
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
-
-THREADS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,11 +41,13 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    """The same seeds and number of threads in every test, whatever ran before it."""
+def _repeatable() -> Iterator[None]:
+    """The same seeds in every test, whatever ran before it, and no log handlers left behind."""
     if "torch" in sys.modules:
         import torch
 
         torch.manual_seed(0)
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(THREADS)
+    log = logging.getLogger("detres")
+    before = list(log.handlers)
+    yield
+    log.handlers[:] = before

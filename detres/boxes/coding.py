@@ -12,14 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-# A box may grow from its reference by 1000 / 16 at most: an untrained network must not overflow exp (Detectron's bound).
+# A box may grow from its reference by 1000 / 16 at most: an untrained network must not overflow exp (as in Detectron).
 LARGEST_LOG_RATIO = math.log(1000.0 / 16)
+Divisors = tuple[float, float, float, float]
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
 
-def encode_boxes(
-    boxes: Tensor, references: Tensor, divisors: tuple[float, float, float, float] = UNIT
-) -> Tensor:
+def encode_boxes(boxes: Tensor, references: Tensor, divisors: Divisors = UNIT) -> Tensor:
     """Deltas (N, 4) that turn `references` (N, 4) into `boxes` (N, 4); sides must be positive.
 
     Args:
@@ -35,9 +34,7 @@ def encode_boxes(
     return offsets / offsets.new_tensor(divisors)
 
 
-def decode_boxes(
-    deltas: Tensor, references: Tensor, divisors: tuple[float, float, float, float] = UNIT
-) -> Tensor:
+def decode_boxes(deltas: Tensor, references: Tensor, divisors: Divisors = UNIT) -> Tensor:
     """Boxes that `deltas` make of `references`; the inverse of `encode_boxes`.
 
     Args:

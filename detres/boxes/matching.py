@@ -1,4 +1,4 @@
-"""Which object each reference box stands for: the one rule of RPN, Fast R-CNN and localisation (Ren et al. 2015, §3.1.2).
+"""Which object each reference box stands for: the one rule of RPN and Fast R-CNN (Ren et al. 2015, §3.1.2).
 
 N references (anchors or proposals), G objects.
 """

@@ -1,4 +1,4 @@
-"""Which references take part in a loss: a fixed number, at most a given share of them positive (Girshick 2015, §2.3)."""
+"""Which references take part in a loss: a fixed number, at most a share of them positive (Girshick 2015, §2.3)."""
 
 from __future__ import annotations
 

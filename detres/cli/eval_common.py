@@ -44,9 +44,7 @@ def evaluation_parser(
     """A parser with the options of both evaluation tools."""
     parser = tool_parser(name, description, example)
     found = parser.add_mutually_exclusive_group(required=True)
-    found.add_argument(
-        "--weights", nargs="+", metavar="FILE", help="weights to test"
-    )
+    found.add_argument("--weights", nargs="+", metavar="FILE", help="weights to test")
     found.add_argument("--results", type=Path, metavar="PATH", help=results_help)
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth: a COCO json")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detres.cli.common import add_common_arguments, tool_parser
 from detres.devices import select_device
+from detres.errors import UserError
 
 EXAMPLE = """
 python3 tools/quickstart.py
@@ -20,10 +21,17 @@ DRAWN_PICTURES = 8
 
 def main(argv: list[str]) -> None:
     """Run the whole job; a run that is there is replaced."""
-    parser = tool_parser("quickstart", "Train and test a Faster R-CNN on drawn pictures, in minutes on a CPU.", EXAMPLE)
-    add_common_arguments(parser, "out", "device", "quiet")
+    parser = tool_parser(
+        "quickstart", "Train and test a Faster R-CNN on drawn pictures, in minutes on a CPU.", EXAMPLE
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="run folder (default: runs/quickstart, which is replaced)"
+    )
+    add_common_arguments(parser, "overwrite", "device", "quiet")
     arguments = parser.parse_args(argv)
     out = arguments.out or Path("runs") / "quickstart"
+    if arguments.out and (out / "environment.json").exists() and not arguments.overwrite:
+        raise UserError(f"{out} holds another run: --overwrite replaces it, or choose another --out")
     begun = time.monotonic()
 
     from detres.classification.config import ClassificationConfig
@@ -56,7 +64,9 @@ def main(argv: list[str]) -> None:
     log.info("4 of 4: testing on pictures it has not seen")
     _evaluate(out, str(device), quiet)
     minutes = (time.monotonic() - begun) / 60
-    print(f"{minutes:.1f} minutes; {out}: model.safetensors, detections.png, curves.png, eval/coco.json, eval/voc.json")
+    print(
+        f"{minutes:.1f} minutes; {out}: model.safetensors, detections.png, curves.png, eval/coco.json, eval/voc.json"
+    )
 
 
 def _evaluate(out: Path, device: str, quiet: bool) -> None:

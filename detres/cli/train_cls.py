@@ -32,6 +32,7 @@ def main(argv: list[str]) -> int | None:
     from detres.config import load_config
     from detres.console import table
     from detres.training.run_folder import RunFolder
+    from detres.weights.starting import with_network
 
     overrides = []
     if arguments.data:
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int | None:
     if arguments.init:
         overrides.append(f"model.init={json.dumps(arguments.init)}")
     config = load_config(ClassificationConfig, arguments.cfg, [*overrides, *arguments.set])
+    config = with_network(config)
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:

@@ -36,15 +36,18 @@ def main(argv: list[str]) -> None:
     from detres.console import table
     from detres.detection.config import DetectionConfig
     from detres.detection.train import train_detector
-    from detres.detection.training_data import with_data, with_init
+    from detres.detection.training_data import read_training_data, with_data, with_init
     from detres.devices import select_device
     from detres.training.run_folder import RunFolder
+    from detres.weights.starting import with_network
 
     config = load_config(DetectionConfig, arguments.cfg, arguments.set)
     config = with_data(config, arguments.data, split=arguments.split, format=arguments.format)
-    config = with_init(config, arguments.init)
+    config = with_network(with_init(config, arguments.init))
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
+    if arguments.overwrite:
+        read_training_data(config)  # data at fault must not cost the run that is replaced
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
         log_configuration(config)
         figures = train_detector(config, folder, device, resume=arguments.resume, quiet=arguments.quiet)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from detres.cli.common import add_common_arguments, tool_parser
 from detres.cli.train_common import log_configuration
+from detres.errors import UserError
 
 EXAMPLE = """
 python3 tools/train_peer.py --cfg configs/voc/bccd_r18_c4.yaml --test bccd test
@@ -16,7 +18,9 @@ python3 tools/train_peer.py --cfg configs/voc/bccd_r18_c4.yaml --same-samples 20
 def main(argv: list[str]) -> None:
     """Parse, then train and test the composition, or compare losses step by step."""
     parser = tool_parser(
-        "train-peer", "Train Faster R-CNN C4 as torchvision's classes compose it, on a configuration of ours.", EXAMPLE
+        "train-peer",
+        "Train Faster R-CNN C4 as torchvision's classes compose it, on a configuration of ours.",
+        EXAMPLE,
     )
     parser.add_argument(
         "--test", nargs=2, metavar=("DIR", "SPLIT"), help="after training, write detections of this split"
@@ -36,21 +40,33 @@ def main(argv: list[str]) -> None:
     from detres.detection.training_data import read_training_data, with_init
     from detres.devices import select_device
     from detres.evaluation.results_files import write_coco_results
-    from detres.peer_training import build_peer_task, detect_split_with_peer, losses_side_by_side, read_peer
+    from detres.peers.training import build_peer_task, detect_split_with_peer, losses_side_by_side, read_peer
     from detres.training.loop import train
     from detres.training.run_folder import RunFolder
 
     config = with_init(load_config(DetectionConfig, arguments.cfg, arguments.set), arguments.init)
     data = read_training_data(config)
-    if arguments.same_samples:
+    if arguments.same_samples is not None:
+        if arguments.same_samples < 1:
+            raise UserError(
+                f"--same-samples {arguments.same_samples}: should be a number of steps, such as 20"
+            )
+        if not math.isclose(config.rcnn.beta, 1 / 9, rel_tol=1e-6):
+            raise UserError(
+                f"rcnn.beta is {config.rcnn.beta:g}: torchvision has 1/9 built in; set rcnn.beta=0.1111111111"
+            )
         rows = [
             (step, ours, theirs, f"{abs(ours - theirs) / theirs:.1e}")
-            for step, (ours, theirs) in enumerate(losses_side_by_side(config, data, arguments.same_samples), start=1)
+            for step, (ours, theirs) in enumerate(
+                losses_side_by_side(config, data, arguments.same_samples), start=1
+            )
         ]
         table("Sum of losses", ("step", "detres", "torchvision", "relative difference"), rows)
         return
     device = select_device(arguments.device)
-    out = arguments.out or Path("runs") / f"{arguments.cfg.stem if arguments.cfg else 'train_det'}_torchvision"
+    out = (
+        arguments.out or Path("runs") / f"{arguments.cfg.stem if arguments.cfg else 'train_det'}_torchvision"
+    )
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
         task = build_peer_task(config, data, device, quiet=arguments.quiet)

@@ -22,7 +22,8 @@ from detres.detection.rpn import RPNHead
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import freeze_batch_norm
-from detres.networks.resnet import build_network, freeze_stages, split
+from detres.networks.resnet import Trunk, build_network, freeze_stages, split
+from detres.networks.vgg import VGGTrunk
 from detres.weights.foreign import Backbone
 from detres.weights.loading import load_tensors
 from detres.weights.ours import Metadata, read_weights
@@ -102,14 +103,37 @@ def prepare_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_detector(architecture, num_classes, preprocessing)
+    trunk = network.trunk
+    assert isinstance(trunk, (Trunk, VGGTrunk))
     if backbone is None:
+        random = [f"trunk.{name}" for name in network.trunk.state_dict()]
         log.warning("model.init is not given: the detector starts from random weights")
     else:
         random = load_backbone(network, backbone, partial=model.init_partial)
         if random:
             log.info("random, not in %s: %s", backbone.source, listed(random, 40))
-    freeze_stages(network.trunk, model.freeze_at)  # type: ignore[arg-type]
+    _warn_of_frozen_random_layers(trunk, random, model.freeze_at)
+    freeze_stages(trunk, model.freeze_at)
     return network, architecture
+
+
+def _warn_of_frozen_random_layers(trunk: Trunk | VGGTrunk, random: list[str], freeze_at: int) -> None:
+    """Layers without weights that are not trained either stay noise."""
+    frozen = {
+        id(module) for stage in trunk.stages()[:freeze_at] for part in stage for module in part.modules()
+    }
+    names = [
+        f"trunk.{name}.weight"
+        for name, module in trunk.named_modules()
+        if id(module) in frozen and isinstance(module, torch.nn.Conv2d)
+    ]
+    noise = [name for name in names if name in random]
+    if noise:
+        log.warning(
+            "model.freeze_at: %d freezes layers that have random weights: %s; set it to 0, or give whole weights",
+            freeze_at,
+            listed(noise, 3),
+        )
 
 
 def read_detector(path: str | Path) -> tuple[FasterRCNN, Architecture, Metadata]:

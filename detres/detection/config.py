@@ -5,11 +5,12 @@ Defaults are the paper's (PAPER: Appendix A; Ren et al. 2015; Girshick 2015).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from detres.boxes.coding import Divisors
 from detres.config import Section
 from detres.data.config import DetectionDataConfig
 from detres.detection.inference import TestConfig
@@ -19,7 +20,7 @@ from detres.detection.targets import AnchorSampling, RegionSampling
 from detres.networks.config import NetworkConfig
 from detres.training.config import TrainConfig
 
-Divisors = tuple[float, float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class ModelConfig(Section):
@@ -48,10 +49,10 @@ class RPNConfig(Section):
     """Anchors, proposals, and the RPN's loss."""
 
     channels: int = Field(default=512, ge=1, description="channels of the 3x3 convolution")
-    sizes: tuple[float, ...] = Field(
+    sizes: tuple[Positive, ...] = Field(
         default=(128, 256, 512), min_length=1, description="square roots of the anchors' areas"
     )
-    ratios: tuple[float, ...] = Field(
+    ratios: tuple[Positive, ...] = Field(
         default=(0.5, 1, 2), min_length=1, description="heights over widths of the anchors"
     )
     cross_border: bool = Field(
@@ -95,7 +96,7 @@ class RegionConfig(Section):
         default=0.0, ge=0, lt=1, description="regions under this overlap are left out (VOC: 0.1)"
     )
     beta: float = Field(default=1.0, gt=0, description="where smooth L1 turns from square to line")
-    divisors: Divisors = Field(
+    divisors: tuple[Positive, Positive, Positive, Positive] = Field(
         default=(0.1, 0.1, 0.2, 0.2), description="what the four box offsets are divided by"
     )
 

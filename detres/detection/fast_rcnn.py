@@ -1,4 +1,6 @@
-"""Fast R-CNN on regions of the shared map: pooling, conv5_x, sibling layers (Girshick 2015; He et al. 2015, Appendix A).
+"""Fast R-CNN on regions of the shared map: pooling, conv5_x, sibling layers.
+
+Girshick 2015; He et al. 2015, Appendix A.
 
 R regions, K classes, C channels of the map, s cells a side (14 before conv5_1), D channels of a region's feature.
 """
@@ -12,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from detres.boxes.coding import decode_boxes
+from detres.boxes.coding import Divisors, decode_boxes
 from detres.boxes.geometry import clip_boxes
 from detres.boxes.nms import nms_per_class
 from detres.networks.roi_pooling import roi_align, roi_max_pool
@@ -39,7 +41,10 @@ class RegionHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1), background last, and deltas (R, K, 4), in float32 at least, of pooled regions (R, C, s, s)."""
+        """Class logits (R, K + 1), background last, and deltas (R, K, 4) of pooled regions (R, C, s, s).
+
+        Both are at least float32, whatever the body computes in.
+        """
         features = self.body(pooled)  # (R, D)
         deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
         precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
@@ -106,7 +111,7 @@ def class_scores_and_boxes(
     deltas: Tensor,
     proposals: Tensor,
     image_size: tuple[int, int],
-    divisors: tuple[float, ...],
+    divisors: Divisors,
 ) -> tuple[Tensor, Tensor]:
     """Softmax scores without background (R, K) and boxes (R, K, 4) clipped to the image.
 

@@ -1,4 +1,6 @@
-"""A picture's way through a test: trunk, RPN, proposals, regions, scores, boxes, suppression (He et al. 2015, Appendix A).
+"""A picture's way through a test: trunk, RPN, proposals, regions, scores, boxes, suppression.
+
+He et al. 2015, Appendix A.
 
 N images, R regions, K classes. Boxes come back in pixels of the original picture.
 """
@@ -13,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from detres.boxes.coding import Divisors
 from detres.boxes.geometry import scale_boxes
 from detres.config import Section
 from detres.console import progress
@@ -50,7 +53,7 @@ def detect(
     images: Sequence[Tensor],
     scales: Sequence[tuple[float, float]],
     proposal_options: ProposalOptions,
-    box_divisors: tuple[float, float, float, float],
+    box_divisors: Divisors,
     test: TestConfig,
 ) -> list[Detections]:
     """Detections of images that may differ in size; a batch gives what its images give one by one.
@@ -95,7 +98,7 @@ def detect_split(
     short_side: int,
     long_side: int,
     proposal_options: ProposalOptions,
-    box_divisors: tuple[float, float, float, float],
+    box_divisors: Divisors,
     test: TestConfig,
     workers: int = 0,
     quiet: bool = False,

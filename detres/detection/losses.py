@@ -69,6 +69,25 @@ def training_losses(
         Scalars `rpn_objectness`, `rpn_box`, `region_class`, `region_box`; their sum is minimised.
     """
     outputs = network(images)
+    anchor_targets, region_targets = draw_targets(outputs, boxes, labels, scales, options, generator)
+    logits, deltas = network.classify(
+        [output.features for output in outputs], [t.boxes for t in region_targets]
+    )
+    return {
+        **rpn_losses(outputs, anchor_targets, options.anchor_beta),
+        **region_losses(logits, deltas, region_targets, options.region_beta),
+    }
+
+
+def draw_targets(
+    outputs: Sequence[ImageOutputs],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    scales: Sequence[tuple[float, float]],
+    options: StepOptions,
+    generator: torch.Generator,
+) -> tuple[list[AnchorTargets], list[RegionTargets]]:
+    """Sampled anchors, proposals, and sampled regions of every image; arguments as in `training_losses`."""
     anchor_targets = [
         sample_anchors(output.anchors, boxes_of_image, output.size, options.anchors, generator)
         for output, boxes_of_image in zip(outputs, boxes, strict=True)
@@ -81,13 +100,7 @@ def training_losses(
         sample_regions(*of_image, options.num_classes, options.regions, generator)
         for of_image in zip(proposals, boxes, labels, strict=True)
     ]
-    logits, deltas = network.classify(
-        [output.features for output in outputs], [t.boxes for t in region_targets]
-    )
-    return {
-        **rpn_losses(outputs, anchor_targets, options.anchor_beta),
-        **region_losses(logits, deltas, region_targets, options.region_beta),
-    }
+    return anchor_targets, region_targets
 
 
 def rpn_losses(
@@ -114,7 +127,7 @@ def rpn_losses(
 def region_losses(
     logits: Tensor, deltas: Tensor, targets: Sequence[RegionTargets], beta: float
 ) -> dict[str, Tensor]:
-    """`region_class` (softmax log loss) and `region_box` (smooth L1 on the true class's deltas) over the sampled regions.
+    """`region_class` (softmax log loss) and `region_box` (smooth L1 on the true class's deltas) over sampled regions.
 
     Args:
         logits: (R, K + 1) of all images' sampled regions, background last.

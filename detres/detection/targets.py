@@ -1,6 +1,7 @@
 """What RPN and Fast R-CNN are trained towards: matched, sampled references and their targets (PAPER: Appendix A).
 
-G objects of an image, S sampled references. Boxes are xyxy in pixels of the network's input; labels 0..K-1, background K.
+G objects of an image, S sampled references. Boxes are xyxy in pixels of the network's input; labels 0..K-1; background
+is K.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detres.boxes.coding import encode_boxes
+from detres.boxes.coding import Divisors, encode_boxes
 from detres.boxes.geometry import box_iou, boxes_inside
 from detres.boxes.matching import match_boxes
 from detres.boxes.sampling import sample_matches
@@ -58,7 +59,7 @@ def sample_anchors(
     sampling: AnchorSampling,
     generator: torch.Generator,
 ) -> AnchorTargets:
-    """Match anchors (N, 4) to objects (G, 4) and draw those of the loss; anchors outside the image may be all of them."""
+    """Match anchors (N, 4) to objects (G, 4) and draw those of the loss; it may be that none lies inside the image."""
     allowed = torch.arange(len(anchors), device=anchors.device)
     if not sampling.cross_border:
         allowed = allowed[boxes_inside(anchors, *image_size)]
@@ -92,7 +93,7 @@ class RegionSampling:
     positive_iou: float = 0.5
     negative_iou: float = 0.5
     lowest_iou: float = 0.0
-    divisors: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    divisors: Divisors = (0.1, 0.1, 0.2, 0.2)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _validation_losses(
         collate_detection,
         workers=min(config.train.workers, 1),
     )
-    generator = torch.Generator(device).manual_seed(config.train.seed)
+    generator = torch.Generator().manual_seed(config.train.seed)
     terms: dict[str, list[float]] = {}
     with _plain_errors():
         for samples in progress(loader, "validation losses", total=len(dataset), quiet=quiet):

@@ -287,7 +287,8 @@ def _bins(start: Tensor, end: Tensor, side: int, output_size: int) -> tuple[Tens
 
 def _rounded(values: Tensor) -> Tensor:
     """To the nearest integer, halves away from zero (torch.round goes to even)."""
-    return values.sign() * (values.abs() + 0.5).floor()
+    whole = values.trunc()  # adding 0.5 first would round 0.49999997 up
+    return whole + values.sign() * ((values - whole).abs() >= 0.5)
 
 
 def _offsets(counts: Tensor) -> Tensor:

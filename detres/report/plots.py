@@ -44,9 +44,16 @@ def plot_curves(metrics: Path, path: Path, *, figures: tuple[str, ...] = ("AP", 
     for name in names:
         steps = [line["step"] for line in lines if name in line]
         values = [line[name] for line in lines if name in line]
-        losses.plot(steps, values, label=name.removeprefix("loss/") if "/" in name else "sum", lw=2 if name == "loss" else 1)
+        losses.plot(
+            steps,
+            values,
+            label=name.removeprefix("loss/") if "/" in name else "sum",
+            lw=2 if name == "loss" else 1,
+        )
     for figure in figures:
-        points = [(line["step"], line[f"val/{figure}"]) for line in lines if line.get(f"val/{figure}") is not None]
+        points = [
+            (line["step"], line[f"val/{figure}"]) for line in lines if line.get(f"val/{figure}") is not None
+        ]
         if points:
             scores.plot(*zip(*points, strict=True), marker="o", label=figure)
     for axes, title in ((losses, "training losses"), (scores, "validation")):

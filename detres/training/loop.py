@@ -143,7 +143,7 @@ def _step(
     state.optimiser.zero_grad(set_to_none=True)
     terms = []
     for micro, batch in enumerate(micro_batches):
-        generator = _seeded(config.seed, state.step, micro, device)
+        generator = _seeded(config.seed, state.step, micro)
         with torch.autocast(
             device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
         ):
@@ -188,11 +188,11 @@ def _step(
     return rate
 
 
-def _seeded(seed: int, step: int, micro: int, device: torch.device) -> torch.Generator:
-    """A generator for the samplers of one micro-batch; the global one, which dropout draws from, is seeded too."""
+def _seeded(seed: int, step: int, micro: int) -> torch.Generator:
+    """A generator on the CPU for the samplers of a micro-batch; the global one, for dropout, is seeded too."""
     mixed = np.random.SeedSequence((seed, step, micro), spawn_key=(1,)).generate_state(2, np.uint64)
     torch.manual_seed(int(mixed[0]))
-    return torch.Generator(device).manual_seed(int(mixed[1]))
+    return torch.Generator().manual_seed(int(mixed[1]))
 
 
 def _evaluate(task: Task, plan: Plan, state: State, metrics: Metrics, run: RunFolder) -> None:

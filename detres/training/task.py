@@ -20,7 +20,7 @@ class Task:
 
     Attributes:
         network: What is trained, saved and averaged; on its device, the parameters to train requiring gradients.
-        losses: One micro-batch, as `collate` made it, and a generator on the device -> named loss terms (scalars),
+        losses: One micro-batch, as `collate` made it, and a generator on the CPU -> named loss terms (scalars),
             whose sum is minimised. It moves the batch to the device; it runs under the loop's autocast.
         dataset: Training samples by key (epoch, index).
         collate: Samples -> micro-batch; a function of a module, so that `spawn`ed workers find it.

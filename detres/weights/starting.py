@@ -5,6 +5,9 @@ Stride position, pool, eps and preprocessing come with the weights; a configurat
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from detres.config import Section
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig
@@ -38,3 +41,23 @@ def start_network(
                 "leave the key out or choose other weights"
             )
     return NetworkConfig.model_validate({**said, **backbone.network}), backbone.preprocessing, backbone
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def with_network(config: Config) -> Config:
+    """A task's configuration with `model.network` as its initial weights complete it.
+
+    What is saved then says what was trained, and a run can be repeated from it.
+
+    Args:
+        config: A configuration with `model.network` and `model.init`.
+
+    Raises:
+        ConfigError: The configuration says otherwise than the weights.
+        WeightsError: The weights cannot be read.
+    """
+    model = getattr(config, "model")  # noqa: B009  each task has a model section of its own type
+    network, _, _ = start_network(model.network, model.init)
+    return config.model_copy(update={"model": model.model_copy(update={"network": network})})

@@ -28,6 +28,7 @@ def trained(monkeypatch, tmp_path):
         return FIGURES
 
     monkeypatch.setattr("detres.detection.train.train_detector", train_detector)
+    monkeypatch.setattr("detres.weights.starting.with_network", lambda config: config)  # no weights are there
     monkeypatch.chdir(tmp_path)
     return calls
 

@@ -157,9 +157,11 @@ def test_one_class():
     assert min(losses.values()) > 0
 
 
-def test_roi_max_pooling_trains():
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain18", "vgg16"])
+def test_roi_max_pooling_trains(name):
     images, boxes, labels = drawn_pictures(96, 128, CLASSES)
-    network = lively_detector(small_architecture(region_pooling="max"), CLASSES, images[0]).train()
+    architecture = small_architecture(name, width=0.125, region_pooling="max")
+    network = lively_detector(architecture, CLASSES, images[0]).train()
     assert min(finite_step(network, images, boxes, labels).values()) > 0
 
 

@@ -46,8 +46,12 @@ def build_peer(config: DetectionConfig, num_classes: int) -> TorchvisionFasterRC
         config: The whole configuration.
         num_classes: K.
     """
-    network, architecture = prepare_for_training(config.model, config.architecture, num_classes, config.train.seed)
-    return torchvision_faster_rcnn(network.train(), architecture, config.test, config.step_options(num_classes))
+    network, architecture = prepare_for_training(
+        config.model, config.architecture, num_classes, config.train.seed
+    )
+    return torchvision_faster_rcnn(
+        network.train(), architecture, config.test, config.step_options(num_classes)
+    )
 
 
 def build_peer_task(
@@ -72,7 +76,9 @@ def build_peer_task(
         describe=lambda samples: [sample.name for sample in samples],
         best="AP",
         export=_export,
-        evaluate=None if validation is None else partial(_evaluate, validation=validation, sizes=sizes, quiet=quiet),
+        evaluate=None
+        if validation is None
+        else partial(_evaluate, validation=validation, sizes=sizes, quiet=quiet),
         identity={"class names": list(data.train.class_names)},
     )
 
@@ -111,7 +117,9 @@ def losses_side_by_side(config: DetectionConfig, data: TrainingData, steps: int)
         For each step the sum of the losses of ours and of the composition.
     """
     num_classes = len(data.train.class_names)
-    ours, architecture = prepare_for_training(config.model, config.architecture, num_classes, config.train.seed)
+    ours, architecture = prepare_for_training(
+        config.model, config.architecture, num_classes, config.train.seed
+    )
     ours.train()
     options = config.step_options(num_classes)
     theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)
@@ -163,7 +171,9 @@ def _losses(
     return peer_losses(
         peer,
         peer_images([sample.image.to(device) for sample in samples]),
-        peer_targets([sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]),
+        peer_targets(
+            [sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]
+        ),
     )
 
 

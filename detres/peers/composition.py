@@ -11,8 +11,7 @@ different sizes are padded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,8 +37,6 @@ from detres.detection.fast_rcnn import Detections
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
 from detres.detection.losses import StepOptions
-from detres.detection.rpn import propose
-from detres.detection.targets import AnchorTargets, RegionTargets, sample_anchors, sample_regions
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import REGION_SIZE, TRUNK_STRIDE
@@ -113,7 +110,7 @@ def torchvision_faster_rcnn(
         **(_training_constants(training) if training else {}),
     )
     peer.transform = _Transform(network.preprocessing, sizes)
-    rpn, heads = _parts(peer)
+    rpn, heads = parts_of(peer)
     rpn.min_size = architecture.proposal_min_side * scale
     if architecture.region_pooling == "max" or architecture.aligned:
         heads.box_roi_pool = _OneMapPooling(architecture)
@@ -173,89 +170,6 @@ def peer_losses(
 def peer_detections(peer: TorchvisionFasterRCNN, images: Sequence[Tensor]) -> list[Detections]:
     """The composition's detections in images from `peer_images`, labels 0..K-1, boxes in pixels of those images."""
     return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in peer(list(images))]
-
-
-def drawn_samples(
-    network: FasterRCNN,
-    images: Sequence[Tensor],
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    scales: Sequence[tuple[float, float]],
-    options: StepOptions,
-    generator: torch.Generator,
-) -> tuple[list[AnchorTargets], list[RegionTargets]]:
-    """The anchors and regions that `training_losses` draws from a generator in the same state; arguments as there."""
-    with torch.no_grad():
-        outputs = network(images)
-    anchors = [
-        sample_anchors(output.anchors, boxes_of_image, output.size, options.anchors, generator)
-        for output, boxes_of_image in zip(outputs, boxes, strict=True)
-    ]
-    proposals = [
-        propose(output.objectness, output.deltas, output.anchors, output.size, scale, options.proposals)
-        for output, scale in zip(outputs, scales, strict=True)
-    ]
-    regions = [
-        sample_regions(*of_image, options.num_classes, options.regions, generator)
-        for of_image in zip(proposals, boxes, labels, strict=True)
-    ]
-    return anchors, regions
-
-
-@contextmanager
-def same_samples(
-    peer: TorchvisionFasterRCNN, anchors: Sequence[AnchorTargets], regions: Sequence[RegionTargets]
-) -> Iterator[None]:
-    """Within this context a training step of the composition takes the given anchors and regions.
-
-    Only the choice is given: labels, matched objects and box targets are torchvision's own.
-
-    Args:
-        peer: The composition.
-        anchors: For each image of the batch.
-        regions: For each image of the batch.
-    """
-    rpn, heads = _parts(peer)
-    sampler = rpn.fg_bg_sampler
-    rpn.fg_bg_sampler = partial(_given_anchors, anchors)
-    heads.select_training_samples = partial(_given_regions, heads, regions)
-    try:
-        yield
-    finally:
-        rpn.fg_bg_sampler = sampler
-        del heads.select_training_samples  # the class's method is seen again
-
-
-def _given_anchors(
-    targets: Sequence[AnchorTargets], labels: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Masks of the chosen positives and negatives of each image, as torchvision's sampler gives them."""
-    positives, negatives = [], []
-    for target, labels_of_image in zip(targets, labels, strict=True):
-        for masks, indices in (
-            (positives, target.indices[: target.positives]),
-            (negatives, target.indices[target.positives :]),
-        ):
-            mask = torch.zeros_like(labels_of_image, dtype=torch.bool)
-            mask[indices] = True
-            masks.append(mask)
-    return positives, negatives
-
-
-def _given_regions(
-    heads: Any, regions: Sequence[RegionTargets], proposals: list[Tensor], targets: list[dict[str, Tensor]]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """`RoIHeads.select_training_samples` for chosen regions."""
-    chosen = [region.boxes.to(proposals[0].dtype) for region in regions]
-    objects = [target["boxes"].to(proposals[0].dtype) for target in targets]
-    matches, labels = heads.assign_targets_to_proposals(
-        chosen, objects, [target["labels"] for target in targets]
-    )
-    matched = [
-        boxes[match] if len(boxes) else torch.zeros_like(region)
-        for boxes, match, region in zip(objects, matches, chosen, strict=True)
-    ]
-    return chosen, matches, labels, heads.box_coder.encode(matched, chosen)
 
 
 class _Anchors(AnchorGenerator):
@@ -329,7 +243,7 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
     return backbone, head
 
 
-def _parts(peer: TorchvisionFasterRCNN) -> tuple[Any, Any]:
+def parts_of(peer: TorchvisionFasterRCNN) -> tuple[Any, Any]:
     """Its RPN and its region heads; what they hold torchvision does not declare."""
     return peer.rpn, peer.roi_heads
 

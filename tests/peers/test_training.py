@@ -1,0 +1,39 @@
+"""Training step by step beside the torchvision composition, on the same sampled anchors and regions."""
+
+from __future__ import annotations
+
+import pytest
+
+from detres.config import load_config
+from detres.detection.config import DetectionConfig
+from detres.detection.training_data import read_training_data
+from detres.peers.training import losses_side_by_side
+
+SETTINGS = [
+    "data.train=[{dir: 'shapes:20', split: train}]",
+    "data.hold_out=0",
+    "data.short_side=128",
+    "data.long_side=160",
+    "model.network.name=resnet18",
+    "model.network.stride_in=3x3",
+    "model.region_pooling=align",
+    "rpn.sizes=[16, 32, 64]",
+    "rpn.channels=256",
+    "rpn.cross_border=true",
+    "rpn.samples=64",
+    "rpn.proposals=100",
+    "rpn.min_side=0.001",
+    "rcnn.samples=8",
+    "rcnn.beta=0.1111111111111111",  # the composition has it built in
+    "train.batch=1",  # torchvision divides by the samples of the batch, ours by each image's: equal at one image
+    "train.lr=0.001",
+    "train.warmup_factor=1",
+]
+
+
+def test_losses_stay_equal_to_torchvisions_over_20_steps():
+    config = load_config(DetectionConfig, None, SETTINGS)
+    sums = losses_side_by_side(config, read_training_data(config), steps=20)
+    assert sums[0][0] != pytest.approx(sums[-1][0], rel=1e-2)  # something was learnt
+    for ours, theirs in sums:
+        assert ours == pytest.approx(theirs, rel=1e-3)
