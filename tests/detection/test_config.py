@@ -7,7 +7,7 @@ import pytest
 
 from detres.config import load_config
 from detres.detection.config import DetectionConfig
-from detres.errors import UserError
+from detres.errors import ConfigError, UserError
 from detres.networks.config import NetworkConfig
 
 
@@ -78,3 +78,11 @@ def test_keys_reach_the_step_and_the_architecture():
 def test_configurations_are_frozen():
     with pytest.raises(pydantic.ValidationError):
         DetectionConfig().rpn.samples = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "key", ["rpn.sizes=[-1, 32]", "rpn.ratios=[0, 1]", "rcnn.divisors=[0.1, 0.1, 0, 0.2]"]
+)
+def test_sizes_ratios_and_divisors_are_positive(key):
+    with pytest.raises(ConfigError, match=key.partition("=")[0]):
+        load_config(DetectionConfig, None, [key])
