@@ -31,7 +31,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 def grid_anchors(cell: Tensor, height: int, width: int, stride: int) -> Tensor:
     """The anchors of a whole map, in the order of the RPN's outputs: row, column, anchor.
 
-    Geometry stays float32 whatever the network computes in: bf16 would round the centres to 4 px at 800 px.
+    Geometry stays float32 under autocast: bf16 would round the centres to 4 px at 800 px.
 
     Args:
         cell: (A, 4) from `cell_anchors`, on the device wanted.

@@ -1,6 +1,7 @@
 """Training the torchvision composition as ours is trained: same loop, batches, schedule, augmentation, initial weights.
 
-What remains different is what the composition cannot be told (see `peers`), and its own random choice of samples.
+What remains different is what the composition cannot be told (see `composition`), its own random choice of samples
+and `rpn.min_side`, which it takes in pixels of the resized picture (ours: of the original). It has no validation losses.
 """
 
 from __future__ import annotations
