@@ -1,7 +1,8 @@
 """Training the torchvision composition as ours is trained: same loop, batches, schedule, augmentation, initial weights.
 
 What remains different is what the composition cannot be told (see `composition`), its own random choice of samples
-and `rpn.min_side`, which it takes in pixels of the resized picture (ours: of the original). It has no validation losses.
+and `rpn.min_side`, which it takes in pixels of the resized picture (ours: of the original).
+It has no validation losses.
 """
 
 from __future__ import annotations
