@@ -84,7 +84,7 @@ def _spread(network: FasterRCNN) -> None:
     (output,) = network([image])
     network.rpn.objectness.weight.mul_(2 / output.objectness.std())
     network.rpn.deltas.weight.mul_(0.2 / output.deltas.std())
-    logits, deltas = network.classify([output.features], [output.anchors[::10]])
+    logits, deltas = network.region_head([output.features], [output.anchors[::10]])
     for layer, values, spread in (
         (network.region_head.class_logits, logits, 4.0),
         (network.region_head.box_deltas, deltas, 0.5),

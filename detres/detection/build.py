@@ -9,14 +9,13 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pydantic
 import torch
 from torch import Tensor
 
 from detres.boxes.anchors import cell_anchors
 from detres.data.preprocessing import Preprocessing
 from detres.detection.config import Architecture, ModelConfig
-from detres.detection.fast_rcnn import RegionHead, region_pooling
+from detres.detection.fast_rcnn import RegionHead, RegionPooling
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.rpn import RPNHead
 from detres.errors import WeightsError, listed
@@ -26,7 +25,7 @@ from detres.networks.resnet import Trunk, build_network, freeze_stages, split
 from detres.networks.vgg import VGGTrunk
 from detres.weights.foreign import Backbone
 from detres.weights.loading import load_tensors
-from detres.weights.ours import Metadata, read_weights
+from detres.weights.ours import Metadata, architecture_of, read_weights
 from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
@@ -43,18 +42,18 @@ def build_detector(architecture: Architecture, num_classes: int, preprocessing: 
     trunk, body = split(build_network(architecture.network, num_classes))
     freeze_batch_norm(trunk)
     freeze_batch_norm(body)
+    pooling = RegionPooling(
+        architecture.region_pooling,
+        body.region_size,
+        trunk.stride,
+        architecture.sampling_ratio,
+        architecture.aligned,
+    )
     cell = cell_anchors(architecture.anchor_sizes, architecture.anchor_ratios)
     return FasterRCNN(
         trunk=trunk,
         rpn=RPNHead(trunk.out_channels, architecture.rpn_channels, len(cell)),
-        region_head=RegionHead(body, body.out_channels, num_classes),
-        pooling=region_pooling(
-            architecture.region_pooling,
-            body.region_size,
-            trunk.stride,
-            sampling_ratio=architecture.sampling_ratio,
-            aligned=architecture.aligned,
-        ),
+        region_head=RegionHead(body, body.out_channels, num_classes, pooling),
         cell_anchors=cell,
         preprocessing=preprocessing,
         stride=trunk.stride,
@@ -154,14 +153,7 @@ def from_tensors(
     tensors: Mapping[str, Tensor], metadata: Metadata, where: str
 ) -> tuple[FasterRCNN, Architecture]:
     """The detector that `metadata` describes, with `tensors` in it."""
-    try:
-        architecture = Architecture.model_validate(metadata.architecture)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(
-            f"{where}: architecture key {key}: {first['msg']}; the file is damaged or newer"
-        ) from error
+    architecture = architecture_of(metadata, Architecture, where)
     network = build_detector(architecture, len(metadata.class_names), metadata.preprocessing)
     load_tensors(network, tensors, where=where)
     return network.eval(), architecture

@@ -7,88 +7,112 @@ R regions, K classes, C channels of the map, s cells a side (14 before conv5_1),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.boxes.coding import Divisors, decode_boxes
 from detres.boxes.geometry import clip_boxes
 from detres.boxes.nms import nms_per_class
+from detres.networks.resnet import Head
 from detres.networks.roi_pooling import roi_align, roi_max_pool
 
-RegionPooling = Callable[[Tensor, Tensor], Tensor]
 
-
-class RegionHead(nn.Module):
-    """From pooled regions to class logits and per-class box deltas.
-
-    Args:
-        body: conv5_x with average pooling (or fc6, fc7): (R, C, s, s) -> (R, D).
-        features: D.
-        num_classes: K.
-    """
-
-    def __init__(self, body: nn.Module, features: int, num_classes: int):
-        super().__init__()
-        self.body = body
-        self.class_logits = nn.Linear(features, num_classes + 1)
-        self.box_deltas = nn.Linear(features, num_classes * 4)
-        for layer, deviation in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
-            nn.init.normal_(layer.weight, std=deviation)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1), background last, and deltas (R, K, 4) of pooled regions (R, C, s, s).
-
-        Both are at least float32, whatever the body computes in.
-        """
-        features = self.body(pooled)  # (R, D)
-        deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
-        precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
-        return self.class_logits(features).to(precision), deltas.to(precision)
-
-
-def region_pooling(
-    kind: str, cells: int, stride: int, *, sampling_ratio: int = 2, aligned: bool = False
-) -> RegionPooling:
+@dataclass(frozen=True)
+class RegionPooling:
     """The pooling before the head: (features (N, C, h, w), regions (R, 5)) -> (R, C, cells, cells).
 
-    Args:
+    Attributes:
         kind: "max" (the paper's RoI pooling; Girshick 2015) or "align" (He et al. 2017).
         cells: Cells a side.
         stride: Input pixels a position of the map.
         sampling_ratio: RoIAlign's samples a side of a cell.
         aligned: RoIAlign shifted by half a pixel (detectron2) or not (torchvision).
     """
-    if kind == "align":
-        return partial(
-            roi_align,
-            output_size=cells,
-            spatial_scale=1 / stride,
-            sampling_ratio=sampling_ratio,
-            aligned=aligned,
+
+    kind: Literal["max", "align"]
+    cells: int
+    stride: int
+    sampling_ratio: int = 2
+    aligned: bool = False
+
+    def __call__(self, features: Tensor, regions: Tensor, every: int = 1) -> Tensor:
+        """Pooled features; with `every` n only each nth cell along both axes: (R, C, ceil(cells / n), ...)."""
+        if self.kind == "max":
+            return roi_max_pool(features, regions, self.cells, 1 / self.stride)[:, :, ::every, ::every]
+        return roi_align(
+            features, regions, self.cells, 1 / self.stride, self.sampling_ratio, self.aligned, every=every
         )
-    return partial(roi_max_pool, output_size=cells, spatial_scale=1 / stride)
+
+    def pool(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], every: int = 1) -> Tensor:
+        """Pooled features (R, C, s, s) of every image's boxes, in order.
+
+        Args:
+            maps: For each image (1, C, h, w).
+            boxes: For each image (R_i, 4) in pixels of the network's input.
+            every: As in a call.
+        """
+        if (
+            len({features.shape for features in maps}) == 1
+        ):  # one map of all images is smaller to join than the cells
+            regions = [
+                F.pad(boxes_of_image, (1, 0), value=image) for image, boxes_of_image in enumerate(boxes)
+            ]
+            return self(torch.cat(list(maps)), torch.cat(regions), every)
+        pooled = [
+            self(features, F.pad(boxes_of_image, (1, 0)), every)
+            for features, boxes_of_image in zip(maps, boxes, strict=True)
+        ]
+        return torch.cat(pooled)
 
 
-def pool_regions(pooling: RegionPooling, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-    """Pooled features (R, C, s, s) of every image's boxes, in order.
+class RegionHead(nn.Module):
+    """From regions of the shared map to class logits and per-class box deltas.
 
     Args:
-        pooling: From `region_pooling`.
-        maps: For each image (1, C, h, w).
-        boxes: For each image (R_i, 4) in pixels of the network's input.
+        body: conv5_x with average pooling (or fc6, fc7): (R, C, s, s) -> (R, D).
+        features: D.
+        num_classes: K.
+        pooling: From the map to what the body takes.
     """
-    pooled = [
-        pooling(
-            features, torch.cat((boxes_of_image.new_zeros(len(boxes_of_image), 1), boxes_of_image), dim=1)
-        )
-        for features, boxes_of_image in zip(maps, boxes, strict=True)
-    ]
-    return torch.cat(pooled)
+
+    def __init__(self, body: nn.Module, features: int, num_classes: int, pooling: RegionPooling):
+        super().__init__()
+        self.body = body
+        self.pooling = pooling
+        self.class_logits = nn.Linear(features, num_classes + 1)
+        self.box_deltas = nn.Linear(features, num_classes * 4)
+        for layer, deviation in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1), background last, and deltas (R, K, 4) of every image's boxes, in order.
+
+        Both are at least float32, whatever the body computes in.
+
+        Args:
+            maps: For each image its shared map (1, C, h, w).
+            boxes: For each image (R_i, 4) in pixels of the network's input.
+        """
+        regions = sum(len(boxes_of_image) for boxes_of_image in boxes)
+        positions = sum(features.shape[2] * features.shape[3] for features in maps)
+        if self._commutes and regions * self.pooling.cells**2 > positions:
+            features = self.body.of_maps(maps, lambda maps, every: self.pooling.pool(maps, boxes, every))
+        else:
+            features = self.body(self.pooling.pool(maps, boxes))  # (R, D)
+        deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
+        precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
+        return self.class_logits(features).to(precision), deltas.to(precision)
+
+    @property
+    def _commutes(self) -> bool:
+        """Whether the head's first 1x1 convolutions may run on the map, before pooling: then RoIAlign is a sum."""
+        return self.pooling.kind == "align" and isinstance(self.body, Head) and self.body.begins_with_1x1
 
 
 @dataclass(frozen=True)
@@ -148,5 +172,5 @@ def suppress(
     sides = boxes[..., 2:] - boxes[..., :2]
     region, label = torch.nonzero((scores > min_score) & (sides >= min_side).all(dim=-1), as_tuple=True)
     scores, boxes = scores[region, label], boxes[region, label]
-    keep = nms_per_class(boxes, scores, label, nms)[:max_detections]
+    keep = nms_per_class(boxes, scores, label, nms, max_detections)
     return Detections(boxes[keep], scores[keep], label[keep])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detres.boxes.anchors import grid_anchors
 from detres.data.preprocessing import Preprocessing, normalise
-from detres.detection.fast_rcnn import RegionHead, RegionPooling, pool_regions
+from detres.detection.fast_rcnn import RegionHead
 from detres.detection.rpn import RPNHead
 
 
@@ -42,8 +42,7 @@ class FasterRCNN(nn.Module):
     Args:
         trunk: conv1..conv4_x: (N, 3, H, W) -> (N, C, h, w).
         rpn: The RPN's head.
-        region_head: conv5_x and the sibling layers.
-        pooling: Region pooling, see `fast_rcnn.region_pooling`.
+        region_head: Pooling, conv5_x and the sibling layers: (maps, boxes of each image) -> (class logits, deltas).
         cell_anchors: (A, 4) from `boxes.anchors.cell_anchors`.
         preprocessing: What the trunk's weights expect.
         stride: Input pixels a position of the map.
@@ -56,7 +55,6 @@ class FasterRCNN(nn.Module):
         trunk: nn.Module,
         rpn: RPNHead,
         region_head: RegionHead,
-        pooling: RegionPooling,
         cell_anchors: Tensor,
         preprocessing: Preprocessing,
         stride: int = 16,
@@ -65,7 +63,6 @@ class FasterRCNN(nn.Module):
         self.trunk = trunk
         self.rpn = rpn
         self.region_head = region_head
-        self.pooling = pooling
         self.preprocessing = preprocessing
         self.stride = stride
         self.register_buffer("cell_anchors", cell_anchors, persistent=False)
@@ -91,15 +88,6 @@ class FasterRCNN(nn.Module):
                     features[row : row + 1], objectness[row], deltas[row], anchors, (height, width)
                 )
         return [outputs[index] for index in range(len(images))]
-
-    def classify(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1) and deltas (R, K, 4) of every image's boxes, in order.
-
-        Args:
-            maps: For each image its shared map (1, C, h, w).
-            boxes: For each image (R_i, 4) in pixels of the network's input.
-        """
-        return self.region_head(pool_regions(self.pooling, maps, boxes))
 
 
 def _same_size(images: Sequence[Tensor]) -> list[list[int]]:

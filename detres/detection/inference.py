@@ -74,7 +74,7 @@ def detect(
         propose(output.objectness, output.deltas, output.anchors, output.size, scale, proposal_options)
         for output, scale in zip(outputs, scales, strict=True)
     ]
-    logits, deltas = network.classify([output.features for output in outputs], proposals)
+    logits, deltas = network.region_head([output.features for output in outputs], proposals)
     counts = [len(boxes) for boxes in proposals]
     found = []
     for output, scale, boxes, image_logits, image_deltas in zip(

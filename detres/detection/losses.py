@@ -70,7 +70,7 @@ def training_losses(
     """
     outputs = network(images)
     anchor_targets, region_targets = draw_targets(outputs, boxes, labels, scales, options, generator)
-    logits, deltas = network.classify(
+    logits, deltas = network.region_head(
         [output.features for output in outputs], [t.boxes for t in region_targets]
     )
     return {

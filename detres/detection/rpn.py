@@ -94,4 +94,4 @@ def propose(
     proposals = clip_boxes(decode_boxes(deltas[best], anchors[best]), height, width)
     large = boxes_at_least(proposals, options.min_side * scale[0], options.min_side * scale[1])
     proposals, scores = proposals[large], scores[large]
-    return proposals[nms(proposals, scores, options.nms)[: options.after_nms]]
+    return proposals[nms(proposals, scores, options.nms, options.after_nms)]

@@ -6,8 +6,7 @@ All that `tools/train_det.py` does, for Python users.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +24,12 @@ from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import detect_split
 from detres.detection.losses import StepOptions, training_losses
 from detres.detection.pictures import draw_batch, draw_split
-from detres.detection.training_data import TrainingData, read_training_data
-from detres.errors import UserError, listed
+from detres.detection.training_data import TrainingData, log_training_data, read_training_data
+from detres.errors import listed
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
 from detres.training.config import Plan, TrainConfig, make_plan
-from detres.training.feed import as_in_worker
+from detres.training.feed import plain_errors
 from detres.training.loop import Figures, train
 from detres.training.run_folder import RunFolder
 from detres.training.task import Task
@@ -46,6 +45,7 @@ def train_detector(
     run: RunFolder,
     device: torch.device,
     *,
+    data: TrainingData | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Figures:
@@ -55,6 +55,7 @@ def train_detector(
         config: The whole configuration.
         run: The open run folder.
         device: Where to train.
+        data: What `config` names, where it has been read before.
         resume: Go on from the newest checkpoint.
         quiet: No progress.
 
@@ -65,7 +66,7 @@ def train_detector(
         UserError: Data, weights or configuration at fault.
         DivergedError: A loss is not finite.
     """
-    data = read_training_data(config)
+    data = data or read_training_data(config)
     task = build_task(config, data, device, pictures=run.pictures, quiet=quiet)
     log.info(plan_line(config.train, make_plan(config.train, len(data.train))))
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
@@ -164,7 +165,7 @@ def _evaluate(
 ) -> dict[str, float | None]:
     """COCO's figures and VOC's mAP on the validation pictures; the first of them are drawn with what was found."""
     assert isinstance(network, FasterRCNN)
-    with _plain_errors():
+    with plain_errors():
         table, _ = detect_split(
             network,
             validation,
@@ -197,20 +198,11 @@ def _validation_losses(
     )
     generator = torch.Generator().manual_seed(config.train.seed)
     terms: dict[str, list[float]] = {}
-    with _plain_errors():
+    with plain_errors():
         for samples in progress(loader, "validation losses", total=len(dataset), quiet=quiet):
             for name, loss in _losses(network, options, device, samples, generator).items():
                 terms.setdefault(name, []).append(loss.item())
     return {name: float(np.mean(values)) for name, values in terms.items()}
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A block that reads pictures, in which a bad one is the same error whether a worker or this process found it."""
-    try:
-        yield
-    except UserError as error:
-        raise as_in_worker(error.with_traceback(None)) from None
 
 
 def _export(
@@ -239,7 +231,8 @@ def _draw_first_batch(class_names: Sequence[str], samples: Sequence[DetectionSam
 
 
 def _log_data(config: DetectionConfig, data: TrainingData, network: FasterRCNN) -> None:
-    """What follows from the data and was not asked for: classes, counts, how far the anchors reach."""
+    """What follows from the data and was not asked for: what is dropped, classes, counts, how far anchors reach."""
+    log_training_data(config, data)
     for name, part in (("train", data.train), ("val", data.val)):
         if part is not None:
             empty = int((np.diff(part.offsets) == 0).sum())

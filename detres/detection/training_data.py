@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from detres.data.config import DetectionDataConfig, Source
 from detres.data.discover import list_splits, resolve_directory, select_classes
 from detres.data.records import Annotations, ReadReport
 from detres.data.shapes import is_shapes
-from detres.data.sources import read_sources
+from detres.data.sources import log_reports, read_sources
 from detres.detection.config import DetectionConfig
 from detres.errors import ConfigError, listed
 
@@ -33,10 +33,12 @@ class TrainingData:
     Attributes:
         train: Objects of the training pictures; its class names are the detector's.
         val: The same of the validation pictures, None for none.
+        reports: What readers dropped or mended (see `log_training_data`).
     """
 
     train: Annotations
     val: Annotations | None
+    reports: tuple[ReadReport, ...] = ()
 
 
 def with_data(
@@ -123,7 +125,7 @@ def _training_split(directory: str, splits: Sequence[str]) -> str:
 
 
 def read_training_data(config: DetectionConfig) -> TrainingData:
-    """Read what `data.train` and `data.val` name; what readers dropped is logged.
+    """Read what `data.train` and `data.val` name; nothing is logged yet (see `log_training_data`).
 
     Where no validation data is named, a share `data.hold_out` of the training pictures is kept for it.
 
@@ -135,23 +137,32 @@ def read_training_data(config: DetectionConfig) -> TrainingData:
             "no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]"
         )
     training, reports = read_sources(config.data.train)
-    _log_reports(reports)
     if not config.data.val:
-        return hold_out(training, config.data.hold_out, config.train.seed)
-    validation, reports = read_sources(config.data.val)
-    _log_reports(reports)
-    _warn_of_shared_pictures(training, validation)
-    return TrainingData(training, select_classes(validation, training.class_names))
+        parts = hold_out(training, config.data.hold_out, config.train.seed)
+        return replace(parts, reports=tuple(reports))
+    validation, more = read_sources(config.data.val)
+    validation = select_classes(validation, training.class_names)
+    return TrainingData(training, validation, (*reports, *more))
+
+
+def log_training_data(config: DetectionConfig, data: TrainingData) -> None:
+    """Log what readers dropped and what is validated on; in a run this comes once its folder's log is open."""
+    log_reports(data.reports)
+    if config.data.val and data.val is not None:
+        _warn_of_shared_pictures(data.train, data.val)
+    elif data.val is not None:
+        held, total = len(data.val), len(data.train) + len(data.val)
+        log.info("no validation data is named: %d of %d pictures are held out for it", held, total)
+    else:
+        log.info("no validation data is named and none is held out: nothing is evaluated while training")
 
 
 def hold_out(annotations: Annotations, share: float, seed: int) -> TrainingData:
     """Keep a share of the pictures, drawn with `seed`, for validation; at least one stays to train on."""
     count = min(round(len(annotations) * share), len(annotations) - 1)
     if count <= 0:
-        log.info("no validation data is named and none is held out: nothing is evaluated while training")
         return TrainingData(annotations, None)
     order = np.random.default_rng(seed).permutation(len(annotations))
-    log.info("no validation data is named: %d of %d pictures are held out for it", count, len(annotations))
     training, validation = sorted(order[count:].tolist()), sorted(order[:count].tolist())
     return TrainingData(annotations.select(training), annotations.select(validation))
 
@@ -176,10 +187,3 @@ def _warn_of_shared_pictures(training: Annotations, validation: Annotations) -> 
             len(validation),
             listed(shared, 3),
         )
-
-
-def _log_reports(reports: Sequence[ReadReport]) -> None:
-    for report in reports:
-        for kind, count in report.counts().items():
-            where = [defect.where for defect in report.defects if defect.kind == kind]
-            log.warning("data: %d x %s: %s", count, kind, listed(where, 5))

@@ -93,11 +93,23 @@ def convolve(conv: nn.Conv2d, norm: nn.Module, maps: Tensor) -> Tensor:
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(maps))
+    weight, offset = weight_and_offset(conv, norm)
+    return F.conv2d(maps, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+
+
+def weight_and_offset(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the one convolution that does what `conv` and a constant norm behind it do.
+
+    Args:
+        conv: A convolution; its bias counts only where `norm` is an identity, folded already.
+        norm: `FrozenBatchNorm2d` or `nn.Identity`.
+    """
+    if isinstance(norm, nn.Identity):
+        return conv.weight, conv.bias
+    assert isinstance(norm, FrozenBatchNorm2d)
     scale, offset = norm.scale_and_offset()
     weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(
-        maps, weight, offset.to(weight.dtype), conv.stride, conv.padding, conv.dilation, conv.groups
-    )  # type: ignore[arg-type]
+    return weight, offset.to(weight.dtype)
 
 
 def folded(module: AnyModule) -> AnyModule:
@@ -107,9 +119,9 @@ def folded(module: AnyModule) -> AnyModule:
         children = list(parent.named_children())
         for (_, conv), (name, norm) in itertools.pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                scale, offset = norm.scale_and_offset()
-                conv.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
-                conv.bias = nn.Parameter(offset.to(conv.weight.dtype))
+                weight, offset = weight_and_offset(conv, norm)
+                assert offset is not None
+                conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(offset)
                 setattr(parent, name, nn.Identity())
     return module
 

@@ -9,7 +9,7 @@ layer1, ..., layer4 (torchvision's names) are the paper's conv1, conv2_x, ..., c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from detres.networks.config import NetworkConfig, Pool, Shortcut, StrideIn, ZeroChannels, scaled
 from detres.networks.initialisation import initialise
-from detres.networks.norm import convolve
+from detres.networks.norm import convolve, weight_and_offset
 from detres.networks.vgg import VGG, VGGHead, VGGTrunk
 
+LinearPooling = Callable[[Sequence[Tensor], int], Tensor]
 BASIC, BOTTLENECK = (3, 3), (1, 3, 1)
 REGION_SIZE = 14  # cells pooled from conv4_x: conv5_1's stride makes 7 of them (Appendix A)
 TRUNK_STRIDE = 16
@@ -210,14 +211,30 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, in_channels, h, w) to (N, out_channels, ceil(h / stride), ceil(w / stride))."""
-        residual = maps
-        for number in range(1, self.depth + 1):
-            residual = convolve(getattr(self, f"conv{number}"), getattr(self, f"bn{number}"), residual)
-            if number < self.depth:
-                residual = F.relu(residual, inplace=True)
+        residual = self._residual(maps, first=1)
         if self.shortcut != "none":
             residual += self._shortcut(maps)
         return F.relu(residual, inplace=True)
+
+    def of_maps(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
+        """`forward(pool(maps, 1))` of a bottleneck with a projection, its 1x1 convolutions run before pooling.
+
+        Pooling sums positions and a 1x1 convolution sums channels, so the two may change places; what follows in the
+        block (offset, ReLU) comes after both. Overlapping regions share the work, and a strided convolution pools only
+        the cells that it reads.
+        """
+        hidden = _pooled_convolution(self.conv1, self.bn1, maps, pool)  # type: ignore[arg-type]
+        residual = self._residual(F.relu(hidden, inplace=True), first=2)
+        residual += _pooled_convolution(self.downsample[0], self.downsample[1], maps, pool)  # type: ignore[arg-type]
+        return F.relu(residual, inplace=True)
+
+    def _residual(self, maps: Tensor, first: int) -> Tensor:
+        """Convolutions from number `first` on, each with its norm, and the ReLUs between them."""
+        for number in range(first, self.depth + 1):
+            maps = convolve(getattr(self, f"conv{number}"), getattr(self, f"bn{number}"), maps)
+            if number < self.depth:
+                maps = F.relu(maps, inplace=True)
+        return maps
 
     def _shortcut(self, maps: Tensor) -> Tensor:
         if self.shortcut == "projection":
@@ -225,6 +242,15 @@ class Block(nn.Module):
         if self.shortcut == "zeros":
             return F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.zeros))
         return maps
+
+
+def _pooled_convolution(
+    conv: nn.Conv2d, norm: nn.Module, maps: Sequence[Tensor], pool: LinearPooling
+) -> Tensor:
+    """`norm(conv(pool(maps, 1)))` of a 1x1 convolution and a constant norm, pooled last."""
+    weight, offset = weight_and_offset(conv, norm)
+    pooled = pool([F.conv2d(features, weight) for features in maps], conv.stride[0])
+    return pooled if offset is None else pooled.add_(offset[:, None, None])
 
 
 class CaffeMaxPool(nn.Module):
@@ -270,6 +296,27 @@ class Head(nn.Module):
     def forward(self, regions: Tensor) -> Tensor:
         """Pooled regions (R, C, 14, 14) to features (R, out_channels); R may be 0."""
         return self.layer4(regions).mean(dim=(2, 3))
+
+    @property
+    def begins_with_1x1(self) -> bool:
+        """Whether conv5_1 is a bottleneck with a projection and constant norms, as `of_maps` needs."""
+        block = self.layer4.get_submodule("0")
+        constant = not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+        return block.conv1.kernel_size == (1, 1) and block.shortcut == "projection" and constant  # type: ignore[union-attr]
+
+    def of_maps(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
+        """`forward(pool(maps, 1))`, faster: see `Block.of_maps`.
+
+        Args:
+            maps: For each image (1, C, h, w).
+            pool: Maps of any number of channels and a step to all images' regions (R, channels, 14 / step, 14 / step),
+                linear and each channel by itself (RoIAlign, not max pooling).
+        """
+        first, *others = self.layer4.children()
+        regions = first.of_maps(maps, pool)  # type: ignore[operator]
+        for block in others:
+            regions = block(regions)
+        return regions.mean(dim=(2, 3))
 
 
 def split(network: ResNet | VGG) -> tuple[Trunk | VGGTrunk, Head | VGGHead]:

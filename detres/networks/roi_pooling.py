@@ -30,6 +30,7 @@ def roi_align(
     spatial_scale: float,
     sampling_ratio: int = 2,
     aligned: bool = False,
+    every: int = 1,
 ) -> Tensor:
     """Mean of bilinear samples in each of o x o cells of each region.
 
@@ -46,9 +47,11 @@ def roi_align(
         sampling_ratio: Samples along each side of a cell, at least 1.
         aligned: Shift by half a pixel (detectron2); False: no shift, and regions are at least one map pixel
             wide.
+        every: Only each such cell along both axes: those that a convolution of this stride would read.
+        every: Only each such cell along both axes is wanted, the first, the 1 + every-th, ...
 
     Returns:
-        (R, C, o, o), dtype of `features`; on the CPU in channels-last memory.
+        (R, C, p, p) with p = ceil(o / every), dtype of `features`; on the CPU in channels-last memory.
     """
     batch, channels, height, width = features.shape
     assert regions.dim() == 2
@@ -60,13 +63,14 @@ def roi_align(
         cells = torchvision.ops.roi_align(
             wide, regions.to(wide.dtype), size, spatial_scale, sampling_ratio, aligned
         )
-        return cells.to(features.dtype)
+        return cells.to(features.dtype)[:, :, ::every, ::every]
     with torch.no_grad():
         indices, weights, offsets = _align_weights(
-            regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned
+            regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned, every
         )
     cells = _WeightedRows.apply(_pixel_rows(features), indices, weights.to(features.dtype), offsets)
-    return cells.view(len(regions), output_size, output_size, channels).permute(0, 3, 1, 2)
+    side = -(-output_size // every)
+    return cells.view(len(regions), side, side, channels).permute(0, 3, 1, 2)
 
 
 def _wide(features: Tensor) -> Tensor:
@@ -116,6 +120,7 @@ def _align_weights(
     spatial_scale: float,
     ratio: int,
     aligned: bool,
+    every: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pixel rows and weights of all cells, those of weight zero left out.
 
@@ -130,11 +135,11 @@ def _align_weights(
     if not aligned:
         extent = extent.clamp(min=1.0)
     # pixels and weights along each axis: (R, o, 2 ratio)
-    columns, column_weights = _axis_weights(start[:, 0], extent[:, 0], width, output_size, ratio)
-    lines, line_weights = _axis_weights(start[:, 1], extent[:, 1], height, output_size, ratio)
+    columns, column_weights = _axis_weights(start[:, 0], extent[:, 0], width, output_size, ratio, every)
+    lines, line_weights = _axis_weights(start[:, 1], extent[:, 1], height, output_size, ratio, every)
     image = regions[:, 0].to(torch.int32)[:, None, None]
     lines = (image * height + lines) * width
-    # their products: (R, o, o, 2 ratio, 2 ratio)
+    # their products: (R, p, p, 2 ratio, 2 ratio)
     weights = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     indices = lines[:, :, None, :, None] + columns[:, None, :, None, :]
     used = weights != 0
@@ -144,7 +149,7 @@ def _align_weights(
 
 
 def _axis_weights(
-    start: Tensor, extent: Tensor, side: int, output_size: int, ratio: int
+    start: Tensor, extent: Tensor, side: int, output_size: int, ratio: int, every: int
 ) -> tuple[Tensor, Tensor]:
     """The map pixels that a cell's samples touch along one axis, and the share of the cell's mean each carries.
 
@@ -152,20 +157,20 @@ def _axis_weights(
     touch the same pixels: equal pixels are joined, and weigh zero where they come again.
 
     Returns:
-        pixels (R, o, 2 ratio) int32 and weights of the same shape.
+        pixels (R, p, 2 ratio) int32 and weights of the same shape, p = ceil(o / every).
     """
     cell = (extent / output_size)[:, None, None]
     within = (torch.arange(ratio, dtype=start.dtype) + 0.5) * cell / ratio
-    samples = start[:, None, None] + torch.arange(output_size, dtype=start.dtype)[:, None] * cell + within
-    samples = samples.flatten(1)  # (R, o ratio)
+    wanted = torch.arange(0, output_size, every, dtype=start.dtype)[:, None]
+    samples = (start[:, None, None] + wanted * cell + within).flatten(1)  # (R, p ratio)
     inside = (samples >= -OUTSIDE) & (samples <= side)
     samples = torch.where(inside, samples, 0.0).clamp(0, side - 1)
     low = samples.floor()
     share = samples - low
     high = (low + 1).clamp(max=side - 1)
-    pixels = torch.stack((low, high), dim=-1).to(torch.int32).view(len(start), output_size, 2 * ratio)
+    pixels = torch.stack((low, high), dim=-1).to(torch.int32).view(len(start), len(wanted), 2 * ratio)
     weights = torch.stack((1 - share, share), dim=-1) * (inside / ratio)[..., None]
-    weights = weights.view(len(start), output_size, 2 * ratio)
+    weights = weights.view(len(start), len(wanted), 2 * ratio)
     for later in range(1, 2 * ratio):
         for earlier in range(later):
             equal = pixels[..., earlier] == pixels[..., later]

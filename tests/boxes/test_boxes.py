@@ -172,6 +172,27 @@ def test_nms_equals_the_obvious_loop(count):
     assert nms(boxes, scores, 0.4).tolist() == slow_nms(boxes, scores, 0.4)
 
 
+@pytest.mark.parametrize("clusters", [1, 20, 2000])
+@pytest.mark.parametrize("limit", [None, 1, 130, 2000])
+def test_nms_of_many_boxes_equals_torchvision_cut_at_the_limit(clusters, limit):
+    generator = torch.Generator().manual_seed(clusters)
+    centres = torch.rand(clusters, 2, generator=generator) * 800
+    centre = centres[torch.randint(clusters, (3000,), generator=generator)]
+    centre = centre + 15 * torch.randn(3000, 2, generator=generator)
+    half = (torch.rand(3000, 2, generator=generator) + 0.5) * 40
+    boxes = torch.cat((centre - half, centre + half), dim=1)
+    boxes[::50, 2:] = boxes[::50, :2]  # of no area
+    scores = torch.rand(3000, generator=generator).round(decimals=2)  # ties
+    expected = torchvision.ops.nms(boxes, scores, 0.7)[:limit]
+    assert torch.equal(nms(boxes, scores, 0.7, limit), expected)
+
+
+def test_nms_follows_a_chain_of_boxes_each_dropped_by_the_one_before_only():
+    left = torch.arange(1200.0)
+    boxes = torch.stack((left, torch.zeros(1200), left + 3, torch.ones(1200)), dim=1)  # neighbours: IoU 0.5
+    assert nms(boxes, -left, 0.4).tolist() == list(range(0, 1200, 2))
+
+
 def test_nms_per_class_equals_one_class_at_a_time():
     boxes, labels = random_boxes(80) - 50, torch.arange(80) % 3
     scores = torch.rand(80, generator=torch.Generator().manual_seed(2))

@@ -74,7 +74,7 @@ def _spread(network: FasterRCNN, image: Tensor) -> None:
     for layer, values, spread in ((rpn.objectness, output.objectness, 2.0), (rpn.deltas, output.deltas, 0.2)):
         layer.weight.mul_(spread / values.std())
     regions = output.anchors[torch.randperm(len(output.anchors))[:32]]
-    logits, deltas = network.classify([output.features], [regions])
+    logits, deltas = network.region_head([output.features], [regions])
     for layer, values, spread in ((head.class_logits, logits, 4.0), (head.box_deltas, deltas, 0.5)):
         layer.weight.mul_(spread / (values - values.mean(dim=0)).std())
         layer.bias.sub_(values.mean(dim=0).flatten() * spread / (values - values.mean(dim=0)).std())

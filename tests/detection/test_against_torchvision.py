@@ -8,7 +8,7 @@ All constants of both sides are `ARCHITECTURE`, `TEST` and `STEP` below. Picture
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,10 +19,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detres import peers
+from detres.boxes.geometry import scale_boxes
 from detres.data.discover import read_annotations
 from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalise
 from detres.detection.config import Architecture
-from detres.detection.fast_rcnn import class_scores_and_boxes, pool_regions
+from detres.detection.fast_rcnn import class_scores_and_boxes
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig, detect
 from detres.detection.losses import StepOptions, training_losses
@@ -30,6 +31,7 @@ from detres.detection.rpn import ProposalOptions, propose
 from detres.detection.targets import AnchorSampling, RegionSampling
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig
+from detres.peers.calling import smallest_proposals
 
 HEIGHT, WIDTH = 128, 192
 CLASSES = 5
@@ -49,7 +51,7 @@ MSRA_FORM = {"stride_in": "1x1", "pool": "caffe"}
 TORCHVISION_FORM = {"stride_in": "3x3", "pool": "torchvision"}
 
 
-def architecture_of(name: str, form: dict[str, str], pooling: str = "align") -> Architecture:
+def architecture_of(name: str, form: dict[str, Any], pooling: str = "align") -> Architecture:
     return Architecture(
         network=NetworkConfig.model_validate({"name": name, **form}),
         region_pooling=pooling,  # type: ignore[arg-type]
@@ -77,11 +79,13 @@ class Case:
         return peers.torchvision_faster_rcnn(self.network, self.architecture, TEST, STEP)
 
 
-CASES: dict[str, tuple[str, dict[str, str], str, Preprocessing]] = {
+CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
     "resnet50, MSRA's form": ("resnet50", MSRA_FORM, "align", MSRA),
     "resnet50, torchvision's form": ("resnet50", TORCHVISION_FORM, "align", TORCHVISION),
     "resnet18": ("resnet18", TORCHVISION_FORM, "align", TORCHVISION),
     "resnet18, RoI max pooling": ("resnet18", TORCHVISION_FORM, "max", TORCHVISION),
+    "resnet18, narrow": ("resnet18", {**TORCHVISION_FORM, "width": 0.25}, "align", TORCHVISION),
+    "resnet50, narrow, MSRA's form": ("resnet50", {**MSRA_FORM, "width": 0.25}, "align", MSRA),
 }
 
 
@@ -139,9 +143,10 @@ def check_stages(case: Case) -> None:
         assert len(ours) == TEST.proposals
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
-    pooled = pool_regions(network.pooling, [output.features for output in outputs], proposals)
+    separate = [output.features for output in outputs]
+    pooled = network.region_head.pooling.pool(separate, proposals)
     close(pooled, peer.roi_heads.box_roi_pool({"0": maps}, proposals, [(HEIGHT, WIDTH)] * 2))
-    logits, deltas = network.region_head(pooled)
+    logits, deltas = network.region_head(separate, proposals)
     peer_logits, peer_deltas = peer.roi_heads.box_predictor(peer.roi_heads.box_head(pooled))
     close(logits, torch.cat((peer_logits[:, 1:], peer_logits[:, :1]), dim=1))
     close(deltas, peer_deltas.view(len(deltas), -1, 4)[:, 1:])
@@ -285,6 +290,41 @@ def half(image: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(pixels[None], scale_factor=0.5, mode="bilinear")[0]
 
 
+@pytest.mark.parametrize("min_side", [0.0, 40.0])
+def test_the_smallest_proposal_is_in_pixels_of_each_original_picture(min_side: float):
+    """Two pictures that were resized by different factors, and differently in height and width."""
+    pictures, scales = drawn_pictures(HEIGHT, WIDTH, CLASSES), [(0.5, 0.6), (1.5, 1.3)]
+    images, boxes, labels = pictures
+    architecture = architecture_of("resnet18", {**TORCHVISION_FORM, "width": 0.25})
+    architecture = architecture.model_copy(update={"proposal_min_side": min_side})
+    network = lively_detector(architecture, CLASSES, images[0])
+    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
+    with torch.no_grad():
+        expected = [
+            propose(o.objectness, o.deltas, o.anchors, o.size, scale, architecture.proposal_options(TEST))
+            for o, scale in zip(network(images), scales, strict=True)
+        ]
+        batch, _ = peer.transform(peers.peer_images(images))
+        with smallest_proposals(peer, scales):
+            proposals, _ = peer.rpn(batch, {"0": peer.backbone(batch.tensors)})
+    for ours, theirs, (vertical, horizontal) in zip(expected, proposals, scales, strict=True):
+        assert len(ours) >= 3
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+        sides = theirs[:, 2:] - theirs[:, :2]
+        assert (sides >= min_side * torch.tensor([horizontal, vertical]) - 1e-3).all()
+    found = detect(
+        network, images, scales, architecture.proposal_options(TEST), architecture.box_divisors, TEST
+    )
+    for ours, theirs, scale in zip(
+        found, peers.peer_detections(peer, peers.peer_images(images), scales), scales, strict=True
+    ):
+        of_picture = replace(theirs, boxes=scale_boxes(theirs.boxes, (1 / scale[0], 1 / scale[1])))
+        assert_same_detections(ours, of_picture, score=1e-4, box=0.1, lowest=float(ours.scores.min()))
+    assert peer.rpn.min_size == min_side
+    inputs = peers.peer_images(images), peers.peer_targets(boxes, labels)
+    assert set(peers.peer_losses(peer.train(), *inputs, scales)) == set(step(network, pictures))
+
+
 def test_peer_computes_boxes_in_float32_under_autocast():
     images, _, _ = drawn_pictures(96, 128, CLASSES, count=1)
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
@@ -299,7 +339,7 @@ def test_peer_computes_boxes_in_float32_under_autocast():
 
 def test_networks_that_torchvision_does_not_have_are_named():
     images, _, _ = drawn_pictures(64, 96, CLASSES, count=1)
-    for change in ({"width": 0.25}, {"name": "plain18"}, {"shortcut": "A"}):
+    for change in ({"name": "plain18"}, {"shortcut": "A"}):
         config = {"name": "resnet18", "stride_in": "3x3", **change}
         architecture = architecture_of("resnet18", TORCHVISION_FORM)
         architecture = architecture.model_copy(update={"network": NetworkConfig.model_validate(config)})

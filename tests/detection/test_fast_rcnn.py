@@ -10,13 +10,9 @@ from torch import nn
 from detres.boxes.geometry import box_iou
 from detres.data.preprocessing import TORCHVISION
 from detres.detection.build import build_detector
-from detres.detection.fast_rcnn import (
-    RegionHead,
-    class_scores_and_boxes,
-    pool_regions,
-    region_pooling,
-    suppress,
-)
+from detres.detection.fast_rcnn import RegionHead, RegionPooling, class_scores_and_boxes, suppress
+from detres.networks.config import NetworkConfig
+from detres.networks.norm import FrozenBatchNorm2d, folded
 
 
 def test_scores_and_boxes_by_hand():
@@ -69,25 +65,76 @@ def test_suppress_where_nothing_is_found(regions):
 
 @pytest.mark.parametrize("kind", ["align", "max"])
 def test_no_regions_through_the_head(kind):
-    pooling = region_pooling(kind, 14, 16)
     head = build_detector(small_architecture(region_pooling=kind), 2, TORCHVISION).region_head
-    pooled = pool_regions(pooling, [torch.zeros(1, 64, 4, 5)], [torch.zeros(0, 4)])
-    assert pooled.shape == (0, 64, 14, 14)
-    logits, deltas = head(pooled)
+    maps, boxes = [torch.zeros(1, 64, 4, 5)], [torch.zeros(0, 4)]
+    assert head.pooling.pool(maps, boxes).shape == (0, 64, 14, 14)
+    logits, deltas = head(maps, boxes)
     assert (logits.shape, deltas.shape) == ((0, 3), (0, 2, 4))
 
 
 @pytest.mark.parametrize("kind", ["align", "max"])
 def test_each_image_is_pooled_from_its_own_map(kind):
-    pooling = region_pooling(kind, 2, 16)
+    pooling = RegionPooling(kind, 2, 16)
     maps = [torch.full((1, 3, 4, 4), 1.0), torch.full((1, 3, 6, 5), 2.0)]
     boxes = [torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([[0.0, 0, 40, 40], [8, 8, 64, 64]])]
-    pooled = pool_regions(pooling, maps, boxes)
+    pooled = pooling.pool(maps, boxes)
     assert pooled[:, 0, 0, 0].tolist() == [1, 2, 2]
 
 
+def head_and_regions(name: str, stride_in: str, sizes: list[tuple[int, int]]) -> tuple:
+    """A head with random BN constants in float64, and maps and boxes (some outside) for it."""
+    torch.manual_seed(3)
+    network = NetworkConfig.model_validate({"name": name, "width": 0.125, "stride_in": stride_in})
+    head = build_detector(small_architecture(network=network), 2, TORCHVISION).region_head.double()
+    for module in head.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            for constant in (module.weight, module.bias, module.running_mean, module.running_var):
+                constant.uniform_(0.5, 1.5)
+    first = head.body.layer4[0].conv1
+    maps = [torch.randn(1, first.in_channels, *size, dtype=torch.float64) for size in sizes]
+    corners = torch.rand(len(maps), 9, 4, dtype=torch.float64) * 100 - 20
+    boxes = [torch.cat((c[:, :2], c[:, :2] + c[:, 2:].abs()), dim=1) for c in corners]
+    return head, maps, boxes
+
+
+@pytest.mark.parametrize("sizes", [[(5, 6)], [(5, 6), (5, 6)], [(5, 6), (4, 7)]])
+@pytest.mark.parametrize(
+    ("name", "stride_in"), [("resnet50", "1x1"), ("resnet50", "3x3"), ("resnet18", "1x1")]
+)
+def test_head_on_maps_equals_pooling_first_with_all_gradients(name, stride_in, sizes):
+    head, maps, boxes = head_and_regions(name, stride_in, sizes)
+
+    def outputs_and_gradients(run):
+        leaves = [features.clone().requires_grad_() for features in maps]
+        outputs = run(leaves)
+        loss = sum(
+            (output.sin() * torch.arange(1, output.numel() + 1).view_as(output)).sum() for output in outputs
+        )
+        return outputs, torch.autograd.grad(loss, [*leaves, *head.parameters()])
+
+    def pooled_first(leaves):
+        features = head.body(head.pooling.pool(leaves, boxes))
+        return head.class_logits(features), head.box_deltas(features).unflatten(1, (-1, 4))
+
+    outputs, gradients = outputs_and_gradients(lambda leaves: head(leaves, boxes))
+    expected, expected_gradients = outputs_and_gradients(pooled_first)
+    torch.testing.assert_close(outputs, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("regions", [0, 1, 9])
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_folded_head_equals_the_frozen_one(stride_in, regions):
+    head, maps, boxes = head_and_regions("resnet50", stride_in, [(5, 6)])
+    boxes = [boxes[0][:regions]]
+    with torch.no_grad():
+        expected = head(maps, boxes)
+        head.body = folded(head.body)
+        torch.testing.assert_close(head(maps, boxes), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_head_gives_float32_from_low_precision_and_keeps_double():
-    head = RegionHead(nn.Flatten(), 6, 2)
-    pooled = torch.randn(5, 6, 1, 1)
-    assert {output.dtype for output in head.bfloat16()(pooled.bfloat16())} == {torch.float32}
-    assert {output.dtype for output in head.double()(pooled.double())} == {torch.float64}
+    head = RegionHead(nn.Flatten(), 6, 2, RegionPooling("align", 1, 16))
+    features, boxes = torch.randn(1, 6, 4, 4), [torch.tensor([[0.0, 0, 40, 40]])]
+    assert {output.dtype for output in head.bfloat16()([features.bfloat16()], boxes)} == {torch.float32}
+    assert {output.dtype for output in head.double()([features.double()], boxes)} == {torch.float64}

@@ -178,11 +178,11 @@ def test_a_batch_of_different_sizes_costs_the_mean_of_its_pictures(network):
         regions = sample_regions(
             output.anchors[::17], boxes[row], labels[row], CLASSES, STEP.regions, seeded(row)
         )
-        logits, deltas = network.classify([output.features], [regions.boxes])
+        logits, deltas = network.region_head([output.features], [regions.boxes])
         losses = {**rpn_losses([output], [anchors], 1 / 9), **region_losses(logits, deltas, [regions], 1.0)}
         alone.append((anchors, regions, losses))
     outputs = network(images)
-    logits, deltas = network.classify(
+    logits, deltas = network.region_head(
         [o.features for o in outputs], [regions.boxes for _, regions, _ in alone]
     )
     together = {

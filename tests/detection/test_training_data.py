@@ -13,7 +13,14 @@ from detres.data.config import Source
 from detres.data.shapes import shapes_annotations
 from detres.data.writers import write_coco, write_voc, write_yolo
 from detres.detection.config import DetectionConfig
-from detres.detection.training_data import choose_splits, hold_out, read_training_data, with_data, with_init
+from detres.detection.training_data import (
+    choose_splits,
+    hold_out,
+    log_training_data,
+    read_training_data,
+    with_data,
+    with_init,
+)
 from detres.errors import ConfigError, DataError, UserError
 
 
@@ -130,19 +137,22 @@ def test_what_readers_dropped_is_logged(tmp_path, caplog):
     scenes.boxes[0, 2] = scenes.boxes[0, 0]
     write_coco(scenes, tmp_path, "train")
     with caplog.at_level(logging.INFO, "detres"):
-        data = read_training_data(with_data(configured(), str(tmp_path)))
+        config = with_data(configured(), str(tmp_path))
+        data = read_training_data(config)
+        assert not caplog.messages
+        log_training_data(config, data)
+    assert any("none is held out" in message for message in caplog.messages)
     assert any("1 x zero-size box" in message and "annotation 1" in message for message in caplog.messages)
     assert len(data.train.boxes) == len(scenes.boxes) - 1
     assert data.val is None
 
 
 def test_validation_pictures_that_are_trained_on(caplog):
+    config = configured(
+        "data.train=[{dir: 'shapes:3', split: train}]", "data.val=[{dir: 'shapes:2', split: train}]"
+    )
     with caplog.at_level(logging.WARNING, "detres"):
-        read_training_data(
-            configured(
-                "data.train=[{dir: 'shapes:3', split: train}]", "data.val=[{dir: 'shapes:2', split: train}]"
-            )
-        )
+        log_training_data(config, read_training_data(config))
     assert "2 of 2 validation pictures are training pictures too" in caplog.text
 
 

@@ -84,6 +84,14 @@ def test_align_outside_and_tiny_regions() -> None:
     torch.testing.assert_close(roi_align(ramp, point, 2, 1.0, 2, True)[0, 0, 0], torch.tensor([0.5, 0.5]))
 
 
+@pytest.mark.parametrize(("output", "every"), [(14, 2), (7, 2), (7, 3), (2, 5)])
+def test_align_of_every_nth_cell_is_a_part_of_all_cells(output: int, every: int) -> None:
+    features, regions = torch.randn(2, 24, 19, 25), random_regions(30, 2, 19 * 16, 25 * 16)
+    cells = roi_align(features, regions, output, 1 / 16)
+    part = roi_align(features, regions, output, 1 / 16, every=every)
+    torch.testing.assert_close(part, cells[:, :, ::every, ::every], rtol=0, atol=1e-6)
+
+
 def test_align_gradcheck() -> None:
     """Truth: finite differences in float64, regions in float64 too."""
     features = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
