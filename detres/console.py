@@ -53,17 +53,36 @@ def _plain_progress(items: Iterable[Item], description: str, total: int | None) 
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on standard output; None reads `n/a`, fractions get three digits."""
+    """Print a table on standard output: numbers to the right, text to the left; None reads `n/a`.
+
+    Args:
+        title: Above it; may be empty.
+        columns: Their names.
+        rows: Cells; a float gets three digits, text that reads as a number stands as a number does.
+    """
     from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right")
+    rows = list(rows)
+    for place, column in enumerate(columns):
+        numbers = all(_is_number(row[place]) for row in rows)
+        shown.add_column(column, justify="right" if numbers and rows else "left")
     for row in rows:
         shown.add_row(*(_cell(value) for value in row))
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(shown)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a cell holds a number, or nothing that would be text beside numbers."""
+    if value is None or value == "":
+        return True
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
 
 
 def _cell(value: object) -> str:

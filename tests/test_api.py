@@ -21,7 +21,7 @@ from detres.data.transforms import resize_image
 from detres.detection.build import read_detector
 from detres.detection.inference import TestConfig, detect
 from detres.errors import DataError, UserError, WeightsError
-from detres.weights.ours import Metadata, read_weights, save_weights
+from detres.weights.ours import Metadata, read_safetensors, read_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +299,29 @@ def test_weights_with_other_metadata(weights, tmp_path, changes, message):
 def test_a_device_that_is_not_there(weights):
     with pytest.raises(UserError, match="device cuda:99"):
         detres.load(weights, device="cuda:99")
+
+
+def test_numbers_of_numpy_are_test_options(detector, pictures):
+    """A score from a sweep, a count from an array: they mean what Python's numbers do."""
+    plain = detector(pictures[0], min_score=0.25, max_detections=7)
+    for score, count in ((np.float32(0.25), np.int64(7)), (np.float16(0.25), np.uint8(7))):
+        assert_same(detector(pictures[0], min_score=score, max_detections=count), plain)
+    with pytest.raises(UserError, match=r"test option min_score=1\.5"):
+        detector(pictures[0], min_score=np.float64(1.5))
+    with pytest.raises(UserError, match="test option max_detections"):
+        detector(pictures[0], max_detections=np.float32(2.5))
+    with pytest.raises(UserError, match="test option max_detections"):
+        detector(pictures[0], max_detections=np.bool_(True))
+
+
+@pytest.mark.parametrize("write", [write_detector, write_tiny_classifier])
+def test_a_weights_file_is_read_once(write, tmp_path, monkeypatch):
+    weights, reads = write(tmp_path / "w.safetensors"), []
+
+    def counted(path):
+        reads.append(path)
+        return read_safetensors(path)
+
+    monkeypatch.setattr("detres.weights.ours.read_safetensors", counted)
+    detres.load(weights, device="cpu")
+    assert reads == [weights]

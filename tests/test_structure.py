@@ -25,7 +25,7 @@ TOOLS = sorted(
 LEVELS = [
     {"cli"},
     {"report"},
-    {"api"},
+    {"api", "benchmark"},
     {"localization", "peers"},
     {"detection", "classification"},
     {"training", "evaluation", "weights"},

@@ -6,10 +6,11 @@ He et al. 2015, §3.3: a network of Table 1 with one output for each class.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-import pydantic
 import torch
+from torch import Tensor
 
 from detres.classification.config import Architecture, ModelConfig
 from detres.data.config import CropConfig
@@ -20,7 +21,7 @@ from detres.networks.resnet import ResNet, build_network, freeze_stages, split
 from detres.networks.vgg import VGG
 from detres.weights.foreign import CLASSIFICATION_LAYERS, Backbone
 from detres.weights.loading import load_tensors
-from detres.weights.ours import Metadata, read_weights, save_weights
+from detres.weights.ours import Metadata, architecture_of, read_weights, save_weights
 from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
@@ -89,17 +90,17 @@ def read_classifier(path: str | Path) -> tuple[ResNet | VGG, Architecture, Metad
         raise WeightsError(
             f"{path}: weights for {metadata.task}, not for classification; choose a classifier's file"
         )
-    try:
-        architecture = Architecture.model_validate(metadata.architecture)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(
-            f"{path}: architecture key {key}: {first['msg']}; the file is damaged or newer"
-        ) from error
+    return *from_tensors(tensors, metadata, str(path)), metadata
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor], metadata: Metadata, where: str
+) -> tuple[ResNet | VGG, Architecture]:
+    """The classifier that `metadata` describes, with `tensors` in it, in test mode."""
+    architecture = architecture_of(metadata, Architecture, where)
     network = build_classifier(architecture, len(metadata.class_names))
-    load_tensors(network, tensors, where=str(path))
-    return network.eval(), architecture, metadata
+    load_tensors(network, tensors, where=where)
+    return network.eval(), architecture
 
 
 def write_classifier(

@@ -5,7 +5,6 @@ Class names are the key: labels are places in one ordered list of names.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,17 +13,16 @@ import numpy as np
 from detres.data.config import Source
 from detres.data.discover import resolve_directory
 from detres.data.readers import folders
-from detres.data.records import ImageLabels, Strings
+from detres.data.records import ImageLabels, ReadReport, Strings
 from detres.data.shapes import SPLITS, is_shapes, shapes_labels
+from detres.data.sources import log_reports
 from detres.errors import DataError, listed
-
-log = logging.getLogger("detres")
 
 DRAWN_PICTURES = 1000
 
 
 def read_pictures(sources: Sequence[Source], *, side: int = 64) -> ImageLabels:
-    """Pictures with one class each, of one or several sources as one.
+    """Pictures with one class each, of one or several sources as one; what readers dropped is logged.
 
     Args:
         sources: Class-per-folder trees, archives of one, or `shapes[:COUNT[:SEED]]`.
@@ -33,18 +31,28 @@ def read_pictures(sources: Sequence[Source], *, side: int = 64) -> ImageLabels:
     Raises:
         UserError: A source is missing or unreadable; classes differ between sources; no source at all.
     """
+    pictures, reports = scan_pictures(sources, side=side)
+    log_reports(reports)
+    return pictures
+
+
+def scan_pictures(sources: Sequence[Source], *, side: int = 64) -> tuple[ImageLabels, list[ReadReport]]:
+    """As `read_pictures`, but what readers dropped is returned and not logged."""
     if not sources:
         raise DataError("no pictures to read: data.train names no {dir, split}; --data DIR gives one")
-    parts = [_read(source, side) for source in sources]
-    parts = [parts[0], *(select_classes(part, parts[0].class_names) for part in parts[1:])]
+    read = [_read(source, side) for source in sources]
+    reports = [report for _, report in read]
+    first, others = read[0][0], [part for part, _ in read[1:]]
+    parts = [first, *(select_classes(part, first.class_names) for part in others)]
     if len(parts) == 1:
-        return parts[0]
-    return ImageLabels(
+        return first, reports
+    joined = ImageLabels(
         paths=Strings([part.paths[index] for part in parts for index in range(len(part))]),
         labels=np.concatenate([part.labels for part in parts]),
-        class_names=parts[0].class_names,
+        class_names=first.class_names,
         source=" + ".join(part.source for part in parts),
     )
+    return joined, reports
 
 
 def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
@@ -82,12 +90,9 @@ def select_classes(pictures: ImageLabels, class_names: tuple[str, ...]) -> Image
     return replace(pictures, labels=place[pictures.labels], class_names=class_names)
 
 
-def _read(source: Source, side: int) -> ImageLabels:
+def _read(source: Source, side: int) -> tuple[ImageLabels, ReadReport]:
     if is_shapes(source.dir):
         numbers = [int(number) for number in source.dir.split(":")[1:]]
         count, seed = [*numbers, *(DRAWN_PICTURES, 0)[len(numbers) :]]
-        return shapes_labels(source.split or "train", count, seed, side)
-    pictures, report = folders.read(resolve_directory(source.dir), source.split)
-    for kind, count in report.counts().items():
-        log.warning("%s: %s: %d", pictures.source, kind, count)
-    return pictures
+        return shapes_labels(source.split or "train", count, seed, side), ReadReport()
+    return folders.read(resolve_directory(source.dir), source.split)

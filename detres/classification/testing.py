@@ -20,6 +20,7 @@ from detres.data.batching import (
 )
 from detres.data.preprocessing import Preprocessing, normalise
 from detres.evaluation.classification import cross_entropy, top_k_error
+from detres.training.feed import plain_errors
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def evaluate_classifier(
     keys = range(len(pictures))
     batches = [list(keys[start : start + batch]) for start in range(0, len(keys), batch)]
     loader = make_loader(pictures, batches, collate_classification, workers=workers)
-    with torch.inference_mode():
+    with torch.inference_mode(), plain_errors():
         for crops in progress(loader, "classify", total=len(batches), quiet=quiet):
             logits.append(network(network_input(crops, preprocessing, device)).float().cpu())
             labels.append(crops.labels)

@@ -6,6 +6,7 @@ He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from detres.classification.classifier import prepare_for_training, write_classifier
 from detres.classification.config import ClassificationConfig
-from detres.classification.pictures import read_pictures, select_classes
+from detres.classification.pictures import scan_pictures, select_classes
 from detres.classification.testing import evaluate_classifier, network_input
 from detres.data.batching import ClassificationBatch, ClassificationDataset, collate_classification
-from detres.data.records import ImageLabels
+from detres.data.records import ImageLabels, ReadReport
+from detres.data.sources import log_reports
 from detres.networks.resnet import ResNet
 from detres.networks.vgg import VGG
 from detres.training.loop import Figures, Task, train
@@ -29,6 +31,7 @@ def train_classifier(
     run: RunFolder,
     device: torch.device,
     *,
+    data: TrainingPictures | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Figures:
@@ -38,6 +41,7 @@ def train_classifier(
         config: The whole configuration.
         run: The open run folder.
         device: Where to compute.
+        data: What `config` names, where it has been read before.
         resume: Go on from the newest checkpoint of `run`, if it has one.
         quiet: No progress on standard error.
 
@@ -49,13 +53,33 @@ def train_classifier(
         DivergedError: A loss is not finite.
         KeyboardInterrupt: Stopped, after saving.
     """
-    side = config.data.crop.test_side or config.data.crop.size
-    pictures = read_pictures(config.data.train, side=side)
-    val = None
-    if config.data.val:
-        val = select_classes(read_pictures(config.data.val, side=side), pictures.class_names)
-    task = build_task(config, pictures, val, device, quiet=quiet)
+    data = data or read_training_pictures(config)
+    log_reports(data.reports)
+    task = build_task(config, data.train, data.val, device, quiet=quiet)
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """What a classifier is trained on, evaluated on while it trains (None: nothing), and what readers dropped."""
+
+    train: ImageLabels
+    val: ImageLabels | None
+    reports: tuple[ReadReport, ...]
+
+
+def read_training_pictures(config: ClassificationConfig) -> TrainingPictures:
+    """Read what `data.train` and `data.val` name; nothing is logged yet.
+
+    Raises:
+        UserError: Anything wrong with the data; classes of `val` that differ from those of `train`.
+    """
+    side = config.data.crop.test_side or config.data.crop.size
+    pictures, reports = scan_pictures(config.data.train, side=side)
+    if not config.data.val:
+        return TrainingPictures(pictures, None, tuple(reports))
+    val, more = scan_pictures(config.data.val, side=side)
+    return TrainingPictures(pictures, select_classes(val, pictures.class_names), (*reports, *more))
 
 
 def build_task(

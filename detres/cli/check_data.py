@@ -82,14 +82,31 @@ def show(report: CheckReport, limit: int | None = SHOWN) -> None:
         print(f"objects by COCO's area: {shares}\n")
     _show_defects("errors (a training stops)", report.errors, limit)
     _show_defects("dropped, mended, or worth knowing", report.defects, limit)
-    if report.identical:
-        print(f"pictures with the same pixels, groups of them: {len(report.identical)}")
-        for group in report.identical[:limit]:
-            across = len({entry.split("/")[0] for entry in group}) > 1
-            print(f"  {' = '.join(group)}{'  (across splits)' if across else ''}")
-        _show_rest(len(report.identical), limit)
-    if not (report.errors or report.defects or report.identical):
+    _show_groups("pictures with the same pixels", report.identical, " = ", limit)
+    _show_groups("pictures that are nearly the same", report.near_identical, " ~ ", limit)
+    if any(_crosses(group) for group in (*report.identical, *report.near_identical)):
+        print(
+            "A test picture whose copy is trained on measures memory, not detection: keep the pictures of a group in"
+            " one split."
+        )
+    if not (report.errors or report.defects or report.identical or report.near_identical):
         print("nothing is wrong with it")
+
+
+def _show_groups(title: str, groups: list[list[str]], sign: str, limit: int | None) -> None:
+    """Groups of pictures, those that cross splits first: they spoil figures."""
+    if not groups:
+        return
+    crossing = sum(_crosses(group) for group in groups)
+    print(f"{title}: {len(groups)} groups, {crossing} across splits")
+    for group in sorted(groups, key=_crosses, reverse=True)[:limit]:
+        print(f"  {sign.join(group)}{'  (across splits)' if _crosses(group) else ''}")
+    _show_rest(len(groups), limit)
+
+
+def _crosses(group: list[str]) -> bool:
+    """Whether the pictures, named `split/id`, are of more than one split."""
+    return len({entry.split("/")[0] for entry in group}) > 1
 
 
 def _show_defects(title: str, defects: list[Defect], limit: int | None) -> None:

@@ -53,6 +53,12 @@ def main(arguments: list[str]) -> None:
         metavar="N",
         help="95 %% intervals of AP, AP50, AP75 from N resamples of the pictures (1000 are usual)",
     )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "pycocotools", "hotcoco"),
+        help="what takes the measure; the figures are the same (default: auto, hotcoco where it is installed)",
+    )
     options = parser.parse_args(arguments)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
@@ -63,7 +69,7 @@ def main(arguments: list[str]) -> None:
     from detres.evaluation.bootstrap import bootstrap_coco
     from detres.evaluation.coco import evaluate_coco
 
-    result = evaluate_coco(sources.truth, sources.detections)
+    result = evaluate_coco(sources.truth, sources.detections, engine=options.engine)
     intervals = {}
     if options.bootstrap:
         intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
@@ -84,4 +90,4 @@ def _print(result: CocoResult, intervals: dict[str, tuple[float, float]], source
     ]
     print_table("Classes", ("class", "AP", "AP50", "objects", "why"), classes)
     speed = f", {sources.seconds_per_image:.3f} s a picture" if sources.seconds_per_image is not None else ""
-    print(f"{result.images} pictures, {result.detections} detections{speed}")
+    print(f"{result.images} pictures, {result.detections} detections{speed}, by {result.engine}")

@@ -6,7 +6,6 @@ Heavy imports are inside the functions, so that `--help` is quick.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from detres.errors import UserError
 
 if TYPE_CHECKING:
     from detres.data.records import Annotations, DetectionTable
-
-log = logging.getLogger("detres")
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,7 @@ def parse_test_options(overrides: list[str]) -> dict[str, Any]:
 def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
     from detres.data.discover import read_annotations, resolve_directory
     from detres.data.shapes import is_shapes, read_shapes
+    from detres.data.sources import log_reports
 
     if arguments.annotations is not None:
         if not arguments.annotations.is_file():
@@ -135,8 +133,7 @@ def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annota
     else:
         folder, chosen = resolve_directory(arguments.data), arguments.format
         truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
-    for kind, count in report.counts().items():
-        log.info("%s: %d x %s", truth.source, count, kind)
+    log_reports([report])
     return truth
 
 

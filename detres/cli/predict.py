@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,9 +43,8 @@ def main(argv: list[str]) -> None:
     options = parse_test_options(arguments.set)
     inputs = find_inputs(arguments.inputs, leave_out=out)
     drawings = {} if arguments.no_pictures else drawing_paths(inputs, out)
-    _refuse_existing(
-        [*([] if arguments.json else [json_path]), *drawings.values()], inputs, arguments.overwrite
-    )
+    targets = [json_path, *drawings.values()]
+    _check_targets(targets, [*inputs, *map(Path, arguments.weights)], arguments.overwrite)
 
     from detres.api import Detector, load
     from detres.console import progress
@@ -77,16 +77,16 @@ def main(argv: list[str]) -> None:
 
 
 def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
-    """Pictures and videos that the arguments mean, each once, in order; hidden files of folders are left out.
+    """Pictures and videos that the arguments mean, each once, in order, as they are spelled first.
 
     Args:
-        inputs: Files, folders (with all below them) and globs (`**` too).
+        inputs: Files, folders (with all below them but what is hidden) and globs of both (`**` too).
         leave_out: The folder that results go to: where it lies in a folder that is searched, it is passed over.
 
     Raises:
         UserError: An argument means nothing that is there, or a file that is neither picture nor video.
     """
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}  # by where they are, however they are spelled
     for text in inputs:
         path = Path(text)
         if path.is_file():
@@ -96,20 +96,21 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
                 )
             found = [path]
         else:
-            there = path.rglob("*") if path.is_dir() else map(Path, glob.glob(text, recursive=True))
+            named = [path] if path.is_dir() else map(Path, glob.glob(text, recursive=True))
             results = leave_out if _is_below(leave_out, _root(path)) else None
             found = sorted(
                 file
-                for file in there
+                for place in named
+                for file in (_visible(place) if place.is_dir() else [place])
                 if file.suffix.lower() in KNOWN
-                and not file.name.startswith(".")
                 and not (results and _is_below(file, results))
                 and file.is_file()
             )
         if not found:
             raise UserError(f"{text}: no picture or video there")
-        files.update(dict.fromkeys(found))
-    return list(files)
+        for file in found:
+            files.setdefault(file.parent.resolve() / file.name, file)
+    return list(files.values())
 
 
 def drawing_paths(inputs: Iterable[Path], out: Path) -> dict[Path, Path]:
@@ -146,6 +147,13 @@ def _parse(argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
+def _visible(folder: Path) -> Iterator[Path]:
+    """All below a folder that is not hidden, nor in a hidden folder below it."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place) / name for name in names if not name.startswith("."))
+
+
 def _root(searched: Path) -> Path:
     """The folder that a folder or glob begins at."""
     return next(place for place in (searched, *searched.parents) if not glob.has_magic(str(place)))
@@ -155,14 +163,24 @@ def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _refuse_existing(targets: list[Path], inputs: list[Path], overwrite: bool) -> None:
-    """No input is ever overwritten; earlier results only where the user says so."""
+def _check_targets(targets: list[Path], inputs: list[Path], overwrite: bool) -> None:
+    """Before the work: no input is ever overwritten; earlier results only where the user says so."""
     sources = {path.resolve() for path in inputs}
     mixed = [path for path in targets if path.resolve() in sources]
     if mixed:
         raise UserError(
-            f"{listed(mixed, 3)} would be drawn over: choose an --out other than the inputs' folder"
+            f"{listed(mixed, 3)} would be written over: choose an --out other than the inputs' folder, and"
+            " another --json"
         )
+    twice = [path for path, count in Counter(path.resolve() for path in targets).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{twice[0]} would be written twice, as --json and as a picture: choose another --json"
+        )
+    for path in targets:
+        parent = next(place for place in path.absolute().parents if place.exists())
+        if path.is_dir() or not parent.is_dir():
+            raise UserError(f"{path} cannot be written: {path if path.is_dir() else parent} is in its place")
     there = [path for path in targets if path.exists()]
     if there and not overwrite:
         raise UserError(

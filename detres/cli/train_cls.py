@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int | None:
 
     from detres.classification.config import ClassificationConfig
     from detres.classification.pictures import sources_of
-    from detres.classification.train import train_classifier
+    from detres.classification.train import read_training_pictures, train_classifier
     from detres.config import load_config
     from detres.console import table
     from detres.training.run_folder import RunFolder
@@ -44,9 +44,13 @@ def main(argv: list[str]) -> int | None:
     config = with_network(config)
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
+    # Data at fault must not cost the run that is replaced.
+    data = read_training_pictures(config) if arguments.overwrite else None
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
-        figures = train_classifier(config, run, device, resume=arguments.resume, quiet=arguments.quiet)
+        figures = train_classifier(
+            config, run, device, data=data, resume=arguments.resume, quiet=arguments.quiet
+        )
         table("Best figures", ("figure", "value"), figures.items())
         print(f"weights: {run.weights}")
     write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})

@@ -46,11 +46,13 @@ def main(argv: list[str]) -> None:
     config = with_network(with_init(config, arguments.init))
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
-    if arguments.overwrite:
-        read_training_data(config)  # data at fault must not cost the run that is replaced
+    # Data at fault must not cost the run that is replaced.
+    data = read_training_data(config) if arguments.overwrite else None
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
         log_configuration(config)
-        figures = train_detector(config, folder, device, resume=arguments.resume, quiet=arguments.quiet)
+        figures = train_detector(
+            config, folder, device, data=data, resume=arguments.resume, quiet=arguments.quiet
+        )
     table("Best figures", ("figure", "value"), figures.items())
     print(f"weights: {folder.weights}")
     write_json(arguments.json, {"figures": figures, "weights": str(folder.weights)})

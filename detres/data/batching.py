@@ -8,6 +8,8 @@ G objects of a picture; h, w its resized height and width; N pictures of a batch
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detres.data import transforms
 from detres.data.config import AugmentationConfig, CropConfig
-from detres.data.decoding import read_image
+from detres.data.decoding import read_image, read_reduced
 from detres.data.records import Annotations, ImageLabels
 from detres.errors import DataError
 
@@ -69,6 +71,7 @@ class DetectionDataset(Dataset[DetectionSample]):
         long_side: Limit of its longer side.
         augmentation: Training's changes; None for evaluation.
         seed: Of the changes.
+        reduced_decoding: Decode large JPEGs at a part of their size (see `decoding.read_reduced`).
     """
 
     def __init__(
@@ -78,11 +81,13 @@ class DetectionDataset(Dataset[DetectionSample]):
         long_side: int,
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
+        reduced_decoding: bool = False,
     ):
         self.annotations = annotations
         self.short_side, self.long_side = short_side, long_side
         self.augmentation = augmentation
         self.seed = seed
+        self.reduced_decoding = reduced_decoding
         self._augment = transforms.DetectionAugmentation(augmentation) if augmentation else None
 
     def __len__(self) -> int:
@@ -95,14 +100,15 @@ class DetectionDataset(Dataset[DetectionSample]):
             DataError: The picture cannot be read, or its size is not what its annotation says.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
-        image = load_picture(self.annotations, index)
-        size = (image.shape[0], image.shape[1])
         rows = self._training_objects(index)
         generator = np.random.default_rng((self.seed, epoch, index))
         sides = self.short_side, self.long_side
         if self.augmentation:
             sides = transforms.jittered_sides(*sides, self.augmentation, generator)
+        size = int(self.annotations.sizes[index, 0]), int(self.annotations.sizes[index, 1])
         height, width, _ = transforms.resized_size(*size, *sides)
+        smallest = (height, width) if self.reduced_decoding else None
+        image = load_picture(self.annotations, index, smallest)
         scale = height / size[0], width / size[1]
         image = transforms.resize_image(image, height, width)
         boxes = transforms.resize_boxes(self.annotations.boxes[rows], scale)
@@ -235,7 +241,7 @@ def make_loader(
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         multiprocessing_context=start_method if workers else None,
         generator=torch.Generator().manual_seed(
             0
@@ -254,28 +260,44 @@ def collate_classification(samples: list[tuple[Tensor, int, str]]) -> Classifica
     return ClassificationBatch(torch.stack(images), torch.tensor(labels, dtype=torch.int64), list(names))
 
 
-def load_picture(annotations: Annotations, index: int) -> np.ndarray:
+def load_picture(annotations: Annotations, index: int, smallest: tuple[int, int] | None = None) -> np.ndarray:
     """The picture that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
 
     Upright, unless only the picture as stored has the size that the annotation gives. (An orientation that keeps the
     size, such as upside down, cannot be told from the size and counts as upright.)
+
+    Args:
+        annotations: The split.
+        index: The picture's place in it.
+        smallest: Height and width to which it will be shrunk: lets a JPEG be decoded at a part of its size, not below
+            this (see `decoding.read_reduced`); None decodes in full.
 
     Raises:
         DataError: Neither has that size; names the picture and both sizes.
     """
     path, upright = annotations.paths[index], bool(annotations.upright[index])
     wanted = tuple(int(side) for side in annotations.sizes[index])
-    image = read_image(path, upright=upright)
-    if image.shape[:2] == wanted:
+    image, size = _read_with_size(path, upright, smallest)
+    if size == wanted:
         return image
-    if upright and image.shape[:2] == wanted[::-1]:
-        stored = read_image(path, upright=False)
-        if stored.shape[:2] == wanted:
+    if upright and size == wanted[::-1]:
+        stored, stored_size = _read_with_size(path, False, smallest)
+        if stored_size == wanted:
             return stored
     raise DataError(
-        f"picture {path} is {image.shape[1]} x {image.shape[0]} (width x height), its annotation says"
+        f"picture {path} is {size[1]} x {size[0]} (width x height), its annotation says"
         f" {wanted[1]} x {wanted[0]}: the boxes belong to another version of the picture"
     )
+
+
+def _read_with_size(
+    path: str, upright: bool, smallest: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels, and height and width of the whole picture."""
+    if smallest is not None:
+        return read_reduced(path, smallest, upright=upright)
+    image = read_image(path, upright=upright)
+    return image, (image.shape[0], image.shape[1])
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -283,8 +305,18 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _start_worker(worker: int) -> None:
-    """Workers share the machine's cores: one thread each (OpenCV's own pool also hangs in forked processes)."""
+def start_worker(worker: int) -> None:
+    """Start a process that loads: one thread, and out of reach of what asks the whole run to stop.
+
+    Workers share the machine's cores (OpenCV's own pool also hangs in forked processes). Ctrl-C and SIGTERM, sent to
+    all processes of a run, are its main process's: it finishes the step, for which it needs the workers, and ends
+    them. A second SIGTERM ends a worker, so that one that hangs can be ended; one whose parent is gone ends by itself
+    (torch watches for it).
+    """
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(os, "setsid"):
+        os.setsid()
     cv2.setNumThreads(0)

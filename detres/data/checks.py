@@ -1,7 +1,7 @@
 """What is in a data set and what is wrong with it: every split, every picture, nothing stops at the first defect.
 
 Beyond what the readers find: pictures that cannot be decoded or have another size than annotated, the same picture
-twice (within a split or across: a leak from training to test), and objects boxed twice.
+twice or nearly so (within a split or across: a leak from training to test), and objects boxed twice.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class CheckReport:
         errors: What would stop a training.
         defects: What is dropped or mended with a count, and what is only worth knowing.
         identical: Groups of pictures with the same pixels, as `split/id`.
+        near_identical: Groups of pictures that are nearly the same (see `likeness`) and not all in one of `identical`.
     """
 
     source: str
@@ -77,6 +78,7 @@ class CheckReport:
     errors: list[Defect] = field(default_factory=list)
     defects: list[Defect] = field(default_factory=list)
     identical: list[list[str]] = field(default_factory=list)
+    near_identical: list[list[str]] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         """Number of errors and defects of each kind."""
@@ -102,7 +104,7 @@ def check(
         directory: Its folder (or `shapes`).
         split: One split; all of them where None.
         format: `coco`, `voc` or `yolo` where the folder holds more than one.
-        pixels: Decode every picture (finds truncated and identical ones); False reads their headers only.
+        pixels: Decode every picture (finds truncated and like ones); False reads their headers only.
         workers: Threads that decode.
         quiet: Show no progress.
 
@@ -110,7 +112,7 @@ def check(
         UserError: The folder holds no data set that is known, or more than one format.
     """
     report = CheckReport(str(directory))
-    fingerprints: dict[str, list[str]] = defaultdict(list)
+    looks: dict[str, _Look] = {}
     read: dict[str, Annotations] = {}
     looked_at: set[str] = set()
     for name in [split] if split else list_splits(directory, format=format):
@@ -126,15 +128,14 @@ def check(
         fresh = [index for index in range(len(annotations)) if annotations.paths[index] not in looked_at]
         looked_at.update(annotations.paths[index] for index in fresh)
         with ThreadPoolExecutor(workers) as pool:
-            looks = pool.map(partial(_look, annotations, pixels=pixels), fresh)
-            shown = progress(looks, f"pictures of {name}", total=len(fresh), quiet=quiet)
+            seen = pool.map(partial(_look, annotations, pixels=pixels), fresh)
+            shown = progress(seen, f"pictures of {name}", total=len(fresh), quiet=quiet)
             for index, look in zip(fresh, shown, strict=True):
                 report.errors += look.errors
                 report.defects += look.defects
-                if look.fingerprint:
-                    fingerprints[look.fingerprint].append(f"{name}/{annotations.image_ids[index]}")
+                looks[f"{name}/{annotations.image_ids[index]}"] = look
     _compare_splits(read, report)
-    report.identical = [group for group in fingerprints.values() if len(group) > 1]
+    _compare_pictures(looks, report)
     report.errors = list(dict.fromkeys(report.errors))
     report.defects = list(dict.fromkeys(report.defects))
     return report
@@ -208,17 +209,36 @@ def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
             report.defects.append(Defect("splits share pictures", where, f"{shared} pictures"))
 
 
+def _compare_pictures(looks: dict[str, _Look], report: CheckReport) -> None:
+    """Pictures with the same pixels, and those that are nearly the same."""
+    from detres.data.likeness import near_copies
+
+    of_pixels: dict[str, list[str]] = defaultdict(list)
+    for name, look in looks.items():
+        if look.fingerprint:
+            of_pixels[look.fingerprint].append(name)
+    report.identical = [group for group in of_pixels.values() if len(group) > 1]
+    signed = {name: look.signature for name, look in looks.items() if look.signature is not None}
+    names = list(signed)
+    groups = [[names[place] for place in group] for group in near_copies(list(signed.values()))]
+    report.near_identical = [
+        group for group in groups if len({looks[name].fingerprint for name in group}) > 1
+    ]
+
+
 @dataclass
 class _Look:
-    """What one picture showed: the fingerprint of its pixels (None where they were not read) and what is wrong."""
+    """What one picture showed: what its pixels are compared by (None: not read, or flat), and what is wrong."""
 
     fingerprint: str | None = None
+    signature: np.ndarray | None = None
     errors: list[Defect] = field(default_factory=list)
     defects: list[Defect] = field(default_factory=list)
 
 
 def _look(annotations: Annotations, index: int, *, pixels: bool) -> _Look:
     from detres.data.decoding import read_header, read_image
+    from detres.data.likeness import signature
 
     path = annotations.paths[index]
     look = _Look()
@@ -229,6 +249,7 @@ def _look(annotations: Annotations, index: int, *, pixels: bool) -> _Look:
             look.fingerprint = (
                 f"{image.shape} {hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()}"
             )
+            look.signature = signature(image)
     except UserError as error:
         look.errors.append(Defect("unreadable picture", path, str(error).removeprefix(f"picture {path} ")))
         return look

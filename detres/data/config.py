@@ -57,6 +57,10 @@ class DetectionDataConfig(Section):
         default=600, gt=0, description="pictures are resized so that their shorter side has this many pixels"
     )
     long_side: int = Field(default=1000, gt=0, description="... unless the longer side would exceed this")
+    reduced_decoding: bool = Field(
+        default=False,
+        description="decode JPEGs at 1/2, 1/4 or 1/8 where they are shrunk that far; quicker, pixels are smoother",
+    )
     augmentation: AugmentationConfig = Field(
         default=AugmentationConfig(), description="what training changes at random"
     )

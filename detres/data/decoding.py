@@ -20,6 +20,7 @@ from detres.errors import DataError
 
 EXIF_ORIENTATION = 0x0112
 DRAWN = "shapes://"
+JPEG_START = b"\xff\xd8"
 _ARCHIVE_MEMBER = re.compile(r"(?P<archive>.+?\.(?:zip|tar))!(?P<member>.+)", re.IGNORECASE)
 
 
@@ -47,8 +48,50 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     return decode_image(read_bytes(path), str(path), upright=upright)
 
 
-def decode_image(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarray:
-    """The pixels of an encoded picture (see `read_image`); `name` is what messages call it."""
+def read_reduced(
+    path: str | Path, smallest: tuple[int, int], *, upright: bool = True
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of a picture that will be shrunk: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where it can be.
+
+    libjpeg's inverse DCT then makes only the pixels that are kept, each the mean of its block of 2 x 2, 4 x 4 or 8 x 8.
+    Measured on pictures of COCO, VOC 2007 and BCCD: less than 1 of 255 levels from that mean on average, single pixels
+    at colour edges up to 32. A bilinear resize reads four pixels whatever the scale; after decoding in full and a
+    resize to 1/2 the pixels are the same to 1 level on average, but to 1/4 they differ by up to 8, to 1/8 by up to 13,
+    for that resize leaves most pixels out (aliasing) and the mean does not. Only fractions that divide both sides are
+    used, so that no pixel moves. Everything but a JPEG is decoded in full.
+
+    Args:
+        path: See `read_image`.
+        smallest: Height and width that are needed at least, of the picture as it is returned.
+        upright: See `read_image`.
+
+    Returns:
+        (h, w, 3) uint8 RGB with h, w at least `smallest` where the picture has them; the whole picture's (H, W).
+
+    Raises:
+        DataError: See `read_image`.
+    """
+    if str(path).startswith(DRAWN):
+        image = read_image(path)
+        return image, (image.shape[0], image.shape[1])
+    encoded, name = read_bytes(path), str(path)
+    height, width, orientation = _read_header(io.BytesIO(encoded), name)
+    if upright and orientation >= 5:
+        smallest = smallest[1], smallest[0]
+    fraction = _fraction((height, width), smallest) if encoded[:2] == JPEG_START else 1
+    image = decode_image(encoded, name, upright=upright, fraction=fraction)
+    return image, (image.shape[0] * fraction, image.shape[1] * fraction)
+
+
+def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: int = 1) -> np.ndarray:
+    """The pixels of an encoded picture (see `read_image`).
+
+    Args:
+        encoded: The file's content.
+        name: What messages call it.
+        upright: Turn it as its EXIF orientation says.
+        fraction: 2, 4 or 8 decodes a JPEG at that part of its size (see `read_reduced`).
+    """
     import cv2
 
     if _is_truncated_jpeg(encoded):
@@ -56,7 +99,13 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarr
             f"picture {name} is truncated (a JPEG without its end, {len(encoded)} bytes): copy it again"
         )
     try:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        reduced = {
+            1: 0,
+            2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the size alone: IMREAD_COLOR_RGB settles the colours
+            4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+            8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+        }
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | reduced[fraction]
         image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), flags)
     except cv2.error:
         image = None
@@ -162,12 +211,24 @@ def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
     return picture.height, picture.width, orientation if valid else 1
 
 
+def _fraction(size: tuple[int, int], smallest: tuple[int, int]) -> int:
+    """The largest of 8, 4, 2 that divides both sides and leaves them at least `smallest`; else 1."""
+    for fraction in (8, 4, 2):
+        fits = (
+            side % fraction == 0 and side // fraction >= least
+            for side, least in zip(size, smallest, strict=True)
+        )
+        if all(fits):
+            return fraction
+    return 1
+
+
 def _is_truncated_jpeg(encoded: bytes) -> bool:
     """A JPEG without an end marker after its first scan begins (in scans FF D9 can be nothing else: ITU T.81, B.1.1.2).
 
     Thumbnails, with end markers of their own, lie in the segments before the scan; anything may follow the end.
     """
-    if encoded[:2] != b"\xff\xd8":
+    if encoded[:2] != JPEG_START:
         return False
     place = 2
     while place + 4 <= len(encoded) and encoded[place] == 0xFF:

@@ -17,6 +17,7 @@ from detres.detection.inference import TestConfig
 from detres.detection.losses import StepOptions
 from detres.detection.rpn import ProposalOptions
 from detres.detection.targets import AnchorSampling, RegionSampling
+from detres.evaluation.config import EvaluationConfig
 from detres.networks.config import NetworkConfig
 from detres.training.config import TrainConfig
 
@@ -131,6 +132,7 @@ class DetectionConfig(Section):
     rcnn: RegionConfig = RegionConfig()
     train: TrainConfig = TrainConfig()
     test: TestConfig = TestConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _check_overlaps(self) -> Self:

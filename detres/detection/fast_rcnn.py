@@ -101,18 +101,19 @@ class RegionHead(nn.Module):
         """
         regions = sum(len(boxes_of_image) for boxes_of_image in boxes)
         positions = sum(features.shape[2] * features.shape[3] for features in maps)
-        if self._commutes and regions * self.pooling.cells**2 > positions:
+        if (
+            self.pooling.kind == "align"  # a sum; a maximum does not change places with a convolution
+            and isinstance(self.body, Head)
+            and self.body.begins_with_1x1
+            and regions * self.pooling.cells**2 > positions
+        ):
             features = self.body.of_maps(maps, lambda maps, every: self.pooling.pool(maps, boxes, every))
         else:
             features = self.body(self.pooling.pool(maps, boxes))  # (R, D)
+        features = features.to(self.class_logits.weight.dtype)
         deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
         precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
         return self.class_logits(features).to(precision), deltas.to(precision)
-
-    @property
-    def _commutes(self) -> bool:
-        """Whether the head's first 1x1 convolutions may run on the map, before pooling: then RoIAlign is a sum."""
-        return self.pooling.kind == "align" and isinstance(self.body, Head) and self.body.begins_with_1x1
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from detres.data.records import Annotations, DetectionTable
 from detres.detection.fast_rcnn import Detections, class_scores_and_boxes, suppress
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.rpn import ProposalOptions, propose
+from detres.networks.norm import folded
 
 
 class TestConfig(Section):
@@ -45,6 +47,22 @@ class TestConfig(Section):
     proposals_before_nms: int = Field(
         default=6000, ge=1, description="best anchors that become boxes before their suppression"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the convolutions; bfloat16: sooner where processors have it, scores differ in the third digit",
+    )
+
+
+def for_inference(network: FasterRCNN, precision: Literal["float32", "bfloat16"] = "float32") -> FasterRCNN:
+    """A copy for tests alone: frozen BN folded into the convolutions, and these in `precision`, cast once.
+
+    Anchors, box coding, scores and suppression stay in float32.
+    """
+    network = folded(network).eval()
+    if precision == "bfloat16":
+        for part in (network.trunk, network.rpn, network.region_head.body):
+            part.to(torch.bfloat16)
+    return network
 
 
 @torch.inference_mode()
@@ -100,6 +118,7 @@ def detect_split(
     proposal_options: ProposalOptions,
     box_divisors: Divisors,
     test: TestConfig,
+    reduced_decoding: bool = False,
     workers: int = 0,
     quiet: bool = False,
 ) -> tuple[DetectionTable, float]:
@@ -113,6 +132,7 @@ def detect_split(
         proposal_options: Proposals an image.
         box_divisors: What box offsets were divided by in training.
         test: Thresholds.
+        reduced_decoding: Decode JPEGs smaller where they will be shrunk.
         workers: Processes that load pictures.
         quiet: Show no progress.
 
@@ -120,7 +140,8 @@ def detect_split(
         The table, and seconds an image including loading.
     """
     device = network.cell_anchors.device
-    dataset = DetectionDataset(annotations, short_side, long_side)
+    network = for_inference(network, test.precision)
+    dataset = DetectionDataset(annotations, short_side, long_side, reduced_decoding=reduced_decoding)
     loader = make_loader(
         dataset, [[index] for index in range(len(dataset))], collate_detection, workers=workers
     )

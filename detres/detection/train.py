@@ -101,7 +101,9 @@ def build_task(
     return Task(
         network=network,
         losses=partial(_losses, network, options, device),
-        dataset=DetectionDataset(data.train, *sizes, config.data.augmentation, config.train.seed),
+        dataset=DetectionDataset(
+            data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
+        ),
         collate=collate_detection,
         describe=_names,
         best="AP",
@@ -174,13 +176,14 @@ def _evaluate(
             proposal_options=architecture.proposal_options(config.test),
             box_divisors=architecture.box_divisors,
             test=config.test,
+            reduced_decoding=config.data.reduced_decoding,
             workers=min(config.train.workers, 1),
             quiet=quiet,
         )
     if pictures is not None:
         draw_split(pictures / "validation.jpg", validation, table, limit=DRAWN_DETECTIONS)
     voc = evaluate_voc(validation, table).figures
-    return {**evaluate_coco(validation, table).figures, "mAP": voc["mAP"]}
+    return {**evaluate_coco(validation, table, engine=config.evaluation.engine).figures, "mAP": voc["mAP"]}
 
 
 def _validation_losses(
@@ -189,7 +192,12 @@ def _validation_losses(
     """Mean of each loss over the validation pictures, samples drawn from the same seed each time."""
     assert isinstance(network, FasterRCNN)
     device = network.cell_anchors.device
-    dataset = DetectionDataset(validation, config.data.short_side, config.data.long_side)
+    dataset = DetectionDataset(
+        validation,
+        config.data.short_side,
+        config.data.long_side,
+        reduced_decoding=config.data.reduced_decoding,
+    )
     loader = make_loader(
         dataset,
         [[index] for index in range(len(dataset))],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
-from detres.evaluation.coco import matched, picture_numbers
+from detres.evaluation.engines import matched, picture_numbers
 from detres.evaluation.overlaps import refuse_irregular
 
 LEVEL = 95.0  # per cent of the resamples that lie within an interval

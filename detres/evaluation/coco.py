@@ -1,22 +1,20 @@
-"""COCO's twelve figures, by pycocotools behind a guard that makes any data regular.
+"""COCO's twelve figures, by pycocotools or hotcoco behind a guard that makes any data regular.
 
 pycocotools takes annotation id 0 for "no match", fails without `area` or `iscrowd` and on an empty list, and
-accepts NaN; the guard builds its input from flat arrays, so that none of these can occur. AP: mean over IoU
+accepts NaN; the engines' input is built from flat arrays, so that none of these can occur. AP: mean over IoU
 .50:.05:.95, 101 recalls and classes; at most 100 detections of a class in a picture; sizes by area 32^2 and
 96^2 pixels.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
-from detres.evaluation.overlaps import overlapping_pairs, refuse_irregular
+from detres.evaluation.engines import Engine, chosen_engine, measure
+from detres.evaluation.overlaps import Pairs, overlapping_pairs, refuse_irregular
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SIZES = {"s": ("small", "up to 32^2 px"), "m": ("medium", "32^2 to 96^2 px"), "l": ("large", "from 96^2 px")}
@@ -34,6 +32,7 @@ class CocoResult:
         detections: Number of detections.
         reasons: Why a figure is None or 0.0.
         class_reasons: Why a class has no figure, or 0.0.
+        engine: What took the measure, `pycocotools` or `hotcoco`.
     """
 
     figures: dict[str, float | None]
@@ -42,13 +41,14 @@ class CocoResult:
     detections: int
     reasons: dict[str, str]
     class_reasons: dict[str, str]
+    engine: str
 
     def to_json(self) -> dict[str, object]:
         """The result as `--json` has it."""
         return asdict(self)
 
 
-def evaluate_coco(truth: Annotations, detections: DetectionTable) -> CocoResult:
+def evaluate_coco(truth: Annotations, detections: DetectionTable, *, engine: Engine = "auto") -> CocoResult:
     """COCO's twelve figures, and AP and AP50 of each class.
 
     Crowd regions are ignored. VOC's `difficult` objects are ordinary objects here, as they are wherever VOC
@@ -58,17 +58,18 @@ def evaluate_coco(truth: Annotations, detections: DetectionTable) -> CocoResult:
     Args:
         truth: The objects.
         detections: Detections, in any order.
+        engine: `pycocotools`; `hotcoco`, which gives the same figures sooner; `auto` is hotcoco where it is
+            installed.
 
     Raises:
         DataError: A score or box that is not finite, a picture or label that `truth` does not have.
+        UserError: The engine is not installed.
     """
     refuse_irregular(truth, detections)
-    evaluation = matched(truth, detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    figures = {name: _existing(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (T, 101, K), all sizes, 100 detections
+    taken = chosen_engine(engine)
+    measured = measure(truth, detections, taken)
+    figures = {name: _existing(value) for name, value in zip(FIGURES, measured.figures, strict=True)}
+    precision = measured.precision[:, :, :, 0, 2]  # (T, 101, K), all sizes, 100 detections
     objects = np.bincount(truth.labels[~truth.crowd], minlength=len(truth.class_names))
     classes: dict[str, dict[str, float | int | None]] = {
         name: {
@@ -79,110 +80,11 @@ def evaluate_coco(truth: Annotations, detections: DetectionTable) -> CocoResult:
         for label, name in enumerate(truth.class_names)
     }
     reasons, class_reasons = _reasons(figures, classes, truth, detections)
-    return CocoResult(figures, classes, len(truth), len(detections), reasons, class_reasons)
-
-
-def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: bool = False) -> Any:
-    """A `pycocotools.cocoeval.COCOeval` of boxes with its matching done (`evalImgs`), on data made regular.
-
-    Picture i has the number `picture_numbers(truth)[i]`, class k the number k + 1.
-
-    Args:
-        truth: The objects.
-        detections: Detections that `refuse_irregular` has passed.
-        all_sizes_only: Match for objects of all sizes only (a quarter of the work), not for each of the
-            three.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_regular_truth(truth), _regular_detections(truth, detections), "bbox")
-        if all_sizes_only:
-            evaluation.params.areaRng = evaluation.params.areaRng[:1]
-            evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
-        evaluation.evaluate()
-    return evaluation
-
-
-def picture_numbers(truth: Annotations) -> np.ndarray:
-    """(N,) int64, numbers from 1 in the order of the data's own ids.
-
-    pycocotools goes through the pictures in order of their ids, and equal scores of two pictures keep that
-    order.
-    """
-    ids = [truth.image_ids[i] for i in range(len(truth))]
-    order = sorted(
-        range(len(ids)), key=[int(i) for i in ids].__getitem__ if all(map(_is_int, ids)) else ids.__getitem__
-    )
-    numbers = np.zeros(len(ids), np.int64)
-    numbers[order] = np.arange(1, len(ids) + 1)
-    return numbers
-
-
-def _is_int(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def _regular_truth(truth: Annotations) -> Any:
-    images = picture_numbers(truth)
-    of_image = np.repeat(images, np.diff(truth.offsets))
-    return _dataset(
-        images, of_image, truth.boxes, truth.labels, truth.areas, truth.crowd, None, truth.class_names
-    )
-
-
-def _regular_detections(truth: Annotations, detections: DetectionTable) -> Any:
-    images = picture_numbers(truth)
-    boxes = detections.boxes.astype(np.float64)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    crowd = np.zeros(len(detections), bool)
-    numbers = images[detections.images]
-    return _dataset(
-        images, numbers, boxes, detections.labels, areas, crowd, detections.scores, truth.class_names
-    )
-
-
-def _dataset(
-    images: np.ndarray,
-    of_image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    areas: np.ndarray,
-    crowd: np.ndarray,
-    scores: np.ndarray | None,
-    class_names: tuple[str, ...],
-) -> Any:
-    """A `pycocotools.coco.COCO` with annotation ids from 1, every field filled."""
-    from pycocotools.coco import COCO
-
-    sides = boxes.astype(np.float64)
-    sides[:, 2:] -= sides[:, :2]
-    columns = (
-        of_image.tolist(),
-        (labels + 1).tolist(),
-        sides.tolist(),
-        areas.tolist(),
-        crowd.astype(int).tolist(),
-    )
-    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    annotations: Any = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    if scores is not None:
-        for annotation, score in zip(annotations, scores.tolist(), strict=True):
-            annotation["score"] = score
-    dataset: Any = COCO()
-    dataset.dataset = {
-        "images": [{"id": number} for number in images.tolist()],
-        "annotations": annotations,
-        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(class_names)],
-    }
-    dataset.createIndex()
-    return dataset
+    return CocoResult(figures, classes, len(truth), len(detections), reasons, class_reasons, taken)
 
 
 def _existing(value: float) -> float | None:
-    """A figure of pycocotools, its -1 as None."""
+    """A figure of an engine, its -1 as None."""
     return None if value < 0 else float(value)
 
 
@@ -193,9 +95,11 @@ def _reasons(
     detections: DetectionTable,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """For every figure that is None or 0.0, of the whole and of the classes, why."""
-    pairs = overlapping_pairs(truth, detections)
-    same_class = detections.labels[pairs.detections] == truth.labels[pairs.objects]
-    pairs = pairs.where(same_class & ~truth.crowd[pairs.objects])
+    if 0.0 in figures.values():
+        zero_classes = np.arange(len(classes))
+    else:
+        zero_classes = np.array([k for k, figure in enumerate(classes.values()) if figure["AP"] == 0.0], int)
+    pairs = _pairs_of(zero_classes, truth, detections)
     areas = truth.areas[pairs.objects]
     reasons = {}
     for name, value in figures.items():
@@ -216,6 +120,17 @@ def _reasons(
                 _zero("AP", detections, closest) if of_class else "no detections of this class"
             )
     return reasons, class_reasons
+
+
+def _pairs_of(labels: np.ndarray, truth: Annotations, detections: DetectionTable) -> Pairs:
+    """Overlapping pairs of a detection and an object of the same class, one of `labels`; crowd regions left out."""
+    rows = np.flatnonzero(np.isin(detections.labels, labels))
+    chosen = DetectionTable(
+        detections.images[rows], detections.boxes[rows], detections.scores[rows], detections.labels[rows]
+    )
+    pairs = overlapping_pairs(truth, chosen)
+    same_class = chosen.labels[pairs.detections] == truth.labels[pairs.objects]
+    return pairs.where(same_class & ~truth.crowd[pairs.objects])
 
 
 def _absent(name: str, truth: Annotations) -> str:

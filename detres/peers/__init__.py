@@ -1,13 +1,7 @@
 """What detres is measured against: the same detector composed of torchvision's classes, and ways to compare them."""
 
-from detres.peers.composition import (
-    peer_detections,
-    peer_images,
-    peer_losses,
-    peer_targets,
-    torchvision_faster_rcnn,
-    torchvision_names,
-)
+from detres.peers.calling import peer_detections, peer_images, peer_losses, peer_targets
+from detres.peers.composition import torchvision_faster_rcnn, torchvision_names
 from detres.peers.samples import drawn_samples, same_samples
 
 __all__ = [

@@ -11,7 +11,7 @@ different sizes are padded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -33,22 +33,14 @@ from torchvision.ops import (
 
 from detres.data.preprocessing import Preprocessing
 from detres.detection.config import Architecture
-from detres.detection.fast_rcnn import Detections
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
 from detres.detection.losses import StepOptions
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig
-from detres.networks.resnet import REGION_SIZE, TRUNK_STRIDE
+from detres.networks.resnet import REGION_SIZE, TRUNK_STRIDE, Plan, plan_of
 
 PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-# Our name of a loss -> torchvision's.
-LOSSES = {
-    "rpn_objectness": "loss_objectness",
-    "rpn_box": "loss_rpn_box_reg",
-    "region_class": "loss_classifier",
-    "region_box": "loss_box_reg",
-}
 # Prefix of a tensor's name here -> in the composition.
 PREFIXES = {
     "trunk.": "backbone.",
@@ -78,8 +70,8 @@ def torchvision_faster_rcnn(
         test: Its test options.
         training: The numbers of a training step; None leaves torchvision's own.
         sizes: Shorter side and limit of the longer side to resize to; None: images come resized.
-        scale: Factor from the original pictures to the images; torchvision's smallest proposal is one number of input
-            pixels, here `proposal_min_side * scale`.
+        scale: Factor from the original pictures to the images, where it is one for all and calls do not give each
+            image's own: torchvision's smallest proposal is one number of input pixels, `proposal_min_side * scale`.
 
     Returns:
         Takes `peer_images` and, in training, `peer_targets`.
@@ -142,36 +134,6 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def peer_images(images: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Images (3, H, W) uint8 RGB in the form that the composition takes: floating, 0 to 1."""
-    return [image.to(dtype) / 255 for image in images]
-
-
-def peer_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """Objects (G, 4) and (G,) int64 in 0..K-1 of each image in the form that the composition takes: 1..K."""
-    return [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
-
-
-def peer_losses(
-    peer: TorchvisionFasterRCNN, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The composition's losses of a training step under our names.
-
-    Args:
-        peer: In training mode.
-        images: From `peer_images`.
-        targets: From `peer_targets`.
-    """
-    losses = peer(list(images), targets)
-    return {ours: losses[theirs] for ours, theirs in LOSSES.items()}
-
-
-@torch.inference_mode()
-def peer_detections(peer: TorchvisionFasterRCNN, images: Sequence[Tensor]) -> list[Detections]:
-    """The composition's detections in images from `peer_images`, labels 0..K-1, boxes in pixels of those images."""
-    return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in peer(list(images))]
-
-
 class _Anchors(AnchorGenerator):
     """Torchvision's generator with our cell anchors (its own are rounded), in float32 whatever the maps are in."""
 
@@ -222,13 +184,15 @@ class _OneMapPooling(nn.Module):
 
 def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential]:
     """Torchvision's ResNet to layer3, and layer4 with average pooling, in the form that `config` describes."""
-    if config.name not in PEER_NETWORKS or config.shortcut != "B" or config.width != 1:
+    if config.name not in PEER_NETWORKS or config.shortcut != "B":
         raise ConfigError(
-            f"torchvision has no {config.name} with shortcut {config.shortcut} and width {config.width:g}:"
-            f" the peer is one of {', '.join(PEER_NETWORKS)} with shortcut B and width 1"
+            f"torchvision has no {config.name} with shortcut {config.shortcut}:"
+            f" the peer is one of {', '.join(PEER_NETWORKS)} with shortcut B"
         )
     norm = partial(FrozenBatchNorm2d, eps=config.eps)
     resnet: Any = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
+    if config.width != 1:
+        _change_width(resnet, plan_of(config.name, config.width))
     if config.pool == "caffe":
         resnet.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     if config.stride_in == "1x1":
@@ -241,6 +205,17 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
     head.add_module("layer4", resnet.layer4)
     head.add_module("pool", nn.AdaptiveAvgPool2d(1))
     return backbone, head
+
+
+def _change_width(resnet: Any, plan: Plan) -> None:
+    """Replace stem and stages of torchvision's ResNet by those of another width, made as its constructor does."""
+    block, norm, channels = type(resnet.layer1[0]), resnet._norm_layer, plan.channels
+    resnet.inplanes = channels[0]
+    resnet.conv1 = nn.Conv2d(3, channels[0], kernel_size=7, stride=2, padding=3, bias=False)
+    resnet.bn1 = norm(channels[0])
+    for number, blocks in enumerate(plan.blocks):
+        stage = resnet._make_layer(block, channels[number], blocks, stride=1 if number == 0 else 2)
+        resnet.add_module(f"layer{number + 1}", stage)
 
 
 def parts_of(peer: TorchvisionFasterRCNN) -> tuple[Any, Any]:

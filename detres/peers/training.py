@@ -1,8 +1,7 @@
 """Training the torchvision composition as ours is trained: same loop, batches, schedule, augmentation, initial weights.
 
-What remains different is what the composition cannot be told (see `composition`), its own random choice of samples
-and `rpn.min_side`, which it takes in pixels of the resized picture (ours: of the original).
-It has no validation losses.
+What remains different is what the composition cannot be told (see `composition`) and its own random choice of
+samples. It has no validation losses.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from detres.detection.config import DetectionConfig
 from detres.detection.fast_rcnn import Detections
 from detres.detection.inference import as_table
 from detres.detection.losses import training_losses
-from detres.detection.training_data import TrainingData
+from detres.detection.training_data import TrainingData, log_training_data
 from detres.evaluation.coco import evaluate_coco
 from detres.files import atomic_path
 from detres.peers import (
@@ -39,6 +38,8 @@ from detres.peers import (
 )
 from detres.training.optimiser import build_optimiser
 from detres.training.task import Task
+
+CPU = torch.device("cpu")
 
 
 def build_peer(config: DetectionConfig, num_classes: int) -> TorchvisionFasterRCNN:
@@ -67,13 +68,16 @@ def build_peer_task(
         device: Where to train.
         quiet: No progress while evaluating.
     """
+    log_training_data(config, data)
     peer = build_peer(config, len(data.train.class_names)).to(device)
     sizes = config.data.short_side, config.data.long_side
     validation = data.val
     return Task(
         network=peer,
         losses=partial(_losses, peer, device),
-        dataset=DetectionDataset(data.train, *sizes, config.data.augmentation, config.train.seed),
+        dataset=DetectionDataset(
+            data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
+        ),
         collate=collate_detection,
         describe=lambda samples: [sample.name for sample in samples],
         best="AP",
@@ -101,28 +105,32 @@ def detect_split_with_peer(
     tables = []
     for index in progress(range(len(dataset)), "torchvision detecting", quiet=quiet):
         sample = dataset[index]
-        (found,) = peer_detections(peer, peer_images([sample.image.to(device)]))
+        (found,) = peer_detections(peer, peer_images([sample.image.to(device)]), [sample.scale])
         boxes = scale_boxes(found.boxes, (1 / sample.scale[0], 1 / sample.scale[1]))
         tables.append(as_table(Detections(boxes, found.scores, found.labels), index))
     return DetectionTable.concatenate(tables)
 
 
-def losses_side_by_side(config: DetectionConfig, data: TrainingData, steps: int) -> list[tuple[float, float]]:
+def losses_side_by_side(
+    config: DetectionConfig, data: TrainingData, steps: int, device: torch.device = CPU
+) -> list[tuple[float, float]]:
     """Train ours and the composition for some steps on the same sampled anchors and regions.
 
     Args:
         config: The whole configuration; `rcnn.beta` must be 1/9, which the composition has built in.
         data: Training pictures.
         steps: Number of steps.
+        device: Where to compute.
 
     Returns:
         For each step the sum of the losses of ours and of the composition.
     """
+    log_training_data(config, data)
     num_classes = len(data.train.class_names)
     ours, architecture = prepare_for_training(
         config.model, config.architecture, num_classes, config.train.seed
     )
-    ours.train()
+    ours.to(device).train()
     options = config.step_options(num_classes)
     theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)
     optimisers = [
@@ -143,13 +151,15 @@ def losses_side_by_side(config: DetectionConfig, data: TrainingData, steps: int)
     for step in range(steps):
         places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
         batch = [dataset[place] for place in places]
-        images, boxes = [sample.image for sample in batch], [sample.boxes for sample in batch]
-        labels, scales = [sample.labels for sample in batch], [sample.scale for sample in batch]
+        images = [sample.image.to(device) for sample in batch]
+        boxes = [sample.boxes.to(device) for sample in batch]
+        labels = [sample.labels.to(device) for sample in batch]
+        scales = [sample.scale for sample in batch]
         given = images, boxes, labels, scales, options
         samples = drawn_samples(ours, *given, torch.Generator().manual_seed(step))
         our_loss = _stepped(optimisers[0], training_losses(ours, *given, torch.Generator().manual_seed(step)))
         with same_samples(theirs, *samples):
-            their_losses = peer_losses(theirs, peer_images(images), peer_targets(boxes, labels))
+            their_losses = peer_losses(theirs, peer_images(images), peer_targets(boxes, labels), scales)
         sums.append((our_loss, _stepped(optimisers[1], their_losses)))
     return sums
 
@@ -176,6 +186,7 @@ def _losses(
         peer_targets(
             [sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]
         ),
+        [sample.scale for sample in samples],
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def feed(
 
     Raises:
         UserError: A sample cannot be made; the same error whether a worker or this process found it.
+        WorkerDied: A worker was killed; between steps, never in the midst of one.
     """
     keys = KeyBatches(
         plan.samples,
@@ -32,35 +34,63 @@ def feed(
         stop=plan.iterations * config.accumulate,
     )
     loader = make_loader(task.dataset, keys, task.collate, workers=config.workers)
-    loader.worker_init_fn = shield_worker
     loader.pin_memory = device.type == "cuda"
-    batches = iter(loader)
+    with _same_child_handler():
+        batches = iter(loader)
     try:
-        for _ in range(start, plan.iterations):
-            begun = time.monotonic()
-            micro_batches = [next(batches) for _ in range(config.accumulate)]
-            yield micro_batches, time.monotonic() - begun
-    except UserError as error:
-        # Without its traceback, which would hold the workers alive until Python looks for cycles.
-        raise as_in_worker(error.with_traceback(None)) from None
+        with plain_errors():
+            for _ in range(start, plan.iterations):
+                begun = time.monotonic()
+                micro_batches = [next(batches) for _ in range(config.accumulate)]
+                yield micro_batches, time.monotonic() - begun
     finally:
         del batches
 
 
-def shield_worker(worker: int) -> None:
-    """Start a worker: one thread, and out of reach of Ctrl-C, since its parent finishes the running step.
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A block that reads pictures: a bad one is the same error whether a worker or this process found it.
 
-    A worker whose parent is gone ends by itself (torch watches for it).
+    Raises:
+        UserError: A sample cannot be made.
+        WorkerDied: A worker is gone.
     """
-    import cv2
+    try:
+        yield
+    except UserError as error:
+        # Without its traceback, which would hold the workers alive until Python looks for cycles.
+        raise _as_in_worker(error.with_traceback(None)) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker "):
+            raise
+        raise WorkerDied(
+            f"a process that reads pictures was killed, most often because memory ran out ({error}): fewer of them"
+            " need less (train.workers, --workers; 0 is none); --resume goes on with a training"
+        ) from None
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setsid"):
-        os.setsid()
-    cv2.setNumThreads(0)
+
+class WorkerDied(UserError):
+    """A process that reads pictures was killed from outside."""
 
 
-def as_in_worker(error: UserError) -> UserError:
+@contextmanager
+def _same_child_handler() -> Iterator[None]:
+    """A block after which SIGCHLD is handled as before.
+
+    Torch's handler raises the death of a worker wherever the main thread is, such as half-way through a step; without
+    it the next batch does.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+
+
+def _as_in_worker(error: UserError) -> UserError:
     """The error as it was raised in a worker: torch puts the worker's traceback in front of its message."""
     text = str(error)
     if not text.startswith("Caught "):

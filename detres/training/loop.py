@@ -16,7 +16,7 @@ import torch
 
 from detres.training.config import Plan, TrainConfig, make_plan
 from detres.training.divergence import diverged
-from detres.training.feed import feed
+from detres.training.feed import WorkerDied, feed
 from detres.training.interruption import StopRequest
 from detres.training.optimiser import clip_gradients, gradient_norm, set_rate
 from detres.training.progress import StepProgress, duration, memory_mib
@@ -75,13 +75,14 @@ def train(
             _evaluate(task, plan, state, metrics, run)
         save(state, run.path, config, identity)
 
+    stop = StopRequest()
     metrics = Metrics(run, state.step, evaluated=not evaluating)
     progress = StepProgress(state.step, plan.iterations, plan.images_per_step, device, quiet)
     begun = time.monotonic() - state.seconds
     task.network.train()
     try:
         cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), StopRequest() as stop, progress:
+        with torch.random.fork_rng(devices=cuda), stop, progress:
             if evaluating:
                 evaluate()
             for micro_batches, waited in feed(task, config, plan, state.step, device):
@@ -101,9 +102,13 @@ def train(
                     raise KeyboardInterrupt
                 if evaluating:
                     evaluate()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WorkerDied) as error:
+        if isinstance(error, WorkerDied):
+            if not stop.wanted:
+                raise
+            save(state, run.path, config, identity)  # the worker was stopped too: there is no step to finish
         log.warning("stopped at step %d of %d: --resume goes on", state.step, plan.iterations)
-        raise
+        raise KeyboardInterrupt from None
     finally:
         metrics.close()
     if state.best is None:

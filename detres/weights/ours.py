@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import torch
@@ -24,6 +24,7 @@ from detres.files import atomic_path
 
 FORMAT_VERSION = 1
 METADATA_KEY = "detres"
+Architecture = TypeVar("Architecture", bound=Section)
 
 
 class Metadata(Section):
@@ -78,6 +79,23 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     return tensors, _parse_metadata(entries[METADATA_KEY], path)
 
 
+def architecture_of(metadata: Metadata, section: type[Architecture], where: str) -> Architecture:
+    """The task's model configuration that a weights file keeps.
+
+    Args:
+        metadata: The file's.
+        section: The task's own form of it.
+        where: The file, for messages.
+
+    Raises:
+        WeightsError: A key is unknown, missing or out of range; names it.
+    """
+    try:
+        return section.model_validate(metadata.architecture)
+    except pydantic.ValidationError as error:
+        raise _wrong_key(error, f"{where}: architecture key", "newer") from error
+
+
 def is_ours(entries: Mapping[str, str]) -> bool:
     """Whether a safetensors file's metadata is that of `save_weights`."""
     return METADATA_KEY in entries
@@ -118,8 +136,10 @@ def _parse_metadata(text: str, path: str | Path) -> Metadata:
     try:
         return Metadata.model_validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(
-            f"{path}: metadata key {key}: {first['msg']}; the file is damaged or edited"
-        ) from error
+        raise _wrong_key(error, f"{path}: metadata key", "edited") from error
+
+
+def _wrong_key(error: pydantic.ValidationError, where: str, otherwise: str) -> WeightsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return WeightsError(f"{where} {key}: {first['msg']}; the file is damaged or {otherwise}")

@@ -83,3 +83,22 @@ def test_weights_that_are_not_there_are_named(tool, tree, tmp_path):
     out = ["--out", str(tmp_path / "o.safetensors")] if tool is bn_stats else ["--split", "val"]
     with pytest.raises(WeightsError, match=r"none\.safetensors: no such weights file"):
         tool.main(["--weights", str(tmp_path / "none.safetensors"), "--data", str(tree), *out])
+
+
+def test_overwrite_reads_the_pictures_once_and_before_it_removes(tree, tmp_path, monkeypatch):
+    from detres.classification import train as room
+
+    train(tree, tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(UserError):
+        train(tree / "nowhere", tmp_path / "run", "--overwrite")
+    with pytest.raises(UserError):
+        train(tree, tmp_path / "run", "--overwrite", "--set", "data.val=[{dir: nowhere}]")
+    assert weights.read_bytes() == before
+    reads, scan = [], room.scan_pictures
+    monkeypatch.setattr(
+        room, "scan_pictures", lambda sources, **options: reads.append(sources) or scan(sources, **options)
+    )
+    train(tree, tmp_path / "run", "--overwrite")
+    assert len(reads) == 2  # training and validation

@@ -68,6 +68,22 @@ def test_eval_coco_prints_sanity_then_figures_and_writes_json(folder, capsys):
     assert written["sanity"]["images"]["missed"] == 1
 
 
+def test_engine_is_chosen_and_told(folder, capsys):
+    given = [*arguments(folder), "--results", str(folder / "right.json"), "--engine"]
+    figures = []
+    for engine in ("pycocotools", "hotcoco"):
+        if engine == "hotcoco":
+            pytest.importorskip("hotcoco", reason="hotcoco is not installed (extra 'fast' or 'test')")
+        eval_coco.main([*given, engine])
+        assert f"3 pictures, 2 detections, by {engine}" in capsys.readouterr().out
+        written = json.loads((folder / "out.json").read_text())
+        assert written["engine"] == engine
+        figures.append(written["figures"])
+        assert figures[-1] == pytest.approx(figures[0], abs=1e-9)
+    with pytest.raises(UserError, match="choose from"):
+        eval_coco.main([*given, "fast"])
+
+
 def test_eval_voc_reads_its_own_comp4_files(folder, capsys):
     results, comp4 = str(folder / "right.json"), str(folder / "comp4")
     eval_voc.main([*arguments(folder), "--results", results, "--save-comp4", comp4, "--split", "test"])

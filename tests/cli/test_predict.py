@@ -103,11 +103,61 @@ def test_inputs(pictures):
     assert find_inputs([str(pictures)], out) == [a, b]
     assert find_inputs([str(pictures / "*.png")], out) == [a]
     assert find_inputs([str(pictures / "**" / "*.jpg"), str(a), str(pictures)], out) == [b, a]
+    assert find_inputs([str(pictures / "*")], out) == [a, b]  # a picture, a folder, and what is neither
+    assert find_inputs([str(pictures / "de*")], out) == [b]
     for nothing in ("none.png", str(pictures / "*.gif"), str(pictures / "nowhere")):
         with pytest.raises(UserError, match="no picture or video there"):
             find_inputs([nothing], out)
     with pytest.raises(UserError, match=r"notes\.txt: neither a picture \(\.bmp, "):
         find_inputs([str(pictures / "notes.txt")], out)
+
+
+def test_hidden_files_and_folders_are_passed_over(pictures):
+    """Wherever the folder itself lies; by name they are inputs."""
+    shutil.copytree(pictures, pictures / ".cache" / "x")
+    a, b = pictures / "a.png", pictures / "deep" / "b.jpg"
+    assert find_inputs([str(pictures)], Path("runs")) == [a, b]
+    assert find_inputs([str(pictures / "**" / "*")], Path("runs")) == [a, b]
+    hidden = pictures / ".cache" / "x"
+    assert find_inputs([str(hidden)], Path("runs")) == [hidden / "a.png", hidden / "deep" / "b.jpg"]
+    assert find_inputs([str(pictures / "._a.png")], Path("runs")) == [pictures / "._a.png"]
+
+
+def test_a_picture_named_twice_is_one_input(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    spelled = ["./a.png", "a.png", "deep/../a.png", str(pictures / "a.png"), ".", "deep"]
+    assert find_inputs(spelled, Path("runs")) == [Path("a.png"), Path("deep/b.jpg")]
+
+
+def test_where_the_json_goes_is_looked_at_before_the_work(weights, pictures, tmp_path, monkeypatch):
+    """An earlier file, an input, the weights, a folder: nothing of them is touched, and no picture is looked at."""
+    earlier = tmp_path / "f.json"
+    earlier.write_text("earlier")
+    monkeypatch.setattr("detres.api.load", lambda *_, **__: pytest.fail("the work has begun"))
+    bytes_of_weights = weights.read_bytes()
+    for target, message in (
+        (earlier, r"f\.json already there: --overwrite"),
+        (pictures / "a.png", r"a\.png would be written over"),
+        (weights, r"d\.safetensors would be written over"),
+        (pictures, r"in cannot be written: \S+in is in its place"),
+        (earlier / "g.json", r"g\.json cannot be written: \S+f\.json is in its place"),
+        (tmp_path / "out" / "a.jpg", "would be written twice"),
+    ):
+        overwrite = [] if target == earlier else ["--overwrite"]
+        with pytest.raises(UserError, match=message):
+            run(weights, pictures / "a.png", "--out", tmp_path / "out", "--json", target, *overwrite)
+    assert earlier.read_text() == "earlier"
+    assert weights.read_bytes() == bytes_of_weights
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_the_json_is_made(weights, pictures, tmp_path):
+    target = tmp_path / "new" / "deep" / "f.json"
+    run(weights, pictures / "a.png", "--no-pictures", "--json", target)
+    assert json.loads(target.read_text())
+    target.write_text("earlier")
+    run(weights, pictures / "a.png", "--no-pictures", "--json", target, "--overwrite")
+    assert json.loads(target.read_text())
 
 
 def test_results_in_a_folder_that_is_searched_are_passed_over(pictures):
@@ -149,7 +199,7 @@ def test_earlier_results_and_inputs_are_not_overwritten(weights, pictures, tmp_p
     run(weights, pictures / "a.png", "--out", tmp_path / "out", "--set", "test.min_score=0.9", "--overwrite")
     assert (tmp_path / "out" / "detections.json").read_bytes() != before
     original = (pictures / "deep" / "b.jpg").read_bytes()
-    with pytest.raises(UserError, match=r"b\.jpg would be drawn over"):
+    with pytest.raises(UserError, match=r"b\.jpg would be written over"):
         run(weights, pictures / "deep", "--out", pictures / "deep", "--overwrite")
     assert (pictures / "deep" / "b.jpg").read_bytes() == original
 

@@ -23,7 +23,8 @@ def trained(monkeypatch, tmp_path):
     """The configurations and options of the trainings that the tool starts, here instead of in `runs/`."""
     calls = []
 
-    def train_detector(config, run, device, *, resume, quiet):
+    def train_detector(config, run, device, *, data, resume, quiet):
+        assert data is None
         calls.append((config, run.path, device.type, resume, quiet))
         return FIGURES
 

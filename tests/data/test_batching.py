@@ -122,6 +122,32 @@ def test_boxes_drawn_on_the_unrotated_picture_get_the_unrotated_picture(tmp_path
     assert np.array_equal(load_picture(flagged, 0), stored)
 
 
+def test_reduced_decoding_changes_pixels_by_a_level_and_nothing_else(tmp_path):
+    """A JPEG of twice the wanted size on its side (EXIF 6): same boxes, scale and size; a half equals the resize."""
+    rng = np.random.default_rng(0)
+    blobs = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((320, 240))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    blobs.save(path, quality=95, exif=exif.tobytes())
+    for size in ((320, 240), (240, 320)):  # the boxes were drawn on the upright picture, or on the stored one
+        annotations = annotations_of([path], [size], [[[20, 40, 100, 200]]])
+        full, reduced = (DetectionDataset(annotations, 120, 160, None, 0, how)[0] for how in (False, True))
+        assert_equal(reduced, replace(full, image=reduced.image))
+        assert reduced.image.shape == (3, size[0] // 2, size[1] // 2)
+        difference = (reduced.image.int() - full.image.int()).abs()
+        assert 0 < difference.float().mean() < 1
+
+
+def test_reduced_decoding_refuses_a_size_that_differs(tmp_path):
+    """Half the annotated size is another picture, not a reduced one."""
+    path = tmp_path / "p"
+    for kind in ("PNG", "JPEG"):
+        Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(path, kind)
+        with pytest.raises(UserError, match=r"p is 80 x 40 .* 160 x 80"):
+            load_picture(annotations_of([path], [(80, 160)], [[]]), 0, (10, 20))
+
+
 def test_an_object_without_area_inside_the_picture_is_an_error_not_a_loss(tmp_path):
     path = tmp_path / "p.png"
     Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(path)

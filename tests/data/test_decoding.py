@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detres.data.decoding import decode_image, image_orientation, image_size, read_header, read_image
+from detres.data.decoding import (
+    decode_image,
+    image_orientation,
+    image_size,
+    read_header,
+    read_image,
+    read_reduced,
+)
+from detres.data.shapes import shapes_annotations
 from detres.errors import UserError
 
 
@@ -171,3 +179,95 @@ def test_real_pictures_named_jpg_that_are_png(real_data: Path):
         expected = np.asarray(picture.convert("RGB")).astype(int)
         assert np.abs(read_image(path).astype(int) - expected).mean() < 1
     assert {"JPEG", "PNG"} <= kinds
+
+
+def block_means(image: np.ndarray, fraction: int) -> np.ndarray:
+    height, width = image.shape[0] // fraction, image.shape[1] // fraction
+    return image.reshape(height, fraction, width, fraction, 3).mean(axis=(1, 3))
+
+
+@pytest.fixture(scope="module")
+def textured() -> np.ndarray:
+    """Coarse blobs of all colours with fine noise: (120, 160, 3) uint8."""
+    rng = np.random.default_rng(0)
+    blobs = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((160, 120))
+    return np.clip(np.asarray(blobs) + rng.normal(0, 6, (120, 160, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("smallest", "fraction"), [((60, 80), 2), ((16, 16), 4), ((31, 40), 2), ((15, 20), 8)]
+)
+def test_a_reduced_jpeg_is_the_mean_of_blocks_of_the_full_one(
+    textured, orientation, smallest, fraction, tmp_path
+):
+    """Turned as the full picture is, never below `smallest`, to 1.5 levels on average, whatever the colours."""
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(with_orientation(textured, orientation))
+    for upright in (True, False):
+        full = read_image(path, upright=upright)
+        swapped = full.shape[0] > full.shape[1]
+        image, size = read_reduced(path, smallest[::-1] if swapped else smallest, upright=upright)
+        assert size == full.shape[:2]
+        assert image.shape == (full.shape[0] // fraction, full.shape[1] // fraction, 3)
+        difference = np.abs(image - block_means(full, fraction))
+        assert difference.mean() < 1.5
+        assert difference.max() <= 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "kind", "smallest"),
+    [
+        (120, 160, "PNG", (15, 20)),  # not a JPEG
+        (119, 160, "JPEG", (15, 20)),  # no fraction divides 119
+        (120, 160, "JPEG", (61, 80)),  # a half would be too small
+        (120, 160, "JPEG", (600, 800)),  # to be enlarged
+    ],
+)
+def test_what_cannot_be_reduced_is_decoded_in_full(textured, rows, columns, kind, smallest, tmp_path):
+    path = tmp_path / "full"
+    path.write_bytes(encoded(Image.fromarray(textured[:rows, :columns]), kind))
+    image, size = read_reduced(path, smallest)
+    assert size == (rows, columns)
+    assert np.array_equal(image, read_image(path))
+
+
+def test_grey_and_cmyk_jpegs_are_reduced_to_rgb(textured, tmp_path):
+    for mode in ("L", "CMYK"):
+        path = tmp_path / f"{mode}.jpg"
+        path.write_bytes(encoded(Image.fromarray(textured).convert(mode), "JPEG", quality=95))
+        image, size = read_reduced(path, (30, 40))
+        assert size == (120, 160)
+        assert np.abs(image - block_means(read_image(path), 4)).mean() < 1
+
+
+def test_reduced_decoding_refuses_what_full_decoding_refuses(textured, tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encoded(Image.fromarray(textured), "JPEG")[:-500])
+    with pytest.raises(UserError, match=r"cut\.jpg is truncated"):
+        read_reduced(path, (15, 20))
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"cut\.jpg"):
+        read_reduced(path, (15, 20))
+    with pytest.raises(UserError, match="does not exist"):
+        read_reduced(tmp_path / "none.jpg", (15, 20))
+
+
+def test_drawn_pictures_and_archive_members_are_read(textured, tmp_path):
+    content = encoded(Image.fromarray(textured), "JPEG", quality=95)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("1.jpg", content)
+    image, size = read_reduced(f"{tmp_path / 'a.zip'}!1.jpg", (60, 80))
+    assert (image.shape, size) == ((60, 80, 3), (120, 160))
+    drawn = shapes_annotations("train", 1)
+    image, size = read_reduced(drawn.paths[0], (1, 1))
+    assert size == image.shape[:2] == tuple(drawn.sizes[0])
+
+
+def test_real_jpegs_are_reduced_to_block_means(real_data: Path):
+    """BCCD's 640 x 480, subsampled in colour."""
+    for path in sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[:3]:
+        full = read_image(path)
+        for fraction in (2, 4, 8):
+            image, _ = read_reduced(path, (480 // fraction, 640 // fraction))
+            assert np.abs(image - block_means(full, fraction)).mean() < 1

@@ -11,7 +11,7 @@ from detectors import assert_same_detections, drawn_pictures, lively_detector, s
 
 from detres.data.shapes import shapes_annotations
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.inference import TestConfig, as_table, detect, detect_split
+from detres.detection.inference import TestConfig, as_table, detect, detect_split, for_inference
 from detres.detection.rpn import ProposalOptions
 
 CLASSES = 3
@@ -42,6 +42,36 @@ def test_a_picture_is_found_the_same_alone_and_beside_a_larger_one(pooling):
         (alone,) = found_in(network, [image])
         assert len(alone.scores) >= 5
         assert_same_detections(beside, alone, score=1e-5, box=0.1, lowest=TEST.min_score)
+
+
+def test_the_copy_for_inference_finds_the_same_and_leaves_the_network_alone(network):
+    images, _, _ = drawn_pictures(96, 128, CLASSES)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for ours, expected in zip(
+        found_in(for_inference(network), images), found_in(network, images), strict=True
+    ):
+        assert_same_detections(ours, expected, score=1e-4, box=0.05, lowest=TEST.min_score)
+    assert_state(network, before)
+
+
+def test_bfloat16_rounds_maps_and_scores_but_not_the_geometry(network):
+    images, _, _ = drawn_pictures(96, 128, CLASSES, count=1)
+    low = for_inference(network, "bfloat16")
+    with torch.no_grad():
+        (output,), (expected,) = low(images), network(images)
+    assert output.features.dtype == torch.bfloat16
+    assert torch.equal(output.anchors, expected.anchors)
+    assert {output.objectness.dtype, output.deltas.dtype} == {torch.float32}
+    spread = expected.objectness.std()
+    assert (output.objectness - expected.objectness).abs().mean() < 0.05 * spread
+    (found,) = found_in(low, images)
+    assert {found.boxes.dtype, found.scores.dtype} == {torch.float32}
+
+
+def assert_state(network: FasterRCNN, expected: dict[str, torch.Tensor]) -> None:
+    state = network.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
 @torch.no_grad()

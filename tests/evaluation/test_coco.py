@@ -1,4 +1,4 @@
-"""COCO's figures behind the guard against pycocotools run by the test itself on the regular form of the data."""
+"""COCO's figures by each engine against pycocotools run by the test itself on the regular form of the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detres.data.readers import coco as reader
 from detres.errors import DataError
-from detres.evaluation.coco import FIGURES, evaluate_coco, picture_numbers
+from detres.evaluation.coco import FIGURES, evaluate_coco
+from detres.evaluation.engines import Engine
 from detres.evaluation.results_files import read_coco_results
 
 
@@ -82,43 +83,52 @@ def random_data(seed: int, *, crowd: bool, most_detections: int = 12) -> tuple[d
     return truth, results
 
 
-def through_files(folder: Path, truth: dict, results: list[dict]):
+def through_files(folder: Path, truth: dict, results: list[dict], engine: Engine = "pycocotools"):
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
     annotations, _ = reader.read_file(folder / "truth.json")
-    return evaluate_coco(annotations, read_coco_results(folder / "results.json", annotations))
+    table = read_coco_results(folder / "results.json", annotations)
+    return evaluate_coco(annotations, table, engine=engine)
+
+
+@pytest.fixture(params=["pycocotools", "hotcoco"])
+def engine(request) -> Engine:
+    """Each engine in turn; hotcoco is skipped where it is not installed."""
+    if request.param == "hotcoco":
+        pytest.importorskip("hotcoco", reason="hotcoco is not installed (extra 'fast' or 'test')")
+    return request.param
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_irregular_data_gives_the_figures_of_its_regular_form(tmp_path, seed):
+def test_irregular_data_gives_the_figures_of_its_regular_form(tmp_path, seed, engine):
     """Annotation id 0, no area, no iscrowd, gappy ids, a picture without objects, a class without any."""
     truth, results = random_data(seed, crowd=False)
     expected = pycocotools_figures(json.loads(json.dumps(truth)), results)
     for row in truth["annotations"]:
         row["id"] -= 1
         del row["area"], row["iscrowd"]
-    assert_same(through_files(tmp_path, truth, results), *expected)
+    assert_same(through_files(tmp_path, truth, results, engine), *expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_crowd_regions_are_pycocotools(tmp_path, seed):
+def test_crowd_regions_are_pycocotools(tmp_path, seed, engine):
     truth, results = random_data(seed, crowd=True)
     expected = pycocotools_figures(json.loads(json.dumps(truth)), results)
-    assert_same(through_files(tmp_path, truth, results), *expected)
+    assert_same(through_files(tmp_path, truth, results, engine), *expected)
 
 
-def test_more_than_100_detections_in_a_picture(tmp_path):
+def test_more_than_100_detections_in_a_picture(tmp_path, engine):
     truth, results = random_data(1, crowd=False, most_detections=900)
     expected = pycocotools_figures(json.loads(json.dumps(truth)), results)
-    result = through_files(tmp_path, truth, results)
+    result = through_files(tmp_path, truth, results, engine)
     assert result.detections > 1000
     assert_same(result, *expected)
 
 
-def test_annotation_id_0_counts(make_truth, make_table):
+def test_annotation_id_0_counts(make_truth, make_table, engine):
     """Where pycocotools alone gives 0.0: one object whose id is 0, found perfectly."""
     truth = make_truth([[(0, 10, 10, 60, 60)]], classes=["a"])
-    result = evaluate_coco(truth, make_table([(0, 0, 0.9, 10, 10, 60, 60)]))
+    result = evaluate_coco(truth, make_table([(0, 0, 0.9, 10, 10, 60, 60)]), engine=engine)
     assert result.figures["AP"] == pytest.approx(1.0)
     assert result.classes == {"a": {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0), "objects": 1}}
 
@@ -134,8 +144,8 @@ def test_figures_that_do_not_exist_are_none_with_the_reason(make_truth, make_tab
     assert not set(result.reasons) & {"AP", "APm", "ARm"}
 
 
-def test_no_detections_is_zero_with_the_reason(make_truth, make_table):
-    result = evaluate_coco(make_truth([[(0, 10, 10, 60, 60)]]), make_table([]))
+def test_no_detections_is_zero_with_the_reason(make_truth, make_table, engine):
+    result = evaluate_coco(make_truth([[(0, 10, 10, 60, 60)]]), make_table([]), engine=engine)
     assert result.figures["AP"] == result.figures["AR100"] == 0.0
     assert result.figures["APs"] is None
     assert result.reasons["AP"] == "there are no detections"
@@ -143,9 +153,9 @@ def test_no_detections_is_zero_with_the_reason(make_truth, make_table):
 
 
 @pytest.mark.parametrize("pictures", [[], [[]], [[], []]])
-def test_no_objects_is_none_with_the_reason(make_truth, make_table, pictures):
+def test_no_objects_is_none_with_the_reason(make_truth, make_table, pictures, engine):
     table = make_table([(0, 0, 0.5, 0, 0, 9, 9)] if pictures else [])
-    result = evaluate_coco(make_truth(pictures), table)
+    result = evaluate_coco(make_truth(pictures), table, engine=engine)
     assert set(result.figures.values()) == {None}
     assert set(result.reasons) == set(FIGURES)
     assert result.reasons["AP"] == "the ground truth has no objects"
@@ -191,17 +201,12 @@ def test_refuses_scores_and_boxes_that_are_not_finite(make_truth, make_table, ba
         evaluate_coco(truth, make_table([(0, 0, 0.5, 0, 0, bad, 1)]))
 
 
-def test_pictures_are_taken_in_order_of_their_ids(make_truth):
-    assert picture_numbers(make_truth([[], [], []], ids=["10", "9", "100"])).tolist() == [2, 1, 3]
-    assert picture_numbers(make_truth([[], [], []], ids=["b", "10", "9"])).tolist() == [3, 1, 2]
+def test_prints_nothing(make_truth, make_table, capfd, engine):
+    evaluate_coco(make_truth([[(0, 0, 0, 50, 50)]]), make_table([(0, 0, 0.5, 0, 0, 50, 50)]), engine=engine)
+    assert capfd.readouterr().out == ""
 
 
-def test_prints_nothing(make_truth, make_table, capsys):
-    evaluate_coco(make_truth([[(0, 0, 0, 50, 50)]]), make_table([(0, 0, 0.5, 0, 0, 50, 50)]))
-    assert capsys.readouterr().out == ""
-
-
-def test_real_pictures_equal_pycocotools(real_data, tmp_path):
+def test_real_pictures_equal_pycocotools(real_data, tmp_path, engine):
     """coco_val50 with its gappy ids and crowd regions; detections are its boxes, shifted at random."""
     file = real_data / "coco_val50" / "annotations" / "instances_val2017.json"
     truth = json.loads(file.read_text())
@@ -214,6 +219,5 @@ def test_real_pictures_equal_pycocotools(real_data, tmp_path):
     expected = pycocotools_figures(truth, results)
     (tmp_path / "results.json").write_text(json.dumps(results))
     annotations, _ = reader.read_file(file)
-    assert_same(
-        evaluate_coco(annotations, read_coco_results(tmp_path / "results.json", annotations)), *expected
-    )
+    table = read_coco_results(tmp_path / "results.json", annotations)
+    assert_same(evaluate_coco(annotations, table, engine=engine), *expected)

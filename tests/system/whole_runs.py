@@ -87,20 +87,37 @@ def in_own_process(code: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+def assert_one_line(ended: Ended, *words: str) -> None:
+    """Status 2 and one line on standard error, with these words in it."""
+    assert ended.status == 2, ended.err
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1, ended.err
+    assert "Traceback" not in ended.err
+    for word in words:
+        assert word in ended.err
+
+
+def change(path: Path, old: str, new: str) -> None:
+    """Replace the first `old` in a text file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def metrics(run: Path) -> list[dict[str, float | None]]:
     """The lines of metrics.jsonl less what is measured."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
-def assert_same_runs(run: Path, expected: Path) -> None:
+def assert_same_runs(run: Path, expected: Path, steps: int = STEPS) -> None:
     """Bit-equal: weights ready for use, all state of the last checkpoint, every figure of every line."""
     assert metrics(run) == metrics(expected)
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
-    assert (run / "last").read_text() == (expected / "last").read_text() == f"checkpoints/{STEPS}\n"
+    assert (run / "last").read_text() == (expected / "last").read_text() == f"checkpoints/{steps}\n"
     assert (run / "best").read_text() == (expected / "best").read_text()
     ours, theirs = (
-        torch.load(path / "checkpoints" / str(STEPS) / "state.pt", weights_only=True)
+        torch.load(path / "checkpoints" / str(steps) / "state.pt", weights_only=True)
         for path in (run, expected)
     )
     assert_equal(ours["network"], theirs["network"])

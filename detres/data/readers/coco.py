@@ -5,15 +5,19 @@ COCO's box is [x, y, width, height] in continuous pixel coordinates; category id
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from detres.data.readers.assembly import Findings, Objects, assemble, fill_sizes, strict
+from detres.data.readers.coco_objects import objects_of
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
@@ -112,7 +116,7 @@ def scan_file(
         fill_sizes(
             [picture or "" for picture in paths], sizes, (i for i in present if not sizes[i].all()), findings
         )
-    objects = _objects(rows, index_of, label_of, path, findings)
+    objects = objects_of(rows, index_of, label_of, path, findings)
     _refuse_corners(objects, sizes, path, findings)
     annotations = assemble(
         [picture or name for picture, name in zip(paths, names, strict=True)],
@@ -135,7 +139,7 @@ def _load(path: Path) -> dict:
         return mapping
 
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig") as file, _collector_paused():
             content = json.load(file, object_hook=without_segmentation)
     except json.JSONDecodeError as error:
         raise DataError(
@@ -150,14 +154,26 @@ def _load(path: Path) -> dict:
             raise DataError(
                 f"{path}: no list '{key}'; COCO annotations have images, annotations and categories"
             )
-        wrong = next((n for n, item in enumerate(content[key]) if not isinstance(item, dict)), None)
-        if wrong is not None:
+        if {*map(type, content[key])} - {dict}:
+            wrong = next(n for n, item in enumerate(content[key]) if not isinstance(item, dict))
             raise DataError(f"{path}: {key}[{wrong}] is not a mapping")
     for key in ("images", "categories"):
         wrong = next((n for n, item in enumerate(content[key]) if "id" not in item), None)
         if wrong is not None:
             raise DataError(f"{path}: {key}[{wrong}] has no 'id'")
     return content
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's collector of cycles, which would go through the millions of new containers again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _classes(
@@ -250,54 +266,6 @@ def _locate(
                 findings.error("ambiguous picture", f"{path}, '{name}'", f"is in {listed(found)}")
             located.append(found[0])
     return located
-
-
-def _objects(
-    rows: list[dict], index_of: dict[object, int], label_of: dict[int, int], path: Path, findings: Findings
-) -> Objects:
-    """Columns from the list of annotations; rows that refer to nothing known are errors and left out."""
-    seen: set[object] = set()
-    kept: list[dict] = []
-
-    def where(number: int, row: dict) -> str:
-        return f"{path}, annotation {row.get('id', f'number {number}')}"
-
-    for number, row in enumerate(rows):
-        if row.get("image_id") not in index_of:
-            findings.error(
-                "unknown image id", where(number, row), f"image {row.get('image_id')} is not in 'images'"
-            )
-        elif row.get("category_id") not in label_of:
-            what = f"category {row.get('category_id')} is not one of {listed(label_of)}"
-            findings.error("unknown category", where(number, row), what)
-        elif not _is_box(row.get("bbox")):
-            what = f"bbox {row.get('bbox')} is not four numbers [x, y, width, height]"
-            findings.error("malformed box", where(number, row), what)
-        else:
-            kept.append(row)
-            if row.get("id") in seen:
-                findings.report.add(
-                    "duplicate annotation id", where(number, row), "kept: objects' ids are not used"
-                )
-            seen.add(row.get("id"))
-    boxes = np.array([row["bbox"] for row in kept], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    ids = [row.get("id") for row in kept]
-    return Objects(
-        pictures=np.array([index_of[row["image_id"]] for row in kept], dtype=np.int64),
-        boxes=boxes,
-        labels=np.array([label_of[row["category_id"]] for row in kept], dtype=np.int64),
-        crowd=np.array([bool(row.get("iscrowd")) for row in kept], dtype=bool),
-        difficult=np.array([bool(row.get("difficult")) for row in kept], dtype=bool),
-        areas=np.array(
-            [row["area"] if row.get("area") is not None else np.nan for row in kept], dtype=np.float64
-        ),
-        where=lambda row: f"{path}, annotation {ids[row]}",
-    )
-
-
-def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}
 
 
 def _refuse_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:

@@ -1,6 +1,6 @@
-"""Trained networks in Python: load a weights file, find objects in pictures, evaluate on a data set.
+"""A trained detector for use: pictures in, boxes, scores and names out (He et al. 2015, Appendix A).
 
-`detector = detres.load("model.safetensors"); detector("picture.jpg").draw("out.jpg")`
+N objects found in a picture, K classes. Boxes are xyxy in pixels of the picture.
 """
 
 from __future__ import annotations
@@ -8,38 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
+import pydantic
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detres.classification.classifier import crop_of, read_classifier
+from detres.api.pictures import Picture, as_image
 from detres.data.batching import to_tensor
-from detres.data.config import Source
-from detres.data.decoding import read_image
-from detres.data.discover import select_classes
 from detres.data.drawing import draw_detections, write_image
-from detres.data.preprocessing import normalise
 from detres.data.records import Annotations, DetectionTable
-from detres.data.sources import read_sources
-from detres.data.transforms import centre_crop, resize_image, resized_size
+from detres.data.transforms import resize_image, resized_size
 from detres.detection import inference
-from detres.detection.build import from_tensors
 from detres.detection.config import Architecture
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
-from detres.devices import select_device
 from detres.errors import UserError, WeightsError, nearest
-from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.voc import evaluate_voc
-from detres.networks.norm import folded
-from detres.weights.ours import Metadata, read_weights
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Picture = str | Path | np.ndarray | Image
+from detres.weights.ours import Metadata
 
 
 @dataclass(frozen=True)
@@ -116,6 +102,7 @@ class Detector:
 
     def __init__(self, network: FasterRCNN, architecture: Architecture, metadata: Metadata):
         self.network = network
+        self._low_precision: FasterRCNN | None = None
         self.architecture = architecture
         self.metadata = metadata
         self.class_names = metadata.class_names
@@ -165,12 +152,20 @@ class Detector:
         """
         return merged_test_options(self.test, options)
 
+    def _network_in(self, precision: Literal["float32", "bfloat16"]) -> FasterRCNN:
+        """The network cast once for all pictures."""
+        if precision == "float32":
+            return self.network
+        if self._low_precision is None:
+            self._low_precision = inference.for_inference(self.network, precision)
+        return self._low_precision
+
     def _find(self, image: np.ndarray, test: TestConfig) -> Found:
         stored_height, stored_width = image.shape[0], image.shape[1]
         height, width, _ = resized_size(stored_height, stored_width, self.short_side, self.long_side)
         resized = to_tensor(resize_image(image, height, width)).to(self.device)
         (found,) = inference.detect(
-            self.network,
+            self._network_in(test.precision),
             [resized],
             [(height / stored_height, width / stored_width)],
             self.architecture.proposal_options(test),
@@ -179,124 +174,6 @@ class Detector:
         )
         boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
         return Found(boxes, scores, labels, self.class_names, self.category_ids, image)
-
-
-@dataclass(frozen=True)
-class Classified:
-    """The classes of one picture, likeliest first.
-
-    Attributes:
-        names: K class names.
-        scores: (K,) float32, softmax.
-    """
-
-    names: list[str]
-    scores: Tensor
-
-
-class Classifier:
-    """A trained classification network: central crop, softmax (He et al. 2015, §3.4).
-
-    Args:
-        network: The network in test mode, on its device.
-        metadata: The weights file's.
-    """
-
-    def __init__(self, network: nn.Module, metadata: Metadata):
-        self.network = network
-        self.metadata = metadata
-        self.class_names = metadata.class_names
-        self.crop = crop_of(metadata)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
-
-    @overload
-    def __call__(self, pictures: Picture) -> Classified: ...
-    @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Classified]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Classified | list[Classified]:
-        """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
-
-        Raises:
-            UserError: A picture that cannot be read, an array of another form.
-        """
-        if isinstance(pictures, (list, tuple)):
-            return [self._classify(as_image(picture)) for picture in pictures]
-        return self._classify(as_image(pictures))
-
-    @torch.inference_mode()
-    def _classify(self, image: np.ndarray) -> Classified:
-        crop = to_tensor(centre_crop(image, self.crop)).to(self.device)
-        scores = self.network(normalise(crop[None], self.metadata.preprocessing)).softmax(dim=1)[0].cpu()
-        scores, order = scores.sort(descending=True, stable=True)
-        return Classified([self.class_names[label] for label in order.tolist()], scores)
-
-
-def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
-    """Rebuild a trained network from its weights file; nothing else is needed.
-
-    Args:
-        weights: A `.safetensors` that a detres tool wrote (or a list with that one).
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Returns:
-        A `Detector` or a `Classifier`, as the file's task says.
-
-    Raises:
-        UserError: The file is missing, damaged or not one of ours; the device is not there.
-    """
-    paths = [weights] if isinstance(weights, (str, Path)) else list(weights)
-    if len(paths) != 1:
-        raise UserError(f"{len(paths)} weights files: one is needed (ensembles are not supported yet)")
-    place = select_device(device)
-    tensors, metadata = read_weights(paths[0])
-    if metadata.task == "classification":
-        network, _, metadata = read_classifier(paths[0])
-        return Classifier(network.to(place), metadata)
-    if metadata.task != "detection":
-        raise WeightsError(
-            f"{paths[0]}: weights for {metadata.task}, which this version of detres does not use"
-        )
-    network, architecture = from_tensors(tensors, metadata, str(paths[0]))
-    network.trunk = folded(network.trunk)
-    network.region_head.body = folded(network.region_head.body)
-    return Detector(network.to(place), architecture, metadata)
-
-
-def evaluate(
-    detector: Detector,
-    data: str | Path,
-    split: str | None = None,
-    *,
-    format: str | None = None,
-    quiet: bool = True,
-    **options: Any,
-) -> dict[str, float | None]:
-    """COCO's twelve figures and VOC's mAP of a detector on a data set; None where a figure does not exist.
-
-    Args:
-        detector: From `load`.
-        data: A data set's folder (or `shapes`).
-        split: Its split; may stay out where there is only one.
-        format: `coco`, `voc` or `yolo`, where the folder holds two.
-        quiet: Show no progress.
-        **options: Test options, as for a call of the detector.
-
-    Returns:
-        `AP` ... `ARl` (Lin et al. 2014) and `mAP`, `mAP_11point`, `mAP_area` (Everingham et al. 2010); fractions.
-
-    Raises:
-        UserError: Wrong data, classes that differ from the detector's, an unknown option.
-    """
-    if not isinstance(detector, Detector):
-        raise UserError(f"evaluate needs a detector, this is a {type(detector).__name__}")
-    annotations, _ = read_sources([Source(dir=str(data), split=split, format=format)])
-    annotations = select_classes(annotations, detector.class_names)
-    table, _ = detect_split(detector, annotations, options=options, quiet=quiet)
-    return {**evaluate_coco(annotations, table).figures, **evaluate_voc(annotations, table).figures}
 
 
 def detect_split(
@@ -328,57 +205,22 @@ def detect_split(
 
 
 def merged_test_options(test: TestConfig, options: Mapping[str, Any]) -> TestConfig:
-    """`test` with some options changed.
+    """`test` with some options changed; NumPy's numbers count as Python's.
 
     Raises:
         UserError: An option that does not exist (with the nearest that does), or a value out of range.
     """
-    import pydantic
-
     unknown = [name for name in options if name not in TestConfig.model_fields]
     if unknown:
         names = ", ".join(TestConfig.model_fields)
         raise UserError(
             f"unknown test option '{unknown[0]}'{nearest(unknown[0], TestConfig.model_fields)}; they are {names}"
         )
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()
+    }
     try:
-        return TestConfig.model_validate({**test.model_dump(), **options})
+        return TestConfig.model_validate({**test.model_dump(), **plain})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"test option {first['loc'][0]}={first['input']!r}: {first['msg']}") from error
-
-
-def as_image(picture: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a path, a PIL image or such an array.
-
-    Grey and palette images become RGB; an alpha channel is dropped, the colours beneath are kept, as in `read_image`.
-
-    Raises:
-        UserError: None of these, a file that cannot be read, or pixels of another shape or type.
-    """
-    from PIL import Image
-
-    if isinstance(picture, (str, Path)):
-        return read_image(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise UserError(
-                f"a picture as an array must be (H, W, 3) uint8 RGB, this is {picture.shape} {picture.dtype}"
-            )
-        return picture
-    if isinstance(picture, Image.Image):
-        if picture.mode[0] in "IF":
-            raise UserError(
-                f"a PIL image of mode {picture.mode} has no fixed range: convert it to 8 bits (L or RGB)"
-            )
-        if 0 in picture.size:
-            raise UserError(
-                f"a PIL image of {picture.size[0]} x {picture.size[1]} pixels has nothing to look at"
-            )
-        try:
-            return np.asarray(picture.convert("RGB"))
-        except OSError as error:  # opened lazily: its file turns out to be damaged only now
-            raise UserError(f"a PIL image cannot be read: {error}; its file is damaged") from error
-    raise UserError(
-        f"a picture must be a path, a PIL image or an (H, W, 3) uint8 array, not {type(picture).__name__}"
-    )

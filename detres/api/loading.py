@@ -1,0 +1,86 @@
+"""From a weights file to a network for use, and its figures on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detres.api.classifier import Classifier
+from detres.api.detector import Detector, detect_split
+from detres.classification import classifier
+from detres.data.config import Source
+from detres.data.discover import select_classes
+from detres.data.sources import log_reports, read_sources
+from detres.detection import build
+from detres.detection.inference import for_inference
+from detres.devices import select_device
+from detres.errors import UserError, WeightsError
+from detres.evaluation.coco import evaluate_coco
+from detres.evaluation.voc import evaluate_voc
+from detres.weights.ours import read_weights
+
+
+def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
+    """Rebuild a trained network from its weights file; nothing else is needed.
+
+    Args:
+        weights: A `.safetensors` that a detres tool wrote (or a list with that one).
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        A `Detector` or a `Classifier`, as the file's task says.
+
+    Raises:
+        UserError: The file is missing, damaged or not one of ours; the device is not there.
+    """
+    paths = [weights] if isinstance(weights, (str, Path)) else list(weights)
+    if len(paths) != 1:
+        raise UserError(f"{len(paths)} weights files: one is needed (ensembles are not supported yet)")
+    place = select_device(device)
+    tensors, metadata = read_weights(paths[0])
+    if metadata.task == "classification":
+        network, _ = classifier.from_tensors(tensors, metadata, str(paths[0]))
+        return Classifier(network.to(place), metadata)
+    if metadata.task != "detection":
+        raise WeightsError(
+            f"{paths[0]}: weights for {metadata.task}, which this version of detres does not use"
+        )
+    network, architecture = build.from_tensors(tensors, metadata, str(paths[0]))
+    return Detector(for_inference(network.to(place)), architecture, metadata)
+
+
+def evaluate(
+    detector: Detector,
+    data: str | Path,
+    split: str | None = None,
+    *,
+    format: str | None = None,
+    quiet: bool = True,
+    **options: Any,
+) -> dict[str, float | None]:
+    """COCO's twelve figures and VOC's mAP of a detector on a data set; None where a figure does not exist.
+
+    What the reader drops or mends is logged as a warning of the logger `detres`.
+
+    Args:
+        detector: From `load`.
+        data: A data set's folder (or `shapes`).
+        split: Its split; may stay out where there is only one.
+        format: `coco`, `voc` or `yolo`, where the folder holds two.
+        quiet: Show no progress.
+        **options: Test options, as for a call of the detector.
+
+    Returns:
+        `AP` ... `ARl` (Lin et al. 2014) and `mAP`, `mAP_11point`, `mAP_area` (Everingham et al. 2010); fractions.
+
+    Raises:
+        UserError: Wrong data, classes that differ from the detector's, an unknown option.
+    """
+    if not isinstance(detector, Detector):
+        raise UserError(f"evaluate needs a detector, this is a {type(detector).__name__}")
+    annotations, reports = read_sources([Source(dir=str(data), split=split, format=format)])
+    log_reports(reports)
+    annotations = select_classes(annotations, detector.class_names)
+    table, _ = detect_split(detector, annotations, options=options, quiet=quiet)
+    return {**evaluate_coco(annotations, table).figures, **evaluate_voc(annotations, table).figures}

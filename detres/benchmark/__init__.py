@@ -1,0 +1,1 @@
+"""How fast detres is beside its peers: what is measured (a case), and how (agreement, rounds, memory, ceiling)."""

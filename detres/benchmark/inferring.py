@@ -1,0 +1,175 @@
+"""Detection in pictures: ours as `detres.load` gives it, the torchvision composition, exported graphs.
+
+He et al. 2015, Appendix A. A picture's whole way is timed, from uint8 pixels in memory to boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+
+from detres.benchmark.cases import (
+    OURS,
+    TORCHVISION,
+    Agreement,
+    Case,
+    Form,
+    Prepared,
+    Side,
+    one_form,
+    same_run_and_answer,
+)
+from detres.benchmark.detectors import (
+    DetectorOptions,
+    drawn_pictures,
+    random_detector,
+    to_channels_last,
+    unpadded,
+)
+from detres.benchmark.exported import EXPORTED, prepare_exported
+from detres.boxes.geometry import box_iou
+from detres.detection.fast_rcnn import Detections
+from detres.detection.inference import TestConfig, detect, for_inference
+from detres.peers import peer_detections, peer_images, torchvision_faster_rcnn
+
+
+def infer_cases(options: DetectorOptions) -> list[Case]:
+    """One case for each precision; seconds a picture."""
+    return [_case(options, precision) for precision in options.precisions]
+
+
+def _case(options: DetectorOptions, precision: str) -> Case:
+    low = precision == "bfloat16"
+    peers = []
+    for name in options.peers:
+        if name == TORCHVISION:
+            layouts = ("contiguous", "channels-last")
+            forms = tuple(
+                Form(layout, partial(_prepare_torchvision, options, low, layout == "channels-last"))
+                for layout in layouts
+            )
+            peers.append(Side(name, forms))
+        elif not (low and name == "onnxruntime"):  # its CPU kernels have no bfloat16
+            peers.append(one_form(name, partial(prepare_exported, name, options, low)))
+    return Case(
+        name=f"infer {precision}",
+        ours=one_form(OURS, partial(_prepare_ours, options, low)),
+        peers=tuple(peers),
+        compare=partial(compare_detections, low=low),
+        precision=torch.bfloat16 if low else torch.float32,
+        units=options.batch,
+        note=_note(options.peers, low),
+    )
+
+
+def _note(peers: Sequence[str], low: bool) -> str:
+    exported = [name for name in peers if name in EXPORTED]
+    if not exported:
+        return ""
+    if low and "onnxruntime" in exported:
+        exported.remove("onnxruntime")
+        left_out = "onnxruntime is left out: it has no bfloat16 on the CPU"
+        return f"{left_out}\n{_note(exported, low)}".strip()
+    return (
+        f"{', '.join(exported)}: two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers)"
+        " run there; proposals and the last suppression are ours"
+    )
+
+
+def paper_test(options: DetectorOptions) -> TestConfig:
+    """The paper's test options with the number of proposals asked for."""
+    return TestConfig(proposals=options.proposals)
+
+
+def autocast(device: str, low: bool) -> AbstractContextManager[object]:
+    """bfloat16 by autocast where `low`, else nothing."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low)
+
+
+def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
+    """What `detres.load` makes of the weights: BN folded, convolutions in the precision asked for."""
+    network, architecture, test = random_detector(options), options.architecture, paper_test(options)
+    network = for_inference(network, "bfloat16" if low else "float32")
+    pictures = drawn_pictures(options.size, options.batch, options.device)
+
+    def run() -> list[Detections]:
+        return detect(
+            network,
+            pictures.images,
+            pictures.scales,
+            architecture.proposal_options(test),
+            architecture.box_divisors,
+            test,
+        )
+
+    return same_run_and_answer(run)
+
+
+def _prepare_torchvision(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
+    network = random_detector(options)
+    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options))
+    peer = unpadded(peer, network.stride)
+    if channels_last:
+        to_channels_last(peer)
+    pictures = drawn_pictures(options.size, options.batch, options.device)
+
+    def run() -> list[Detections]:
+        with autocast(options.device, low):
+            return peer_detections(peer, peer_images(pictures.images))
+
+    return same_run_and_answer(run)
+
+
+def compare_detections(ours: Sequence[Detections], theirs: Sequence[Detections], *, low: bool) -> Agreement:
+    """Pair each detection with one of the same class, place and score; what stays alone is counted.
+
+    float32: scores to 1e-3, corners to 0.05 px; two, or a thousandth of the detections, may be alone (near-equal scores
+    in another order). bfloat16 rounds scores and proposals, so that suppression keeps others of a crowd: scores to 0.1,
+    overlaps from 0.8 on; a third may be alone.
+
+    Args:
+        ours: For each picture.
+        theirs: For each picture.
+        low: Whether the arithmetic is bfloat16.
+
+    Returns:
+        The largest difference of a score, or of a corner in pixels, over the pairs.
+    """
+    count, alone, difference = 0, 0, 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        first, second = _pairs(a, b, low)
+        count += len(a.scores) + len(b.scores)
+        alone += len(a.scores) + len(b.scores) - 2 * len(first)
+        if first:
+            scores, corners = a.scores[first] - b.scores[second], a.boxes[first] - b.boxes[second]
+            difference = max(difference, float(scores.abs().max()), float(corners.abs().max()))
+    if alone > (max(4, count / 3) if low else max(2, count / 1000)):
+        return Agreement(
+            difference,
+            f"{alone} of {count} detections have no counterpart of the same class, place and score",
+        )
+    return Agreement(difference)
+
+
+def _pairs(a: Detections, b: Detections, low: bool) -> tuple[list[int], list[int]]:
+    """Places in `a` and `b` of detections that are the same; each once, best of `a` first."""
+    if not len(a.scores) or not len(b.scores):
+        return [], []
+    overlaps = box_iou(a.boxes.float(), b.boxes.float())
+    alike = (a.labels[:, None] == b.labels) & ((a.scores[:, None] - b.scores).abs() <= (0.1 if low else 1e-3))
+    if low:
+        alike &= overlaps >= 0.8
+    else:
+        alike &= (a.boxes[:, None] - b.boxes).abs().amax(dim=2) <= 0.05
+    overlaps[~alike] = -1.0
+    first, second = [], []
+    for row in range(len(a.scores)):
+        best = int(overlaps[row].argmax())
+        if overlaps[row, best] >= 0:
+            first.append(row)
+            second.append(best)
+            overlaps[:, best] = -1.0
+    return first, second
