@@ -138,6 +138,7 @@ def losses_side_by_side(
             network,
             rate=config.train.lr * config.train.warmup_factor,
             momentum=config.train.momentum,
+            kind=config.train.optimiser,
             weight_decay=config.train.weight_decay,
             bias_lr_factor=config.train.bias_lr_factor,
             bias_weight_decay=config.train.bias_weight_decay,

@@ -43,7 +43,11 @@ class TrainConfig(Section):
         description="Processes that decode images; the result does not depend on their number",
     )
     lr: float = Field(default=0.001, gt=0, description="Learning rate at the reference batch")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD")
+    optimiser: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description="sgd, the paper's; adamw learns sooner from scratch, with a rate of about 1e-3",
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD; AdamW's first beta")
     weight_decay: float = Field(default=1e-4, ge=0, description="L2 penalty of SGD")
     bias_lr_factor: float = Field(
         default=1.0, gt=0, description="Learning rate of biases over that of weights (Girshick 2015: 2)"

@@ -1,12 +1,13 @@
-"""SGD with a rate and a decay of their own for biases, gradient clipping, the running average of weights.
+"""SGD (or AdamW) with a rate and a decay of their own for biases, gradient clipping, the running average of weights.
 
 Girshick 2015, §2.3 (twice the rate for biases, and no decay, as in its released models); Polyak and Juditsky 1992
-(averaging).
+(averaging); Loshchilov and Hutter 2019 (AdamW).
 """
 
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ def build_optimiser(
     weight_decay: float,
     bias_lr_factor: float = 1.0,
     bias_weight_decay: float | None = None,
-) -> torch.optim.SGD:
-    """SGD over the parameters of `network` that require a gradient; biases are a group of their own.
+    kind: Literal["sgd", "adamw"] = "sgd",
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over the parameters of `network` that require a gradient; biases are a group of their own.
+
+    `momentum` is SGD's, and the first of AdamW's two averages.
 
     A bias is a parameter whose last name is `bias`, so a batch norm's shift is one and its scale is not.
 
@@ -44,7 +48,12 @@ def build_optimiser(
         {"params": weights, "lr_factor": 1.0, "weight_decay": weight_decay},
         {"params": biases, "lr_factor": bias_lr_factor, "weight_decay": bias_decay},
     ]
-    optimiser = torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=momentum)
+    groups = [group for group in groups if group["params"]]
+    optimiser: torch.optim.Optimizer
+    if kind == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=rate, momentum=momentum)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
     set_rate(optimiser, rate)
     return optimiser
 

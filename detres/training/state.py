@@ -117,6 +117,7 @@ def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: t
         network,
         rate=plan.rate,
         momentum=config.momentum,
+        kind=config.optimiser,
         weight_decay=config.weight_decay,
         bias_lr_factor=config.bias_lr_factor,
         bias_weight_decay=config.bias_weight_decay,

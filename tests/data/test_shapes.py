@@ -61,7 +61,8 @@ def test_at_least_half_of_each_object_is_seen():
             assert seen >= 0.5 or form.label == DISTRACTOR
             taken |= whole
     shares = np.array([form.visible for scene in SCENES for form in scene.forms if form.label != DISTRACTOR])
-    assert (shares < 0.7).mean() > 0.05  # occlusion does happen
+    assert (shares < 0.85).mean() > 0.05  # occlusion does happen,
+    assert shares.min() < 0.6  # now and then by nearly half
 
 
 def test_classes_come_equally_often():
@@ -145,13 +146,13 @@ def test_an_object_stands_out_where_its_box_says():
 
 def test_classification_pictures_show_one_form_of_their_class():
     pictures = shapes_labels("train", 13, seed=1, side=48)
-    assert pictures.labels.tolist() == [index % 6 for index in range(13)]
+    assert pictures.labels.tolist() == [index % 5 for index in range(13)]
     for index in range(13):
         assert read_image(pictures.paths[index]).shape == (48, 48, 3)
         labels = [
             form.label for form in lay_out_single("train", 1, index, 48).forms if form.label != DISTRACTOR
         ]
-        assert labels == [index % 6]
+        assert labels == [index % 5]
 
 
 @pytest.mark.parametrize("text", ["shapes", "shapes:25", "shapes:25:4"])

@@ -1,4 +1,4 @@
-"""SGD's groups, clipping and averaging against cases worked by hand."""
+"""The groups of SGD, AdamW, clipping and averaging against cases worked by hand."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def test_bias_has_twice_the_rate_and_no_decay() -> None:
     assert network.weight.item() == pytest.approx(1.745102, abs=1e-6)
     # bias: 3 - 0.2 * 1 - 0.2 * (1 + 0.5)
     assert network.bias.item() == pytest.approx(2.5, abs=1e-6)
+
+
+def test_adamw_by_hand() -> None:
+    network = line(2.0, 3.0)
+    adamw = build_optimiser(
+        network, rate=0.1, momentum=0.5, weight_decay=0.3, bias_weight_decay=0.0, kind="adamw"
+    )
+    for gradient in (1.0, 4.0):
+        network.weight.grad, network.bias.grad = torch.full((1, 1), gradient), torch.full((1,), gradient)
+        adamw.step()
+    # corrected averages after two steps: (0.25 + 0.5 * 4) / 0.75 = 3, (0.000999 + 0.001 * 16) / 0.001999 = 8.5038
+    second = 0.1 * 3.0 / 8.5037519**0.5
+    assert network.bias.item() == pytest.approx(3 - 0.1 - second, abs=1e-6)
+    # the decay, 0.1 * 0.3 of the weight, is taken off before each step and does not pass through the averages
+    assert network.weight.item() == pytest.approx((2 * 0.97 - 0.1) * 0.97 - second, abs=1e-6)
 
 
 def test_decay_of_biases_is_that_of_weights_unless_said() -> None:
