@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detres.devices import select_device
+from detres.devices import faster_precision, select_device
 from detres.errors import UserError
 
 
@@ -22,3 +22,14 @@ def test_device(monkeypatch):
     assert str(select_device("auto")) == "cpu"
     with pytest.raises(UserError, match="PyTorch finds no GPU here"):
         select_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("low", "full", "expected"), [(1.0, 2.0, "bfloat16"), (1.0, 1.1, "float32"), (9.0, 1.0, "float32")]
+)
+def test_the_faster_precision(monkeypatch, low, full, expected):
+    """On a clock that says how long each of the four products in bfloat16, then in float32 took."""
+    instants = [instant for seconds in [low] * 4 + [full] * 4 for instant in (0.0, seconds)]
+    monkeypatch.setattr("detres.devices.time.perf_counter", iter(instants).__next__)
+    monkeypatch.setattr("detres.devices.PROBE_SIDE", 8)
+    assert faster_precision(torch.device("cpu")) == expected

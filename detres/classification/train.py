@@ -101,10 +101,13 @@ def build_task(
     """
     names, crop = pictures.class_names, config.data.crop
     network, architecture, preprocessing = prepare_for_training(config.model, names, config.train.seed)
-    network.to(device)
+    # channels-last: twice as fast in bfloat16 on CPUs, no faster in float32
+    layout = torch.contiguous_format if config.train.precision == "float32" else torch.channels_last
+    network.to(device, memory_format=layout)  # type: ignore[call-overload]
 
     def losses(batch: ClassificationBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        logits = network(network_input(batch, preprocessing, device))  # (N, K)
+        inputs = network_input(batch, preprocessing, device).contiguous(memory_format=layout)
+        logits = network(inputs)  # (N, K)
         return {"class": F.cross_entropy(logits, batch.labels.to(device))}
 
     def evaluate(evaluated: nn.Module) -> Mapping[str, float | None]:

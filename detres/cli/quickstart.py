@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from detres.cli.common import add_common_arguments, tool_parser
-from detres.devices import select_device
+from detres.devices import faster_precision, select_device
 from detres.errors import UserError
 
 EXAMPLE = """
@@ -46,10 +46,11 @@ def main(argv: list[str]) -> None:
     from detres.training.run_folder import RunFolder
 
     device = select_device(arguments.device)
+    precision = f"train.precision={faster_precision(device)}"
     quiet = arguments.quiet
 
     log.info("1 of 4: pre-training a backbone on drawn forms")
-    pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml")
+    pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml", [precision])
     with RunFolder.open(out / "pretrain", pretraining, overwrite=True) as run:
         train_classifier(pretraining, run, device, quiet=quiet)
     log.info("2 of 4: BN statistics over the training pictures, frozen")
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> None:
     write_statistics(run.weights, pictures, frozen, images=PRETRAINING_STATISTICS, device=device, quiet=quiet)
 
     log.info("3 of 4: training the detector")
-    config = with_init(load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml"), str(frozen))
+    config = load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml", [precision])
+    config = with_init(config, str(frozen))
     with RunFolder.open(out, config, overwrite=True) as run:
         train_detector(config, run, device, quiet=quiet)
     log.info("4 of 4: testing on pictures it has not seen")
