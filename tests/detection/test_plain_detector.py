@@ -1,0 +1,162 @@
+"""Everything that makes the detector fast against a plain one: the same equations, one after another, no trick.
+
+Here BN follows its convolution, regions are pooled by torchvision before conv5_1, pictures go through one by one.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from detectors import drawn_pictures, lively_detector, small_architecture
+from torch import Tensor, nn
+
+from detres.boxes.anchors import grid_anchors
+from detres.boxes.coding import decode_boxes
+from detres.boxes.geometry import boxes_at_least, clip_boxes
+from detres.data.preprocessing import normalise
+from detres.detection.faster_rcnn import FasterRCNN, ImageOutputs
+from detres.detection.losses import StepOptions, region_losses, rpn_losses, training_losses
+from detres.detection.rpn import ProposalOptions
+from detres.detection.targets import AnchorSampling, RegionSampling, sample_anchors, sample_regions
+from detres.networks.config import NetworkConfig
+
+CLASSES = 3
+OPTIONS = StepOptions(
+    anchors=AnchorSampling(count=64, positive_share=0.5, positive_iou=0.6, negative_iou=0.3),
+    proposals=ProposalOptions(before_nms=1500, after_nms=100, nms=0.7, min_side=4.0),
+    regions=RegionSampling(count=32, positive_share=0.25, positive_iou=0.5, negative_iou=0.5),
+    num_classes=CLASSES,
+)
+
+
+def plain_norm(norm: nn.Module, maps: Tensor) -> Tensor:
+    weight, bias, mean, variance = (
+        value[:, None, None] for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    return (maps - mean) / (variance + norm.eps).sqrt() * weight + bias
+
+
+def plain_block(block: nn.Module, maps: Tensor) -> Tensor:
+    residual, count = maps, 3 if hasattr(block, "conv3") else 2
+    for number in range(1, count + 1):
+        conv = block.get_submodule(f"conv{number}")
+        residual = F.conv2d(residual, conv.weight, None, conv.stride, conv.padding)
+        residual = plain_norm(block.get_submodule(f"bn{number}"), residual)
+        if number < count:
+            residual = F.relu(residual)
+    if hasattr(block, "downsample"):
+        conv, norm = block.downsample
+        maps = plain_norm(norm, F.conv2d(maps, conv.weight, None, conv.stride))
+    return F.relu(residual + maps)
+
+
+def plain_outputs(network: FasterRCNN, image: Tensor) -> ImageOutputs:
+    trunk, rpn = network.trunk, network.rpn
+    pixels = normalise(image[None], network.preprocessing, torch.float64)
+    maps = F.relu(plain_norm(trunk.bn1, F.conv2d(pixels, trunk.conv1.weight, None, 2, 3)))
+    maps = F.max_pool2d(maps, 3, 2, 1)
+    for stage in (trunk.layer1, trunk.layer2, trunk.layer3):
+        for block in stage:
+            maps = plain_block(block, maps)
+    hidden = F.relu(F.conv2d(maps, rpn.conv.weight, rpn.conv.bias, 1, 1))
+    objectness = F.conv2d(hidden, rpn.objectness.weight, rpn.objectness.bias)[0].permute(1, 2, 0).flatten()
+    deltas = F.conv2d(hidden, rpn.deltas.weight, rpn.deltas.bias)[0].permute(1, 2, 0).reshape(-1, 4)
+    anchors = grid_anchors(network.cell_anchors, *maps.shape[2:], network.stride)
+    return ImageOutputs(maps, objectness, deltas, anchors, (image.shape[1], image.shape[2]))
+
+
+def plain_proposals(output: ImageOutputs) -> Tensor:
+    options = OPTIONS.proposals
+    order = output.objectness.detach().argsort(descending=True, stable=True)[: options.before_nms]
+    boxes = clip_boxes(decode_boxes(output.deltas.detach()[order], output.anchors[order]), *output.size)
+    large = boxes_at_least(boxes, options.min_side, options.min_side)
+    boxes, scores = boxes[large], output.objectness.detach()[order][large]
+    return boxes[torchvision.ops.nms(boxes, scores, options.nms)[: options.after_nms]]
+
+
+def plain_losses(
+    network: FasterRCNN, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor], seed: int
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = [plain_outputs(network, image) for image in images]
+    anchors = [
+        sample_anchors(output.anchors, objects, output.size, OPTIONS.anchors, generator)
+        for output, objects in zip(outputs, boxes, strict=True)
+    ]
+    regions = [
+        sample_regions(plain_proposals(output), *objects, CLASSES, OPTIONS.regions, generator)
+        for output, *objects in zip(outputs, boxes, labels, strict=True)
+    ]
+    pool = (
+        torchvision.ops.roi_pool if network.region_head.pooling.kind == "max" else torchvision.ops.roi_align
+    )
+    more = (2, False) if network.region_head.pooling.kind == "align" else ()
+    logits, deltas = [], []
+    for output, sampled in zip(outputs, regions, strict=True):
+        cells = pool(output.features, [sampled.boxes], 14, 1 / network.stride, *more)
+        for block in network.region_head.body.layer4:
+            cells = plain_block(block, cells)
+        features = cells.mean(dim=(2, 3))
+        logits.append(network.region_head.class_logits(features))
+        deltas.append(network.region_head.box_deltas(features).view(len(features), CLASSES, 4))
+    return {
+        **rpn_losses(outputs, anchors, OPTIONS.anchor_beta),
+        **region_losses(torch.cat(logits), torch.cat(deltas), regions, OPTIONS.region_beta),
+    }
+
+
+def detector_and_pictures(
+    name: str, stride_in: str, pooling: str, sizes: tuple[tuple[int, int], ...]
+) -> tuple[FasterRCNN, list[Tensor], list[Tensor], list[Tensor]]:
+    parts = [drawn_pictures(*size, CLASSES, count=1) for size in sizes]
+    images, boxes, labels = ([picture for part in parts for picture in part[kind]] for kind in range(3))
+    network_config = NetworkConfig.model_validate({"name": name, "width": 0.125, "stride_in": stride_in})
+    architecture = small_architecture(network=network_config, region_pooling=pooling)
+    network = lively_detector(architecture, CLASSES, images[0]).double().train()
+    return network, images, [objects.double() for objects in boxes], labels
+
+
+def our_losses(
+    network: FasterRCNN, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor], seed: int
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return training_losses(network, images, boxes, labels, [(1.0, 1.0)] * len(images), OPTIONS, generator)
+
+
+@pytest.mark.parametrize("sizes", [((96, 128), (96, 128)), ((96, 128), (133, 101))], ids=["same", "differ"])
+@pytest.mark.parametrize("pooling", ["align", "max"])
+@pytest.mark.parametrize(
+    ("name", "stride_in"), [("resnet18", "1x1"), ("resnet50", "1x1"), ("resnet50", "3x3")]
+)
+def test_losses_and_all_gradients_equal_the_plain_detectors(name, stride_in, pooling, sizes):
+    network, *pictures = detector_and_pictures(name, stride_in, pooling, sizes)
+    plain = copy.deepcopy(network)
+    losses, expected = our_losses(network, *pictures, seed=1), plain_losses(plain, *pictures, seed=1)
+    for term, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[term].item(), rel=1e-8), term
+        assert loss.item() > 0
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    for (parameter, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).abs().max() <= 1e-8 * theirs.grad.abs().max(), parameter
+
+
+def test_50_steps_equal_the_plain_detectors():
+    network, *pictures = detector_and_pictures("resnet50", "3x3", "align", ((96, 128), (96, 128)))
+    curves = []
+    for losses_of, trained in ((our_losses, network), (plain_losses, copy.deepcopy(network))):
+        sgd = torch.optim.SGD(trained.parameters(), lr=0.002, momentum=0.9)
+        curve = []
+        for step in range(50):
+            loss = sum(losses_of(trained, *pictures, seed=step).values())
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            curve.append(loss.item())
+        curves.append(curve)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-7)
+    assert curves[0][-1] < 0.7 * curves[0][0]  # and something was learnt
