@@ -1,6 +1,6 @@
 """Files that are whole or not there: written beside, synced, renamed.
 
-INTERFACE: whatever the exit status, no half-written file and no earlier result destroyed.
+Whatever the exit status, no half-written file and no earlier result destroyed.
 """
 
 from __future__ import annotations

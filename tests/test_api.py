@@ -1,4 +1,4 @@
-"""`detres.load`, detectors and classifiers as Python users have them: INTERFACE, "Python"."""
+"""`detres.load`, detectors and classifiers as Python users have them."""
 
 from __future__ import annotations
 

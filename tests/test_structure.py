@@ -1,4 +1,4 @@
-"""The house stands as DESIGN has it: imports point one way, one definition of a thing, files of a size, quick `--help`.
+"""The house stands as planned: imports point one way, one definition of a thing, files of a size, quick `--help`.
 
 Read from the source by `ast`, so that nothing is imported but in processes of their own.
 """
@@ -36,7 +36,7 @@ LEVELS = [
 GROUND = len(LEVELS) - 1
 LEVEL_OF = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 
-# Each is defined once, whoever needs it (DESIGN, rule 2).
+# Each is defined once, whoever needs it.
 ONCE = {
     "box_iou",
     "nms",
@@ -160,7 +160,7 @@ def test_tests_mirror_the_package():
 
 
 def test_networks_are_pure():
-    """No Module samples, matches, suppresses or logs: networks know no boxes and no loss (DESIGN, rule 1)."""
+    """No Module samples, matches, suppresses or logs: networks know no boxes and no loss."""
     for path in MODULES:
         if room_of(path) == "networks":
             targets = [target for node in ast.walk(tree_of(path)) for target in imported(node, path)]

@@ -156,7 +156,7 @@ class Detector:
         """The network cast once for all pictures."""
         if precision == "float32":
             return self.network
-        if self._low_precision is None:
+        if self._low_precision is None or self._low_precision.cell_anchors.device != self.device:
             self._low_precision = inference.for_inference(self.network, precision)
         return self._low_precision
 

@@ -171,13 +171,6 @@ def unpadded(peer: TorchvisionFasterRCNN, stride: int) -> TorchvisionFasterRCNN:
     return peer
 
 
-def to_channels_last(network: nn.Module) -> None:
-    """Lay the convolutions' weights out channels-last, in place; maps follow them."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
 def _spread(detector: FasterRCNN, image: Tensor) -> None:
     (output,) = detector([image])
     rpn, head = detector.rpn, detector.region_head

@@ -55,7 +55,7 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
     pictures = drawn_pictures(options.size, options.batch, "cpu")
     peer = torchvision_faster_rcnn(network, architecture, test)
     with tempfile.TemporaryDirectory() as folder:
-        first, second = _write_graphs(peer, options, Path(folder))
+        first, second = _write_graphs(peer, options, network.stride, Path(folder))
         trunk, head = _load(name, first, low), _load(name, second, low)
 
     def run() -> list[Detections]:
@@ -139,9 +139,9 @@ def _with_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def _write_graphs(peer: Any, options: DetectorOptions, folder: Path) -> tuple[Path, Path]:
+def _write_graphs(peer: Any, options: DetectorOptions, stride: int, folder: Path) -> tuple[Path, Path]:
     first = _TrunkAndRPN(peer).eval()
-    second = _RegionHead(peer, options.architecture.sampling_ratio, 16).eval()
+    second = _RegionHead(peer, options.architecture.sampling_ratio, stride).eval()
     pixels = torch.zeros(1, 3, *options.size)
     regions = torch.tensor([[0.0, 0.0, 0.0, 32.0, 32.0]]).repeat(options.proposals, 1)
     with torch.no_grad():

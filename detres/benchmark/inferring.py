@@ -26,7 +26,6 @@ from detres.benchmark.detectors import (
     DetectorOptions,
     drawn_pictures,
     random_detector,
-    to_channels_last,
     unpadded,
 )
 from detres.benchmark.exported import EXPORTED, prepare_exported
@@ -113,7 +112,7 @@ def _prepare_torchvision(options: DetectorOptions, low: bool, channels_last: boo
     peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options))
     peer = unpadded(peer, network.stride)
     if channels_last:
-        to_channels_last(peer)
+        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = drawn_pictures(options.size, options.batch, options.device)
 
     def run() -> list[Detections]:

@@ -34,7 +34,7 @@ def measure_cases(
         quiet: No progress.
 
     Returns:
-        `cases` as INTERFACE has it, and `measurement`: machine, threads, ceilings, how the samples lay.
+        `cases` by name (see `tables.as_json`), and `measurement`: machine, threads, ceilings, how the samples lay.
 
     Raises:
         DisagreementError: A peer's answer is not ours.

@@ -21,7 +21,6 @@ from detres.benchmark.detectors import (
     DetectorOptions,
     drawn_pictures,
     random_detector,
-    to_channels_last,
     unpadded,
 )
 from detres.benchmark.inferring import autocast, paper_test
@@ -157,7 +156,7 @@ def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last
     peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options), numbers)
     peer = unpadded(peer, network.stride)
     if channels_last:
-        to_channels_last(peer)
+        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     del network
     pictures = drawn_pictures(options.size, options.batch, options.device)
 
@@ -189,7 +188,7 @@ def _prepare_classifier_step(
         network.load_state_dict(weights)
     network = network.to(options.device).train()
     if channels_last:
-        to_channels_last(network)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = drawn_pictures((side, side), options.batch, options.device)
     images, labels = torch.stack(pictures.images), torch.stack([label[0] for label in pictures.labels])
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-FEW = 1024
+FEW = 1024  # boxes up to which torchvision's operator is as quick
 BLOCK = 128  # boxes that are settled at once
 WINDOW = 1024  # boxes that are freed of the overlapped before more are looked at
 
@@ -26,6 +26,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None = Non
     Returns:
         (M,) int64, M <= limit.
     """
+    assert limit is None or limit >= 1
     if boxes.device.type != "cpu" or len(boxes) <= FEW:
         return torchvision.ops.nms(boxes, scores, threshold)[:limit]
     order = scores.argsort(descending=True, stable=True)
@@ -36,9 +37,10 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None = Non
 def _suppress_in_blocks(boxes: Tensor, threshold: float, limit: int) -> Tensor:
     """Positions of the kept among `boxes` (N, 4), which are in order, best first."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    bound = _largest_up_to(threshold, boxes.dtype)
 
     def free_of(better: Tensor, worse: Tensor) -> Tensor:
-        over = _overlaps(boxes[better], areas[better], boxes[worse], areas[worse], threshold)
+        over = _overlaps(boxes[better], areas[better], boxes[worse], areas[worse], bound)
         return worse[~over.any(dim=0)]
 
     kept: list[Tensor] = []
@@ -48,7 +50,7 @@ def _suppress_in_blocks(boxes: Tensor, threshold: float, limit: int) -> Tensor:
             window = free_of(better, window)
         while len(window) and count < limit:
             block, window = window[:BLOCK], window[BLOCK:]
-            over = _overlaps(boxes[block], areas[block], boxes[block], areas[block], threshold)
+            over = _overlaps(boxes[block], areas[block], boxes[block], areas[block], bound)
             block = block[_greedy(over)]
             window = free_of(block, window)
             kept.append(block)
@@ -56,6 +58,12 @@ def _suppress_in_blocks(boxes: Tensor, threshold: float, limit: int) -> Tensor:
         if count >= limit:
             break
     return torch.cat(kept)[:limit]
+
+
+def _largest_up_to(threshold: float, dtype: torch.dtype) -> Tensor:
+    """The largest number of `dtype` not above `threshold`: an IoU is above one where it is above the other."""
+    rounded = torch.tensor(threshold, dtype=dtype)
+    return torch.nextafter(rounded, torch.zeros_like(rounded)) if rounded.item() > threshold else rounded
 
 
 def _greedy(over: Tensor) -> Tensor:
@@ -79,10 +87,8 @@ def _greedy(over: Tensor) -> Tensor:
         keep = again
 
 
-def _overlaps(
-    boxes: Tensor, areas: Tensor, others: Tensor, areas_of_others: Tensor, threshold: float
-) -> Tensor:
-    """Where the IoU of boxes (n, 4) and others (m, 4) is above the threshold: (n, m) bool."""
+def _overlaps(boxes: Tensor, areas: Tensor, others: Tensor, areas_of_others: Tensor, bound: Tensor) -> Tensor:
+    """Where the IoU of boxes (n, 4) and others (m, 4) is above the bound: (n, m) bool."""
     width = torch.minimum(boxes[:, None, 2], others[:, 2]).sub_(
         torch.maximum(boxes[:, None, 0], others[:, 0])
     )
@@ -90,7 +96,7 @@ def _overlaps(
         torch.maximum(boxes[:, None, 1], others[:, 1])
     )
     shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    return shared / (areas[:, None] + areas_of_others - shared) > threshold
+    return shared / (areas[:, None] + areas_of_others - shared) > bound
 
 
 def nms_per_class(

@@ -23,7 +23,7 @@ DONE, BUG, STOPPED = 0, 1, 130
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a tool and end the program with its exit status (INTERFACE: 0, 1, 2, 3, 130).
+    """Run a tool and end the program with its exit status (0, 1, 2, 3 or 130).
 
     Args:
         main: The tool; what it returns is the status, None is 0.
@@ -54,7 +54,7 @@ def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentP
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options of INTERFACE's list, each meaning the same in every tool.
+    """Add common options, each meaning the same in every tool.
 
     Args:
         parser: The tool's parser.

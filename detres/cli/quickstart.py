@@ -27,6 +27,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="run folder (default: runs/quickstart, which is replaced)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of training (default: auto, the faster one here, found by trying)",
+    )
     add_common_arguments(parser, "overwrite", "device", "quiet")
     arguments = parser.parse_args(argv)
     out = arguments.out or Path("runs") / "quickstart"
@@ -46,9 +52,11 @@ def main(argv: list[str]) -> None:
     from detres.training.run_folder import RunFolder
 
     device = select_device(arguments.device)
-    precision = f"train.precision={faster_precision(device)}"
+    chosen = faster_precision(device) if arguments.precision == "auto" else arguments.precision
+    precision = f"train.precision={chosen}"
     quiet = arguments.quiet
 
+    log.info("precision of training: %s", chosen)
     log.info("1 of 4: pre-training a backbone on drawn forms")
     pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml", [precision])
     with RunFolder.open(out / "pretrain", pretraining, overwrite=True) as run:

@@ -59,7 +59,7 @@ class DetectionDataConfig(Section):
     long_side: int = Field(default=1000, gt=0, description="... unless the longer side would exceed this")
     reduced_decoding: bool = Field(
         default=False,
-        description="decode JPEGs at 1/2, 1/4 or 1/8 where they are shrunk that far; quicker, pixels are smoother",
+        description="in training, decode JPEGs at 1/2, 1/4 or 1/8 where they are shrunk that far: sooner, and smoother",
     )
     augmentation: AugmentationConfig = Field(
         default=AugmentationConfig(), description="what training changes at random"

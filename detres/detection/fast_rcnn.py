@@ -106,6 +106,7 @@ class RegionHead(nn.Module):
             and isinstance(self.body, Head)
             and self.body.begins_with_1x1
             and regions * self.pooling.cells**2 > positions
+            and maps[0].device.type == "cpu"  # RoIAlign elsewhere pools the cells, too, that no one reads
         ):
             features = self.body.of_maps(maps, lambda maps, every: self.pooling.pool(maps, boxes, every))
         else:

@@ -118,7 +118,6 @@ def detect_split(
     proposal_options: ProposalOptions,
     box_divisors: Divisors,
     test: TestConfig,
-    reduced_decoding: bool = False,
     workers: int = 0,
     quiet: bool = False,
 ) -> tuple[DetectionTable, float]:
@@ -132,7 +131,6 @@ def detect_split(
         proposal_options: Proposals an image.
         box_divisors: What box offsets were divided by in training.
         test: Thresholds.
-        reduced_decoding: Decode JPEGs smaller where they will be shrunk.
         workers: Processes that load pictures.
         quiet: Show no progress.
 
@@ -141,7 +139,7 @@ def detect_split(
     """
     device = network.cell_anchors.device
     network = for_inference(network, test.precision)
-    dataset = DetectionDataset(annotations, short_side, long_side, reduced_decoding=reduced_decoding)
+    dataset = DetectionDataset(annotations, short_side, long_side)
     loader = make_loader(
         dataset, [[index] for index in range(len(dataset))], collate_detection, workers=workers
     )

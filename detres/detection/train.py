@@ -176,7 +176,6 @@ def _evaluate(
             proposal_options=architecture.proposal_options(config.test),
             box_divisors=architecture.box_divisors,
             test=config.test,
-            reduced_decoding=config.data.reduced_decoding,
             workers=min(config.train.workers, 1),
             quiet=quiet,
         )
@@ -192,12 +191,7 @@ def _validation_losses(
     """Mean of each loss over the validation pictures, samples drawn from the same seed each time."""
     assert isinstance(network, FasterRCNN)
     device = network.cell_anchors.device
-    dataset = DetectionDataset(
-        validation,
-        config.data.short_side,
-        config.data.long_side,
-        reduced_decoding=config.data.reduced_decoding,
-    )
+    dataset = DetectionDataset(validation, config.data.short_side, config.data.long_side)
     loader = make_loader(
         dataset,
         [[index] for index in range(len(dataset))],

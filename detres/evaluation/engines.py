@@ -66,6 +66,12 @@ def chosen_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
         return engine
     installed = _hotcoco_version()
     if installed is not None and HOTCOCO_FROM <= installed < HOTCOCO_BEFORE:
+        try:
+            import hotcoco  # noqa: F401  # installed, but perhaps not for this system
+        except ImportError as error:
+            if engine == "auto":
+                return "pycocotools"
+            raise UserError(f"engine 'hotcoco': it is installed but cannot be imported: {error}") from error
         return "hotcoco"
     if engine == "auto":
         return "pycocotools"

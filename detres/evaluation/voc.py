@@ -1,7 +1,7 @@
 """Average precision as PASCAL VOC's development kit has it: 11 points (VOC 2007) and area under the curve
 (2010 on).
 
-PAPER.md's measure of Tables 7 and 10-11 (He et al. 2015); Everingham et al., "The PASCAL VOC Challenge", IJCV
+The measure of Tables 7 and 10-11 (He et al. 2015); Everingham et al., "The PASCAL VOC Challenge", IJCV
 2010, §4.2.
 
 D detections and G objects of one class. Boxes are xyxy with width = x2 - x1: VOC's inclusive box (a, b, c,

@@ -48,7 +48,6 @@ def roi_align(
         aligned: Shift by half a pixel (detectron2); False: no shift, and regions are at least one map pixel
             wide.
         every: Only each such cell along both axes: those that a convolution of this stride would read.
-        every: Only each such cell along both axes is wanted, the first, the 1 + every-th, ...
 
     Returns:
         (R, C, p, p) with p = ceil(o / every), dtype of `features`; on the CPU in channels-last memory.

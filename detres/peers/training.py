@@ -26,6 +26,7 @@ from detres.detection.inference import as_table
 from detres.detection.losses import training_losses
 from detres.detection.training_data import TrainingData, log_training_data
 from detres.evaluation.coco import evaluate_coco
+from detres.evaluation.engines import Engine
 from detres.files import atomic_path
 from detres.peers import (
     drawn_samples,
@@ -84,7 +85,9 @@ def build_peer_task(
         export=_export,
         evaluate=None
         if validation is None
-        else partial(_evaluate, validation=validation, sizes=sizes, quiet=quiet),
+        else partial(
+            _evaluate, validation=validation, sizes=sizes, engine=config.evaluation.engine, quiet=quiet
+        ),
         identity={"class names": list(data.train.class_names)},
     )
 
@@ -146,7 +149,12 @@ def losses_side_by_side(
         for network in (ours, theirs)
     ]
     dataset = DetectionDataset(
-        data.train, config.data.short_side, config.data.long_side, config.data.augmentation, config.train.seed
+        data.train,
+        config.data.short_side,
+        config.data.long_side,
+        config.data.augmentation,
+        config.train.seed,
+        config.data.reduced_decoding,
     )
     sums = []
     for step in range(steps):
@@ -192,10 +200,11 @@ def _losses(
 
 
 def _evaluate(
-    peer: nn.Module, *, validation: Annotations, sizes: tuple[int, int], quiet: bool
+    peer: nn.Module, *, validation: Annotations, sizes: tuple[int, int], engine: Engine, quiet: bool
 ) -> dict[str, float | None]:
     assert isinstance(peer, TorchvisionFasterRCNN)
-    return evaluate_coco(validation, detect_split_with_peer(peer, validation, sizes, quiet=quiet)).figures
+    found = detect_split_with_peer(peer, validation, sizes, quiet=quiet)
+    return evaluate_coco(validation, found, engine=engine).figures
 
 
 def _export(peer: nn.Module, path: Path) -> None:

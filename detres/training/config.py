@@ -48,12 +48,18 @@ class TrainConfig(Section):
         description="sgd, the paper's; adamw learns sooner from scratch, with a rate of about 1e-3",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD; AdamW's first beta")
-    weight_decay: float = Field(default=1e-4, ge=0, description="L2 penalty of SGD")
+    weight_decay: float = Field(
+        default=1e-4,
+        ge=0,
+        description="Weight decay: SGD's L2 penalty; AdamW's is decoupled from the gradient",
+    )
     bias_lr_factor: float = Field(
         default=1.0, gt=0, description="Learning rate of biases over that of weights (Girshick 2015: 2)"
     )
     bias_weight_decay: float | None = Field(
-        default=None, ge=0, description="L2 penalty of biases; none given: that of weights (Girshick 2015: 0)"
+        default=None,
+        ge=0,
+        description="Weight decay of biases; none given: that of weights (Girshick 2015: 0)",
     )
     length: Length = Field(default=Length.parse("12 epochs"), description="How long to train")
     schedule: Literal["step", "cosine"] = Field(

@@ -51,12 +51,15 @@ def feed(
 def plain_errors() -> Iterator[None]:
     """A block that reads pictures: a bad one is the same error whether a worker or this process found it.
 
+    Signals are handled after it as before, whatever a loader that was started inside has installed.
+
     Raises:
         UserError: A sample cannot be made.
         WorkerDied: A worker is gone.
     """
     try:
-        yield
+        with _same_child_handler():
+            yield
     except UserError as error:
         # Without its traceback, which would hold the workers alive until Python looks for cycles.
         raise _as_in_worker(error.with_traceback(None)) from None

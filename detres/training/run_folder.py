@@ -1,4 +1,4 @@
-"""The folder of a run: what it was asked, where it ran, what it said and measured (INTERFACE, "Run folder").
+"""The folder of a run: what it was asked, where it ran, what it said and measured.
 
 A run never mixes with another one: what is there is refused, resumed or, where the user says so, replaced.
 """

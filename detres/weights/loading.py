@@ -1,6 +1,6 @@
 """Tensors into a module: all of them or an error that names the first that differ.
 
-A partial load happens only where it is asked for, and what stays random is returned by name (INTERFACE, weights file).
+A partial load happens only where it is asked for, and what stays random is returned by name.
 """
 
 from __future__ import annotations

@@ -187,6 +187,15 @@ def test_nms_of_many_boxes_equals_torchvision_cut_at_the_limit(clusters, limit):
     assert torch.equal(nms(boxes, scores, 0.7, limit), expected)
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+def test_nms_of_many_boxes_at_an_overlap_that_is_the_threshold(threshold):
+    left = torch.arange(1100.0) * 20 + 100
+    far = torch.stack((left, torch.zeros(1100), left + 10, torch.full((1100,), 10.0)), dim=1)
+    boxes = torch.cat((torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10 * threshold]]), far))
+    scores = torch.linspace(1, 0, len(boxes))
+    assert torch.equal(nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+
+
 def test_nms_follows_a_chain_of_boxes_each_dropped_by_the_one_before_only():
     left = torch.arange(1200.0)
     boxes = torch.stack((left, torch.zeros(1200), left + 3, torch.ones(1200)), dim=1)  # neighbours: IoU 0.5

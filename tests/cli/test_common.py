@@ -1,4 +1,4 @@
-"""Exit statuses and one-line errors, against the list in INTERFACE; common options; `detres NAME`."""
+"""Exit statuses and one-line errors, against the documented list; common options; `detres NAME`."""
 
 from __future__ import annotations
 

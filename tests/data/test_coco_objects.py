@@ -22,6 +22,8 @@ FAULTS = [
     {"bbox": [1, 2, 3, "4"]},
     {"bbox": [1, 2, 3, True]},
     {"bbox": {"x": 1}},
+    {"image_id": [30]},
+    {"category_id": {"id": 7}},
 ]
 
 
@@ -67,7 +69,8 @@ def test_each_fault_has_its_kind_and_the_first_of_several_is_told():
     del rows[2]["id"]
     both = row_of(rng, 8) | {"image_id": 11, "category_id": 9, "bbox": []}
     assert not len(objects_of([*rows, both], INDEX_OF, LABEL_OF, PATH, findings))
-    kinds = ["unknown image id"] * 2 + ["unknown category"] + ["malformed box"] * 5 + ["unknown image id"]
+    kinds = ["unknown image id"] * 2 + ["unknown category"] + ["malformed box"] * 5
+    kinds += ["unknown image id", "unknown category", "unknown image id"]
     assert [error.kind for error in findings.errors] == kinds
     assert findings.errors[2].where == "instances.json, annotation number 2"
     assert findings.errors[6].what == "bbox [1, 2, 3, True] is not four numbers [x, y, width, height]"
@@ -83,6 +86,15 @@ def test_ids_used_again_are_told_each_time_among_the_rows_that_stay():
     assert [defect.where for defect in findings.report.defects] == ["instances.json, annotation 5"] * 2
     assert found.where(1) == "instances.json, annotation 5"
     assert found.where(4) == "instances.json, annotation 6"
+
+
+def test_an_area_that_is_no_number_is_told_and_left_to_the_box():
+    findings = Findings()
+    row = {"id": [4], "image_id": 30, "category_id": 7, "bbox": [1, 2, 3, 4], "area": "big"}
+    objects = objects_of([row], INDEX_OF, LABEL_OF, PATH, findings)
+    assert np.isnan(objects.areas).tolist() == [True]
+    assert [defect.kind for defect in findings.report.defects] == ["malformed area"]
+    assert not findings.errors
 
 
 def test_no_rows():

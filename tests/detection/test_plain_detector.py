@@ -6,13 +6,15 @@ Here BN follows its convolution, regions are pooled by torchvision before conv5_
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from detectors import drawn_pictures, lively_detector, small_architecture
-from torch import Tensor, nn
+from torch import Tensor
 
 from detres.boxes.anchors import grid_anchors
 from detres.boxes.coding import decode_boxes
@@ -33,14 +35,14 @@ OPTIONS = StepOptions(
 )
 
 
-def plain_norm(norm: nn.Module, maps: Tensor) -> Tensor:
+def plain_norm(norm: Any, maps: Tensor) -> Tensor:
     weight, bias, mean, variance = (
         value[:, None, None] for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
     return (maps - mean) / (variance + norm.eps).sqrt() * weight + bias
 
 
-def plain_block(block: nn.Module, maps: Tensor) -> Tensor:
+def plain_block(block: Any, maps: Tensor) -> Tensor:
     residual, count = maps, 3 if hasattr(block, "conv3") else 2
     for number in range(1, count + 1):
         conv = block.get_submodule(f"conv{number}")
@@ -55,7 +57,8 @@ def plain_block(block: nn.Module, maps: Tensor) -> Tensor:
 
 
 def plain_outputs(network: FasterRCNN, image: Tensor) -> ImageOutputs:
-    trunk, rpn = network.trunk, network.rpn
+    trunk: Any = network.trunk
+    rpn = network.rpn
     pixels = normalise(image[None], network.preprocessing, torch.float64)
     maps = F.relu(plain_norm(trunk.bn1, F.conv2d(pixels, trunk.conv1.weight, None, 2, 3)))
     maps = F.max_pool2d(maps, 3, 2, 1)
@@ -65,7 +68,7 @@ def plain_outputs(network: FasterRCNN, image: Tensor) -> ImageOutputs:
     hidden = F.relu(F.conv2d(maps, rpn.conv.weight, rpn.conv.bias, 1, 1))
     objectness = F.conv2d(hidden, rpn.objectness.weight, rpn.objectness.bias)[0].permute(1, 2, 0).flatten()
     deltas = F.conv2d(hidden, rpn.deltas.weight, rpn.deltas.bias)[0].permute(1, 2, 0).reshape(-1, 4)
-    anchors = grid_anchors(network.cell_anchors, *maps.shape[2:], network.stride)
+    anchors = grid_anchors(network.cell_anchors, maps.shape[2], maps.shape[3], network.stride)
     return ImageOutputs(maps, objectness, deltas, anchors, (image.shape[1], image.shape[2]))
 
 
@@ -79,7 +82,7 @@ def plain_proposals(output: ImageOutputs) -> Tensor:
 
 
 def plain_losses(
-    network: FasterRCNN, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor], seed: int
+    network: Any, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor], seed: int
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     outputs = [plain_outputs(network, image) for image in images]
@@ -88,16 +91,15 @@ def plain_losses(
         for output, objects in zip(outputs, boxes, strict=True)
     ]
     regions = [
-        sample_regions(plain_proposals(output), *objects, CLASSES, OPTIONS.regions, generator)
-        for output, *objects in zip(outputs, boxes, labels, strict=True)
+        sample_regions(plain_proposals(output), objects, of_image, CLASSES, OPTIONS.regions, generator)
+        for output, objects, of_image in zip(outputs, boxes, labels, strict=True)
     ]
-    pool = (
-        torchvision.ops.roi_pool if network.region_head.pooling.kind == "max" else torchvision.ops.roi_align
-    )
-    more = (2, False) if network.region_head.pooling.kind == "align" else ()
+    pool: Any = partial(torchvision.ops.roi_align, sampling_ratio=2)
+    if network.region_head.pooling.kind == "max":
+        pool = torchvision.ops.roi_pool
     logits, deltas = [], []
     for output, sampled in zip(outputs, regions, strict=True):
-        cells = pool(output.features, [sampled.boxes], 14, 1 / network.stride, *more)
+        cells = pool(output.features, [sampled.boxes], output_size=14, spatial_scale=1 / network.stride)
         for block in network.region_head.body.layer4:
             cells = plain_block(block, cells)
         features = cells.mean(dim=(2, 3))
@@ -139,9 +141,11 @@ def test_losses_and_all_gradients_equal_the_plain_detectors(name, stride_in, poo
     for term, loss in losses.items():
         assert loss.item() == pytest.approx(expected[term].item(), rel=1e-8), term
         assert loss.item() > 0
-    sum(losses.values()).backward()
-    sum(expected.values()).backward()
+    torch.stack([*losses.values()]).sum().backward()
+    torch.stack([*expected.values()]).sum().backward()
     for (parameter, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
         assert (ours.grad - theirs.grad).abs().max() <= 1e-8 * theirs.grad.abs().max(), parameter
 
 
@@ -152,7 +156,7 @@ def test_50_steps_equal_the_plain_detectors():
         sgd = torch.optim.SGD(trained.parameters(), lr=0.002, momentum=0.9)
         curve = []
         for step in range(50):
-            loss = sum(losses_of(trained, *pictures, seed=step).values())
+            loss = torch.stack([*losses_of(trained, *pictures, seed=step).values()]).sum()
             sgd.zero_grad()
             loss.backward()
             sgd.step()

@@ -265,7 +265,7 @@ def test_generator_makes_the_weights_repeatable() -> None:
 
 
 def test_config() -> None:
-    """Truth: INTERFACE's rules and §4.2's options; widths are multiples of 8, at least 8."""
+    """Truth: the rules of names and §4.2's options; widths are multiples of 8, at least 8."""
     assert NetworkConfig.model_validate({"name": "cifar_resnet20"}).shortcut == "A"
     assert NetworkConfig.model_validate({"name": "cifar_resnet20", "shortcut": "B"}).shortcut == "B"
     assert NetworkConfig.model_validate({"name": "resnet50"}).shortcut == "B"

@@ -5,8 +5,10 @@ A training set has 860,000 of them (COCO 2017): Python sees a row twice or thric
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +28,8 @@ def objects_of(
         path: The file, for messages.
         findings: Gets an error for each row left out, a line for each annotation id used again.
     """
-    pictures = np.array([index_of.get(row.get("image_id"), -1) for row in rows], dtype=np.int64)
-    labels = np.array([label_of.get(row.get("category_id"), -1) for row in rows], dtype=np.int64)  # type: ignore[arg-type]
+    pictures = np.array([_look_up(index_of, row.get("image_id")) for row in rows], dtype=np.int64)
+    labels = np.array([_look_up(label_of, row.get("category_id")) for row in rows], dtype=np.int64)
     boxes = [row.get("bbox") for row in rows]
     faulty = (pictures < 0) | (labels < 0)
     if not _all_boxes(boxes):
@@ -42,6 +44,7 @@ def objects_of(
     kept = np.flatnonzero(~faulty)
     numbers = kept.tolist()
     ids = [rows[number].get("id") for number in numbers]
+    ids = [name if isinstance(name, (int, float, str)) else str(name) for name in ids]
     for place in _repeated(ids):
         findings.report.add(
             "duplicate annotation id", where(numbers[place]), "kept: objects' ids are not used"
@@ -53,6 +56,10 @@ def objects_of(
         return np.array([bool(rows[number].get(key)) for number in numbers], dtype=bool)
 
     areas = [rows[number].get("area") for number in numbers]
+    for place, area in enumerate(areas):
+        if area is not None and not isinstance(area, (int, float)):
+            findings.report.add("malformed area", where(numbers[place]), f"{area}: that of the box is taken")
+            areas[place] = None
     return Objects(
         pictures=pictures[kept],
         boxes=corners,
@@ -62,6 +69,11 @@ def objects_of(
         areas=np.array([np.nan if area is None else area for area in areas], dtype=np.float64),
         where=lambda row: f"{path}, annotation {ids[row]}",
     )
+
+
+def _look_up(places: Mapping[Any, int], key: object) -> int:
+    """The place of an id, -1 for an unknown one, whatever the json has there."""
+    return places.get(key, -1) if isinstance(key, (int, float, str)) else -1
 
 
 def _fault(row: dict, known_image: bool, known_category: bool, label_of: dict[int, int]) -> tuple[str, str]:
