@@ -85,7 +85,7 @@ def test_split_and_format(trained):
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("finetune.yaml", "12 epochs"), ("voc/bccd_r18_c4.yaml", None), ("coco/r50_c4.yaml", None)],
+    [("finetune.yaml", "18 epochs"), ("voc/bccd_r18_c4.yaml", None), ("coco/r50_c4.yaml", None)],
 )
 def test_shipped_recipes_are_taken(name, length, trained):
     recipe = Path(__file__).resolve().parents[2] / "configs" / name

@@ -75,6 +75,6 @@ def test_losses_side_by_side_on_the_chosen_device(weights, tmp_path, capsys, mon
     with pytest.raises(UserError, match="device cuda:99"):
         run(weights, tmp_path / "run", "--same-samples", 2, *beta, "--device", "cuda:99")
     with pytest.raises(UserError, match="torchvision has 1/9 built in"):
-        run(weights, tmp_path / "run", "--same-samples", 2)
+        run(weights, tmp_path / "run", "--same-samples", 2, "--set", "rcnn.beta=1")
     with pytest.raises(UserError, match="--same-samples 0: should be a number of steps"):
         run(weights, tmp_path / "run", "--same-samples", 0)

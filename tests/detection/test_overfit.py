@@ -115,8 +115,8 @@ def test_overfits_eight_pictures(tmp_path):
             "rcnn.samples=32",
             "train.batch=4",
             "train.lr=0.02",
-            "train.length=260 iterations",
-            "train.milestones=[210 iterations]",
+            "train.length=400 iterations",
+            "train.milestones=[330 iterations]",
         ],
         tmp_path / "run",
     )
