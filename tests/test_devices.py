@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -33,3 +37,15 @@ def test_the_faster_precision(monkeypatch, low, full, expected):
     monkeypatch.setattr("detres.devices.time.perf_counter", iter(instants).__next__)
     monkeypatch.setattr("detres.devices.PROBE_SIDE", 8)
     assert faster_precision(torch.device("cpu")) == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_freed_memory_is_kept():
+    """In a process of its own: a block that fits into one freed before costs no page faults."""
+    program = (
+        "import resource, torch; from detres.devices import keep_freed_memory; assert keep_freed_memory();"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "torch.zeros(2**24); before = faults(); torch.zeros(2**23); print(faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of 8,192 pages

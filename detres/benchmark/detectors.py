@@ -7,7 +7,7 @@ activations and the spread of outputs that trained ones have: all-zero maps or o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,38 @@ class Pictures:
     def scales(self) -> list[tuple[float, float]]:
         """Factors from the original pictures: they are the originals."""
         return [(1.0, 1.0)] * len(self.images)
+
+
+class RawOutputs(NamedTuple):
+    """What the networks give before boxes are made; A anchors, R regions, K classes.
+
+    Attributes:
+        objectness: (N, h * w * A) logits, ours in order.
+        logits: (R, K + 1), background last.
+        deltas: (R, K, 4).
+    """
+
+    objectness: Tensor
+    logits: Tensor
+    deltas: Tensor
+
+    @staticmethod
+    def of_torchvision(objectness: Tensor, logits: Tensor, deltas: Tensor) -> RawOutputs:
+        """From (N, A, h, w), (R, 1 + K) with background first, and (R, (1 + K) * 4)."""
+        return RawOutputs(
+            objectness.permute(0, 2, 3, 1).flatten(1),
+            torch.cat((logits[:, 1:], logits[:, :1]), dim=1),
+            deltas.unflatten(1, (-1, 4))[:, 1:],
+        )
+
+
+def fixed_regions(options: DetectorOptions) -> Tensor:
+    """`options.proposals` boxes (R, 4) all over a picture, from the seed: the same for every precision and side."""
+    height, width = options.size
+    corners = torch.rand(options.proposals, 2, 2, generator=torch.Generator().manual_seed(SEED))
+    first, second = corners.amin(dim=1), corners.amax(dim=1)
+    boxes = torch.cat((first, second), dim=1) * torch.tensor([width, height, width, height])
+    return boxes.to(options.device)
 
 
 def drawn_pictures(size: tuple[int, int], count: int, device: str) -> Pictures:

@@ -17,12 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detres.benchmark.cases import Prepared, same_run_and_answer
-from detres.benchmark.detectors import DetectorOptions, drawn_pictures, random_detector
+from detres.benchmark.cases import Prepared
+from detres.benchmark.detectors import (
+    DetectorOptions,
+    RawOutputs,
+    drawn_pictures,
+    fixed_regions,
+    random_detector,
+)
 from detres.boxes.anchors import grid_anchors
 from detres.data.preprocessing import normalise
 from detres.detection.fast_rcnn import Detections, class_scores_and_boxes, suppress
@@ -72,8 +79,8 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
                 (1.0, 1.0),
                 architecture.proposal_options(test),
             )
-            regions = torch.cat((torch.zeros(len(proposals), 1), proposals), dim=1)
-            logits, class_deltas = head(features, _filled(regions, options.proposals).numpy())
+            regions = _filled(F.pad(proposals, (1, 0)), options.proposals)
+            logits, class_deltas = head(features, regions.numpy())
             scores, boxes = class_scores_and_boxes(
                 torch.from_numpy(logits[: len(proposals)]),
                 torch.from_numpy(class_deltas[: len(proposals)]),
@@ -87,7 +94,15 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
             found.append(best)
         return found
 
-    return same_run_and_answer(run)
+    def raw_outputs() -> RawOutputs:
+        parts = []
+        regions = F.pad(fixed_regions(options), (1, 0)).numpy()
+        for image in pictures.images:
+            features, objectness, _ = trunk(normalise(image[None], network.preprocessing).numpy())
+            parts.append([objectness[None], *head(features, regions)])
+        return RawOutputs(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
+
+    return Prepared(run, raw_outputs if low else run)
 
 
 def _filled(regions: Tensor, count: int) -> Tensor:

@@ -94,7 +94,7 @@ def measure(
         case: What to measure.
         rounds: Samples of each side, taken in turns.
         device: Where it runs.
-        ceiling: Multiply-adds a second of a large matrix product in the case's precision; None counts nothing.
+        ceiling: Multiply-adds a second of a large product or convolution in the case's precision; None counts nothing.
         peak_mib: From the names of a side and a form to the peak memory of a process that runs it alone.
         quiet: No progress.
 

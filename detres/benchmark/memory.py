@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from detres.benchmark.cases import Case
+from detres.devices import keep_freed_memory
 
 log = logging.getLogger("detres")
 
@@ -70,6 +71,7 @@ def peak_mib(request: Request) -> float | None:
 
 def main() -> None:
     """The process: read a request, run it, print its peak."""
+    keep_freed_memory()  # as in the process that is timed
     request: Request = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(request.threads)
     run_alone(request)

@@ -1,4 +1,4 @@
-"""Multiply-adds of a run as they are dispatched, and the ceiling: what a large matrix product reaches here.
+"""Multiply-adds of a run as they are dispatched, and the ceiling: what a large product or convolution reaches here.
 
 Only convolutions and matrix products count (He et al. 2015, Table 1); one multiply-add is two operations.
 """
@@ -12,10 +12,13 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices of the ceiling
-TRIES = 5
+MAPS = {"cpu": (2, 256, 64), "cuda": (32, 512, 64)}  # of its 3x3 convolution: images, channels, side
+SECONDS = 1.0  # for each of the two: a processor's clock needs a while
+FEWEST_TRIES = 5
 # oneDNN's fused operators, which a network packed for inference may use and torch's counter does not know.
 FUSED_CONVOLUTIONS = ("_convolution_pointwise", "_convolution_pointwise_")
 FUSED_LINEAR = "_linear_pointwise"
@@ -29,29 +32,34 @@ def counted_operations(run: Callable[[], object]) -> float:
 
 
 def measured_ceiling(precision: torch.dtype, device: torch.device) -> float:
-    """Multiply-adds a second of a large square matrix product, the best of some tries.
+    """Multiply-adds a second, the best of some tries of a large square matrix product and of a 3x3 convolution.
 
-    On a GPU float32 products use TF32 where PyTorch lets convolutions use it. A network may come out above the ceiling
-    where few channels or borders make convolutions cheaper than counted (multiplications by padding count).
+    Both, since on some processors the library behind one of them is far from what the other reaches. On a GPU float32
+    products use TF32 where PyTorch lets convolutions use it. A network may come out above the ceiling where few
+    channels or borders make convolutions cheaper than counted (multiplications by padding count).
     """
-    with _as_convolutions():
-        return _matrix_product_rate(precision, device)
-
-
-def _matrix_product_rate(precision: torch.dtype, device: torch.device) -> float:
-    side = SIDE.get(device.type, SIDE["cpu"])
+    kind = device.type if device.type in SIDE else "cpu"
+    side, (images, channels, map_side) = SIDE[kind], MAPS[kind]
     left, right = (torch.ones(side, side, dtype=precision, device=device) for _ in range(2))
-    product = left @ right
-    seconds = []
-    for _ in range(TRIES):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    maps = torch.ones(images, channels, map_side, map_side, dtype=precision, device=device)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(channels, channels, 3, 3, dtype=precision, device=device)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    with _as_convolutions(), torch.inference_mode():
+        product = side**3 / _least_seconds(lambda: left @ right, device)
+        convolution = weight.numel() * images * map_side**2
+        return max(product, convolution / _least_seconds(lambda: F.conv2d(maps, weight, padding=1), device))
+
+
+def _least_seconds(run: Callable[[], object], device: torch.device) -> float:
+    seconds: list[float] = []
+    while sum(seconds) < SECONDS or len(seconds) < FEWEST_TRIES:
         begun = time.perf_counter()
-        torch.mm(left, right, out=product)
+        run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
-    return side**3 / min(seconds)
+    return min(seconds)
 
 
 @contextmanager

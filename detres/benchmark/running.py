@@ -79,7 +79,7 @@ def machine_line(device: torch.device, ceilings: dict[torch.dtype, float]) -> st
         f"{str(precision).removeprefix('torch.')} {2 * value / 1e9:.0f} GFLOP/s"
         for precision, value in ceilings.items()
     )
-    ceiling = f"; ceiling (a large matrix product): {reached}" if reached else ""
+    ceiling = f"; ceiling (a large product or convolution): {reached}" if reached else ""
     threads = f"{torch.get_num_threads()} threads of {cores()} cores"
     return f"{device_name(device)}, {threads}, PyTorch {torch.__version__}{ceiling}"
 

@@ -52,7 +52,7 @@ def roi_align(
     Returns:
         (R, C, p, p) with p = ceil(o / every), dtype of `features`; on the CPU in channels-last memory.
     """
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
     assert regions.dim() == 2
     assert regions.shape[1] == 5
     assert sampling_ratio >= 1
@@ -67,9 +67,8 @@ def roi_align(
         indices, weights, offsets = _align_weights(
             regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned, every
         )
-    cells = _WeightedRows.apply(_pixel_rows(features), indices, weights.to(features.dtype), offsets)
     side = -(-output_size // every)
-    return cells.view(len(regions), side, side, channels).permute(0, 3, 1, 2)
+    return _WeightedRows.apply(_pixel_rows(features), indices, weights.to(features.dtype), offsets, side)
 
 
 def _wide(features: Tensor) -> Tensor:
@@ -83,25 +82,39 @@ def _pixel_rows(features: Tensor) -> Tensor:
 
 
 class _WeightedRows(torch.autograd.Function):
-    """cells[p] = sum of weights[k] * rows[indices[k]] over offsets[p] <= k < offsets[p + 1].
+    """cells[p] = sum of weights[k] * rows[indices[k]] over offsets[p] <= k < offsets[p + 1], as (R, C, side, side).
 
     Gradient: grad_rows[j] = sum of weights[k] * grad_cells[p(k)] over all k with indices[k] = j, the
     transposed matrix.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor, side: int
+    ) -> Tensor:
         ctx.save_for_backward(indices, weights, offsets)
         ctx.num_rows = len(rows)
-        return _sum_rows(rows, indices, weights, offsets)
+        return _as_regions(_sum_rows(rows, indices, weights, offsets), side)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         indices, weights, offsets = ctx.saved_tensors
         cells = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()).to(indices.dtype)
         order = torch.argsort(indices, stable=True)
         by_row = _offsets(torch.bincount(indices, minlength=ctx.num_rows))
-        return _sum_rows(grad_outputs[0].contiguous(), cells[order], weights[order], by_row), None, None, None
+        grad_cells = _pixel_rows(grad_outputs[0])
+        return _sum_rows(grad_cells, cells[order], weights[order], by_row), None, None, None, None
+
+
+def _as_regions(cells: Tensor, side: int) -> Tensor:
+    """Cells (R * side * side, C) as (R, C, side, side) in channels-last memory: the same memory, but not a view.
+
+    Autograd copies a whole tensor, forward and backward, for each in-place operation on a view of it.
+    """
+    channels = cells.shape[1]
+    shape = (len(cells) // side**2, channels, side, side)
+    strides = (side * side * channels, 1, side * channels, channels)
+    return cells.new_empty(0).set_(cells.untyped_storage(), cells.storage_offset(), shape, strides)
 
 
 def _sum_rows(rows: Tensor, indices: Tensor, weights: Tensor | None, offsets: Tensor) -> Tensor:
@@ -198,7 +211,7 @@ def roi_max_pool(features: Tensor, regions: Tensor, output_size: int, spatial_sc
 
     Source: Girshick 2015, §2.1, with the rounding of its published code.
     """
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
     assert regions.dim() == 2
     assert regions.shape[1] == 5
     if features.device.type != "cpu" or features.dtype == torch.float64:
@@ -208,8 +221,7 @@ def roi_max_pool(features: Tensor, regions: Tensor, output_size: int, spatial_sc
     sides = (batch, height, width)
     with torch.no_grad():
         windows, window_of_cell = _distinct_windows(regions, sides, output_size, spatial_scale)
-    cells = _WindowMaxima.apply(_pixel_rows(features), windows, window_of_cell, sides)
-    return cells.view(len(regions), output_size, output_size, channels).permute(0, 3, 1, 2)
+    return _WindowMaxima.apply(_pixel_rows(features), windows, window_of_cell, sides, output_size)
 
 
 class _WindowMaxima(torch.autograd.Function):
@@ -222,24 +234,29 @@ class _WindowMaxima(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, windows: Tensor, window_of_cell: Tensor, sides: tuple[int, int, int]
+        ctx: Any,
+        rows: Tensor,
+        windows: Tensor,
+        window_of_cell: Tensor,
+        sides: tuple[int, int, int],
+        output_size: int,
     ) -> Tensor:
         maxima, places = window_maxima(rows, windows, sides, with_places=ctx.needs_input_grad[0])
         ctx.save_for_backward(windows, window_of_cell, places)
         ctx.num_rows = len(rows)
-        return maxima.index_select(0, window_of_cell)
+        return _as_regions(maxima.index_select(0, window_of_cell), output_size)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         windows, window_of_cell, places = ctx.saved_tensors
-        (grad_cells,) = grad_outputs
+        grad_cells = _pixel_rows(grad_outputs[0])
         cells = torch.argsort(window_of_cell, stable=True).to(torch.int32)
         offsets = _offsets(torch.bincount(window_of_cell, minlength=len(windows)))
-        grad_windows = _sum_rows(grad_cells.contiguous(), cells, None, offsets).float()
+        grad_windows = _sum_rows(grad_cells, cells, None, offsets).float()
         grad_windows[is_empty(windows)] = 0.0
         grad_rows = grad_windows.new_zeros(ctx.num_rows, grad_cells.shape[1])
         grad_rows.scatter_add_(0, places.to(torch.int64), grad_windows)
-        return grad_rows.to(grad_cells.dtype), None, None, None
+        return grad_rows.to(grad_cells.dtype), None, None, None, None
 
 
 def _distinct_windows(
