@@ -73,7 +73,6 @@ class Case:
         compare: From our answer and a peer's to how they agree.
         precision: Of the arithmetic, where operations are counted and set against the ceiling.
         units: Things done in one run (e.g. pictures); seconds are given for one of them.
-        memory_runs: Runs in the process of its own whose memory is read.
         note: A line under the table.
     """
 
@@ -83,7 +82,6 @@ class Case:
     compare: Callable[[Any, Any], Agreement] = lambda ours, theirs: Agreement(0.0)
     precision: torch.dtype | None = None
     units: int = 1
-    memory_runs: int = 2
     note: str = ""
 
     @property

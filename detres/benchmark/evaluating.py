@@ -41,7 +41,6 @@ def evaluate_cases(options: EvaluationOptions) -> list[Case]:
             ours=one_form(OURS, partial(_prepare, options, "auto")),
             peers=(one_form("pycocotools", partial(_prepare, options, "pycocotools")),),
             compare=compare_figures,
-            memory_runs=1,
             note=note,
         )
     ]

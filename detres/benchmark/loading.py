@@ -78,7 +78,6 @@ def loader_cases(options: LoaderOptions) -> list[Case]:
             name=f"loader {workers} worker{'' if workers == 1 else 's'}",
             ours=one_form(OURS, partial(_prepare_loader, options, workers, pictures)),
             units=pictures,
-            memory_runs=1,
             note="seconds are of one picture, workers' start included; memory is of the main process",
         )
         for workers in options.workers
@@ -88,7 +87,6 @@ def loader_cases(options: LoaderOptions) -> list[Case]:
         ours=one_form(OURS, partial(_prepare_reading, options)),
         peers=(one_form("pycocotools", partial(_prepare_their_reading, options)),),
         compare=compare_objects,
-        memory_runs=1,
     )
     return [*cases, reading]
 

@@ -1,4 +1,4 @@
-"""Measuring cases: that the sides agree, then times in turns (A B A B), memory in processes of their own.
+"""Measuring cases: that the sides agree, then times in turns (A B A B), each side in a process of its own.
 
 Samples during which other processes used the CPU are dropped (see `load`); medians of the rest.
 """
@@ -6,33 +6,21 @@ Samples during which other processes used the CPU are dropped (see `load`); medi
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from detres.benchmark import load
+from detres.benchmark.alone import Sample, Sampled
 from detres.benchmark.cases import Case, Form, Prepared, Side
 from detres.benchmark.operations import counted_operations
 from detres.console import progress
 
-SHORTEST_SAMPLE = (
-    0.1  # seconds; shorter runs are repeated within a sample (/proc/stat counts in steps of 0.01 s)
-)
 MOST_OTHER_LOAD = 0.05  # share of the machine that others may use during a sample
 
 
 class DisagreementError(Exception):
     """The sides of a case do not compute the same, so that their times say nothing."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One timed sample: seconds of one run, and the share of the machine that others used (None: not known)."""
-
-    seconds: float
-    other_load: float | None
 
 
 @dataclass(frozen=True)
@@ -82,10 +70,9 @@ class SideResult:
 def measure(
     case: Case,
     rounds: int,
-    device: torch.device,
     *,
     ceiling: float | None,
-    peak_mib: Callable[[str, str], float | None],
+    start: Callable[[Side, Form], Sampled],
     quiet: bool = False,
 ) -> list[SideResult]:
     """Ours first, then its peers.
@@ -93,43 +80,47 @@ def measure(
     Args:
         case: What to measure.
         rounds: Samples of each side, taken in turns.
-        device: Where it runs.
         ceiling: Multiply-adds a second of a large product or convolution in the case's precision; None counts nothing.
-        peak_mib: From the names of a side and a form to the peak memory of a process that runs it alone.
+        start: Starts a form of a side where it is to be sampled.
         quiet: No progress.
 
     Raises:
         DisagreementError: A peer's answer is not ours.
     """
+    differences, operations = agreement_and_operations(case, count=ceiling is not None)
+    sides: dict[str, tuple[Form, Sampled]] = {}
+    try:
+        for side in case.sides:
+            sides[side.name] = _fastest(side, start)
+        samples = interleaved(
+            {name: side for name, (_, side) in sides.items()}, rounds, case.name, quiet=quiet
+        )
+        results = []
+        for name, (form, side) in sides.items():
+            times = summary([Sample(s.seconds / case.units, s.other_load) for s in samples[name]])
+            count = operations.get(name)
+            share = count / times.median / ceiling if count and ceiling else None
+            difference = differences.get(name, 0.0)
+            results.append(SideResult(name, form.name, times, count, share, difference, side.peak_mib()))
+        return results
+    finally:
+        for _, side in sides.values():
+            side.close()
+
+
+def agreement_and_operations(case: Case, *, count: bool) -> tuple[dict[str, float], dict[str, float | None]]:
+    """The largest difference of each peer from ours, and the multiply-adds of one unit of each side.
+
+    Args:
+        case: What is measured.
+        count: Whether operations are counted; a side of which PyTorch sees none has None.
+    """
     built = {side.name: [(form, form.prepare()) for form in side.forms] for side in case.sides}
     differences = check_agreement(case, built)
-    fastest = {name: _fastest(forms, device) for name, forms in built.items()}
-    built.clear()  # the other forms' memory goes
-    operations = {
-        name: (counted_operations(prepared.run) / case.units or None) if ceiling else None  # 0: not PyTorch's
-        for name, (_, prepared) in fastest.items()
-    }
-    runs = {name: prepared.run for name, (_, prepared) in fastest.items()}
-    samples = interleaved(runs, rounds, device, description=case.name, quiet=quiet)
-    del runs
-    forms = {name: form.name for name, (form, _) in fastest.items()}
-    fastest.clear()
-    results = []
-    for side in case.sides:
-        times = summary([Sample(s.seconds / case.units, s.other_load) for s in samples[side.name]])
-        count = operations[side.name]
-        results.append(
-            SideResult(
-                side.name,
-                forms[side.name],
-                times,
-                count,
-                count / times.median / ceiling if count and ceiling else None,
-                differences.get(side.name, 0.0),
-                peak_mib(side.name, forms[side.name]),
-            )
-        )
-    return results
+    if not count:
+        return differences, {}
+    runs = {name: forms[0][1].run for name, forms in built.items()}
+    return differences, {name: counted_operations(run) / case.units or None for name, run in runs.items()}
 
 
 def check_agreement(case: Case, built: dict[str, list[tuple[Form, Prepared]]]) -> dict[str, float]:
@@ -159,29 +150,15 @@ def label(side: Side, form: Form) -> str:
 
 
 def interleaved(
-    runs: dict[str, Callable[[], object]],
-    rounds: int,
-    device: torch.device,
-    *,
-    description: str = "",
-    quiet: bool = True,
+    sides: Mapping[str, Sampled], rounds: int, description: str = "", *, quiet: bool = True
 ) -> dict[str, list[Sample]]:
-    """`rounds` samples of each, in turns: A B A B.
-
-    Short runs are repeated so that a sample lasts; the run that finds out how often is a warm-up.
-    """
-    repeats = {}
-    for name, run in runs.items():
-        first = _seconds(run, device, 1)
-        repeats[name] = max(1, round(SHORTEST_SAMPLE / max(first, 1e-6)))
-    cores = load.cores()
-    samples: dict[str, list[Sample]] = {name: [] for name in runs}
+    """`rounds` samples of each, in turns: A B A B; one before them warms each up."""
+    for side in sides.values():
+        side.sample()
+    samples: dict[str, list[Sample]] = {name: [] for name in sides}
     for _ in progress(range(rounds), description, quiet=quiet):
-        for name, run in runs.items():
-            before = load.read_cpu_times()
-            seconds = _seconds(run, device, repeats[name])
-            other = load.other_load(before, load.read_cpu_times(), cores)
-            samples[name].append(Sample(seconds, other))
+        for name, side in sides.items():
+            samples[name].append(side.sample())
     return samples
 
 
@@ -207,25 +184,20 @@ def summary(samples: Sequence[Sample], most: float = MOST_OTHER_LOAD) -> Times:
     )
 
 
-def _fastest(forms: list[tuple[Form, Prepared]], device: torch.device) -> tuple[Form, Prepared]:
-    """The form whose second run is fastest; a single one is taken as it is."""
-    if len(forms) == 1:
-        return forms[0]
-    for _, prepared in forms:
-        _seconds(prepared.run, device, 1)
-    return min(forms, key=lambda form: _seconds(form[1].run, device, 1))
-
-
-def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of one run, over `repeats` of them; a GPU is waited for."""
-    _synchronise(device)
-    begun = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    _synchronise(device)
-    return (time.perf_counter() - begun) / repeats
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _fastest(side: Side, start: Callable[[Side, Form], Sampled]) -> tuple[Form, Sampled]:
+    """The form whose sample is fastest, started; a single one is taken as it is."""
+    best: tuple[Form, Sampled] | None = None
+    shortest = 0.0
+    for form in side.forms:
+        started = start(side, form)
+        if len(side.forms) == 1:
+            return form, started
+        seconds = started.sample().seconds
+        if best is None or seconds < shortest:
+            if best:
+                best[1].close()
+            best, shortest = (form, started), seconds
+        else:
+            started.close()
+    assert best is not None
+    return best

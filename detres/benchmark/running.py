@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from detres.benchmark.cases import TORCHVISION, Case
+from detres.benchmark.alone import Request, Sampled, SideAlone
+from detres.benchmark.cases import TORCHVISION, Case, Form, Side
 from detres.benchmark.exported import EXPORTED, missing_packages
 from detres.benchmark.load import STAT, cores
 from detres.benchmark.measuring import measure
-from detres.benchmark.memory import Request, peak_mib
 from detres.benchmark.operations import measured_ceiling
 from detres.benchmark.tables import as_json, print_case, sampling_as_json
 from detres.errors import UserError, listed, nearest
@@ -50,12 +50,12 @@ def measure_cases(
     figures, sampling = {}, {}
     for case in cases:
 
-        def alone(side: str, form: str, case: Case = case) -> float | None:
-            request = Request(make, options, case.name, side, form, str(device), torch.get_num_threads())
-            return peak_mib(request)
+        def start(side: Side, form: Form, case: Case = case) -> Sampled:
+            threads = torch.get_num_threads()
+            return SideAlone(Request(make, options, case.name, side.name, form.name, str(device), threads))
 
         ceiling = ceilings[case.precision] if case.precision else None
-        results = measure(case, rounds, device, ceiling=ceiling, peak_mib=alone, quiet=quiet)
+        results = measure(case, rounds, ceiling=ceiling, start=start, quiet=quiet)
         print_case(case, results)
         figures[case.name] = as_json(results)
         sampling[case.name] = sampling_as_json(results)

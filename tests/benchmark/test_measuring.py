@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from detres.benchmark import measuring
+from detres.benchmark import alone
+from detres.benchmark.alone import Request, Sample, SideHere
 from detres.benchmark.cases import Case, Form, Prepared, Side, one_form, same_run_and_answer, within
 from detres.benchmark.measuring import (
     DisagreementError,
-    Sample,
     SideResult,
     Times,
     interleaved,
@@ -17,8 +16,6 @@ from detres.benchmark.measuring import (
     summary,
 )
 from detres.benchmark.tables import as_json, duration, samples_of
-
-CPU = torch.device("cpu")
 
 
 def test_median_and_range_of_the_samples():
@@ -36,19 +33,39 @@ def test_where_every_sample_is_disturbed_all_are_kept_and_it_is_said():
     assert times == Times(median=2.0, fastest=1.0, slowest=3.0, samples=2, dropped=0, disturbed=True)
 
 
-def test_samples_are_taken_in_turns(monkeypatch):
-    monkeypatch.setattr(measuring, "SHORTEST_SAMPLE", 0.0)
+class Noted:
+    """A side that notes its samples; the n-th takes n seconds."""
+
+    def __init__(self, name: str, calls: list[str], first: float = 1.0) -> None:
+        self.name, self.calls, self.seconds = name, calls, first
+
+    def sample(self) -> Sample:
+        self.calls.append(self.name)
+        self.seconds += 1
+        return Sample(self.seconds - 1, 0.0)
+
+    def peak_mib(self) -> float:
+        return 7.0
+
+    def close(self) -> None:
+        self.calls.append(f"{self.name} ended")
+
+
+def test_samples_are_taken_in_turns():
     calls: list[str] = []
-    samples = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU)
+    samples = interleaved({name: Noted(name, calls) for name in ("a", "b")}, 3)
     assert calls == ["a", "b"] + ["a", "b"] * 3  # a warm-up of each first
-    assert {name: len(of_side) for name, of_side in samples.items()} == {"a": 3, "b": 3}
+    assert [sample.seconds for sample in samples["a"]] == [2, 3, 4]
 
 
 def test_short_runs_are_repeated_within_a_sample(monkeypatch):
-    monkeypatch.setattr(measuring, "SHORTEST_SAMPLE", 0.02)
+    monkeypatch.setattr(alone, "SHORTEST_SAMPLE", 0.02)
     calls: list[int] = []
-    interleaved({"a": lambda: calls.append(1)}, 1, CPU)
+    case = Case("counting", one_form("detres", lambda: same_run_and_answer(lambda: calls.append(1))))
+    side = SideHere(Request(lambda _: [case], None, "counting", "detres", "", "cpu", 1))
+    assert side.sample().seconds < 0.01
     assert len(calls) > 10
+    assert (side.peak_mib() or 100) > 50
 
 
 def number(value: float) -> Prepared:
@@ -65,15 +82,18 @@ def case_of(ours: float, theirs: float, tolerance: float = 0.1, units: int = 1) 
     )
 
 
-def test_a_case_is_measured(monkeypatch):
-    monkeypatch.setattr(measuring, "SHORTEST_SAMPLE", 0.0)
-    asked = []
+def test_a_case_is_measured():
+    """The peer's form two is the faster one; form one is ended at once, the others after the last sample."""
+    calls: list[str] = []
+    seconds = {("detres", ""): 2.0, ("peer", "one"): 9.0, ("peer", "two"): 4.0}
 
-    def peak_mib(side: str, form: str) -> float:
-        asked.append(side)
-        return 7.0
+    def start(side: Side, form: Form) -> Noted:
+        return Noted(f"{side.name} {form.name}".strip(), calls, seconds[side.name, form.name])
 
-    ours, peer = measure(case_of(1.0, 1.0625), 2, CPU, ceiling=None, peak_mib=peak_mib, quiet=True)
+    ours, peer = measure(case_of(1.0, 1.0625, units=2), 2, ceiling=None, start=start, quiet=True)
+    assert calls[:3] == ["peer one", "peer two", "peer one ended"]
+    assert calls[3:5] == ["detres", "peer two"]  # warm-up
+    assert calls[-2:] == ["detres ended", "peer two ended"]
     assert (ours.name, ours.form, ours.difference, ours.operations, ours.peak_mib) == (
         "detres",
         "",
@@ -81,14 +101,14 @@ def test_a_case_is_measured(monkeypatch):
         None,
         7.0,
     )
-    assert (peer.name, peer.difference, peer.times.samples + peer.times.dropped) == ("peer", 0.0625, 2)
-    assert peer.form in ("one", "two")
-    assert asked == ["detres", "peer"]
+    assert (ours.times.median, ours.times.samples) == ((3 + 4) / 2 / 2, 2)
+    assert (peer.name, peer.form, peer.difference) == ("peer", "two", 0.0625)
+    assert peer.times.median == (6 + 7) / 2 / 2
 
 
 def test_disagreement_is_an_error_that_names_both():
     with pytest.raises(DisagreementError, match=r"numbers: peer \(one\) and ours: .* 0.5, more than 0.1"):
-        measure(case_of(1.0, 1.5), 1, CPU, ceiling=None, peak_mib=lambda *_: None, quiet=True)
+        measure(case_of(1.0, 1.5), 1, ceiling=None, start=lambda *_: Noted("", []), quiet=True)
 
 
 def result(name: str, median: float, difference: float = 0.0, **times: object) -> SideResult:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detres.benchmark import operators, running
-from detres.benchmark.memory import Request, run_alone
+from detres.benchmark.alone import Request, SideHere
 from detres.cli import benchmark
 from detres.errors import UserError
 
@@ -38,16 +38,15 @@ NAMES = {
 }
 
 
-def run_here(request: Request) -> float:
-    """In the place of `peak_mib`: what a process of its own would do, without the seconds of its start."""
-    run_alone(pickle.loads(pickle.dumps(request)))
-    return 100.0
+def start_here(request: Request) -> SideHere:
+    """In the place of a process of its own, without the seconds of its start."""
+    return SideHere(pickle.loads(pickle.dumps(request)))
 
 
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_sub_command(what: str, tmp_path: Path, capsys, monkeypatch):
     if what != "evaluate":  # one of them starts the processes
-        monkeypatch.setattr(running, "peak_mib", run_here)
+        monkeypatch.setattr(running, "SideAlone", start_here)
     path = tmp_path / "figures.json"
     benchmark.main([what, *COMMANDS[what], "--json", str(path)])
     figures = json.loads(path.read_text())
