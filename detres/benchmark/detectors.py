@@ -6,7 +6,7 @@ activations and the spread of outputs that trained ones have: all-zero maps or o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,8 @@ class DetectorOptions:
         precisions: `float32`, `bfloat16`.
         device: Where.
         peers: Names of the peers.
+        classes: Of the detector.
+        objects: In each picture of a training step; 0: as drawn.
     """
 
     network: str = "resnet50"
@@ -64,6 +66,8 @@ class DetectorOptions:
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     device: str = "cpu"
     peers: tuple[str, ...] = ("torchvision",)
+    classes: int = CLASSES
+    objects: int = 0
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -170,14 +174,14 @@ def random_detector(options: DetectorOptions) -> FasterRCNN:
     architecture = options.architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        plain = build_network(architecture.network, CLASSES)
+        plain = build_network(architecture.network, options.classes)
         for block in plain.modules():
             if isinstance(block, Block):
                 last = block.get_submodule(f"bn{block.depth}")
                 assert isinstance(last, nn.BatchNorm2d)
                 nn.init.constant_(last.weight, DAMPING)
         pooled_statistics(plain, [normalise(image[None], TORCHVISION)])
-        detector = build_detector(architecture, CLASSES, TORCHVISION).eval()
+        detector = build_detector(architecture, options.classes, TORCHVISION).eval()
         trunk, body = split(freeze_batch_norm(plain))
         detector.trunk.load_state_dict(trunk.state_dict())
         detector.region_head.body.load_state_dict(body.state_dict())
@@ -201,6 +205,16 @@ def unpadded(peer: TorchvisionFasterRCNN, stride: int) -> TorchvisionFasterRCNN:
 
     generator.grid_anchors = at_stride
     return peer
+
+
+def crowded(pictures: Pictures, options: DetectorOptions) -> Pictures:
+    """The pictures with `options.objects` boxes in each, all over them; as they are where that is 0."""
+    if not options.objects:
+        return pictures
+    boxes = fixed_regions(replace(options, proposals=options.objects))
+    labels = torch.arange(options.objects, device=boxes.device) % options.classes
+    count = len(pictures.images)
+    return Pictures(pictures.images, [boxes] * count, [labels] * count)
 
 
 def _spread(detector: FasterRCNN, image: Tensor) -> None:

@@ -16,6 +16,7 @@ from detres.benchmark.cases import Case, Form, Prepared, Side
 from detres.benchmark.operations import counted_operations
 from detres.console import progress
 
+FEWEST_OPERATIONS = 1e6  # another runtime's networks are not counted, what is ours around them would be
 MOST_OTHER_LOAD = 0.05  # share of the machine that others may use during a sample
 
 
@@ -113,14 +114,16 @@ def agreement_and_operations(case: Case, *, count: bool) -> tuple[dict[str, floa
 
     Args:
         case: What is measured.
-        count: Whether operations are counted; a side of which PyTorch sees none has None.
+        count: Whether operations are counted; a side of which PyTorch sees less than `FEWEST_OPERATIONS` has None.
     """
     built = {side.name: [(form, form.prepare()) for form in side.forms] for side in case.sides}
     differences = check_agreement(case, built)
     if not count:
         return differences, {}
     runs = {name: forms[0][1].run for name, forms in built.items()}
-    return differences, {name: counted_operations(run) / case.units or None for name, run in runs.items()}
+    counts = {name: counted_operations(run) for name, run in runs.items()}
+    known = {name: count / case.units for name, count in counts.items() if count >= FEWEST_OPERATIONS}
+    return differences, {name: known.get(name) for name in runs}
 
 
 def check_agreement(case: Case, built: dict[str, list[tuple[Form, Prepared]]]) -> dict[str, float]:

@@ -15,14 +15,20 @@ from detres.benchmark.exported import EXPORTED, missing_packages
 from detres.benchmark.load import STAT, cores
 from detres.benchmark.measuring import measure
 from detres.benchmark.operations import measured_ceiling
-from detres.benchmark.tables import as_json, print_case, sampling_as_json
+from detres.benchmark.tables import as_json, print_case, print_together, sampling_as_json
 from detres.errors import UserError, listed, nearest
 
 log = logging.getLogger("detres")
 
 
 def measure_cases(
-    make: Callable[[Any], list[Case]], options: Any, *, rounds: int, device: torch.device, quiet: bool = False
+    make: Callable[[Any], list[Case]],
+    options: Any,
+    *,
+    rounds: int,
+    device: torch.device,
+    together: str = "",
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure, print a table of each case, and give what `--json` holds.
 
@@ -31,6 +37,7 @@ def measure_cases(
         options: Its argument; both are sent to processes of their own.
         rounds: Samples of each side.
         device: Where it runs.
+        together: Title of one table for all cases, which then have no peers.
         quiet: No progress.
 
     Returns:
@@ -47,7 +54,7 @@ def measure_cases(
     print(machine_line(device, ceilings))
     if not STAT.exists():
         print(f"{STAT} is not there: load of other processes is not known, no sample is dropped for it")
-    figures, sampling = {}, {}
+    figures, sampling, ours = {}, {}, {}
     for case in cases:
 
         def start(side: Side, form: Form, case: Case = case) -> Sampled:
@@ -56,9 +63,13 @@ def measure_cases(
 
         ceiling = ceilings[case.precision] if case.precision else None
         results = measure(case, rounds, ceiling=ceiling, start=start, quiet=quiet)
-        print_case(case, results)
+        if not together:
+            print_case(case, results)
+        ours[case.name] = results[0]
         figures[case.name] = as_json(results)
         sampling[case.name] = sampling_as_json(results)
+    if together:
+        print_together(together, ours)
     measurement = {
         "machine": platform.platform(),
         "device": device_name(device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detres.benchmark.cases import Case
@@ -20,25 +20,42 @@ def print_case(case: Case, results: Sequence[SideResult]) -> None:
         results: From `measure`.
     """
     ours = results[0]
-    rows = [
-        (
-            f"{result.name} ({result.form})" if result.form else result.name,
-            duration(result.times.median),
-            f"{duration(result.times.fastest)} - {duration(result.times.slowest)}",
-            "" if result is ours else f"{ratio(result, ours):.2f}",
-            "n/a" if result.peak_mib is None else f"{result.peak_mib:.0f}",
-            "n/a" if result.operations is None else f"{result.operations / 1e9:.1f}",
-            "n/a" if result.ceiling_share is None else f"{100 * result.ceiling_share:.0f} %",
-            "" if result is ours else f"{result.difference:.2g}",
-            samples_of(result),
-        )
-        for result in results
-    ]
+    rows = [_row(result, ours) for result in results]
     table(case.name, COLUMNS, rows)
     if any(result.times.disturbed for result in results):
         print("(*) other processes used the CPU during every sample: none was dropped, do not rely on these")
     if case.note:
         print(case.note)
+
+
+def _row(result: SideResult, ours: SideResult) -> tuple[str, ...]:
+    """As `COLUMNS`."""
+    return (
+        f"{result.name} ({result.form})" if result.form else result.name,
+        duration(result.times.median),
+        f"{duration(result.times.fastest)} - {duration(result.times.slowest)}",
+        "" if result is ours else f"{ratio(result, ours):.2f}",
+        "n/a" if result.peak_mib is None else f"{result.peak_mib:.0f}",
+        "n/a" if result.operations is None else f"{result.operations / 1e9:.1f}",
+        "n/a" if result.ceiling_share is None else f"{100 * result.ceiling_share:.0f} %",
+        "" if result is ours else f"{result.difference:.2g}",
+        samples_of(result),
+    )
+
+
+def print_together(title: str, results: Mapping[str, SideResult]) -> None:
+    """One table of cases that have no peers.
+
+    Args:
+        title: Over the table.
+        results: Of ours, by the case's name.
+    """
+    rows = [
+        (name, *row[1:3], *row[4:7], row[8])
+        for name, result in results.items()
+        for row in (_row(result, ours=result),)
+    ]
+    table(title, (*COLUMNS[:3], *COLUMNS[4:7], COLUMNS[8]), rows)
 
 
 def samples_of(result: SideResult) -> str:

@@ -19,6 +19,7 @@ from detres.benchmark.detectors import (
     CLASSES,
     SEED,
     DetectorOptions,
+    crowded,
     drawn_pictures,
     random_detector,
     unpadded,
@@ -117,7 +118,7 @@ def step_options(options: DetectorOptions) -> StepOptions:
         anchors=AnchorSampling(count=min(256, anchors // 4), cross_border=True),
         proposals=ProposalOptions(12000, 2000, 0.7, options.architecture.proposal_min_side),
         regions=RegionSampling(count=min(128, anchors // 16), lowest_iou=0.0),
-        num_classes=CLASSES,
+        num_classes=options.classes,
         anchor_beta=BETA,
         region_beta=BETA,
     )
@@ -140,7 +141,7 @@ def _trained_detector(options: DetectorOptions) -> FasterRCNN:
 
 def _prepare_step(options: DetectorOptions, low: bool) -> Prepared:
     network, numbers = _trained_detector(options), step_options(options)
-    pictures = drawn_pictures(options.size, options.batch, options.device)
+    pictures = crowded(drawn_pictures(options.size, options.batch, options.device), options)
 
     def losses() -> Losses:
         generator = torch.Generator().manual_seed(SEED)

@@ -31,9 +31,19 @@ OPTIONS = {
     "pool": {"size", "proposals", "precision", "device"},
     "nms": {"size", "device"},
     "evaluate": {"images"},
+    "growth": {"network", "width", "size", "precision", "device"},
     "loader": DETECTOR | {"data", "split", "workers", "images", "steps"},
 }
-ROUNDS = {"infer": 10, "train": 5, "train-cls": 20, "pool": 20, "nms": 20, "evaluate": 2, "loader": 3}
+ROUNDS = {
+    "infer": 10,
+    "train": 5,
+    "train-cls": 20,
+    "pool": 20,
+    "nms": 20,
+    "evaluate": 2,
+    "growth": 3,
+    "loader": 3,
+}
 
 
 def main(argv: list[str]) -> None:
@@ -71,7 +81,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     )
     add("--proposals", type=int, metavar="N", help="infer, pool: regions a picture (default: 300)")
     add("--batch", type=int, metavar="N", help="pictures at once (infer: 1, train: 2, train-cls: 32)")
-    add("--precision", nargs="+", choices=PRECISIONS, help="default: both (loader: float32)")
+    add("--precision", nargs="+", choices=PRECISIONS, help="default: both (growth, loader: float32)")
     add("--peers", metavar="NAMES", help="infer: onnxruntime,openvino beside torchvision")
     add(
         "--images",
@@ -112,7 +122,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What `--json` holds."""
-    from detres.benchmark import evaluating, inferring, operators, training_steps
+    from detres.benchmark import evaluating, growing, inferring, operators, training_steps
     from detres.benchmark.running import chosen_peers, measure_cases
 
     what = arguments.what
@@ -138,10 +148,20 @@ def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
     elif what == "evaluate":
         make = evaluating.evaluate_cases
         options = evaluating.EvaluationOptions(arguments.images or 5000)
-    else:
+    elif what == "loader":
         return _loader(arguments, device)
-    rounds = arguments.rounds or ROUNDS[what]
-    return measure_cases(make, options, rounds=rounds, device=device, quiet=arguments.quiet)
+    else:
+        make = growing.growth_cases
+        detector = _detector(arguments, device, batch=1)
+        options = growing.GrowthOptions(replace(detector, precisions=detector.precisions[:1]))
+    return measure_cases(
+        make,
+        options,
+        rounds=arguments.rounds or ROUNDS[what],
+        device=device,
+        together="How ours grows" if what == "growth" else "",
+        quiet=arguments.quiet,
+    )
 
 
 def _size(arguments: argparse.Namespace) -> tuple[int, int]:

@@ -11,6 +11,8 @@ import torch
 
 from detres.benchmark import operators, running
 from detres.benchmark.alone import Request, SideHere
+from detres.benchmark.detectors import DetectorOptions
+from detres.benchmark.growing import GrowthOptions, growth_cases
 from detres.cli import benchmark
 from detres.errors import UserError
 
@@ -66,6 +68,26 @@ def test_a_sub_command(what: str, tmp_path: Path, capsys, monkeypatch):
     assert all(name in printed for name in NAMES[what])
     if what == "loader":
         assert all(0 <= share <= 1 for share in figures["waiting_share"].values())
+
+
+def test_growth_goes_along_one_thing_at_a_time(monkeypatch, capsys):
+    monkeypatch.setattr(running, "SideAlone", start_here)
+    base = DetectorOptions(
+        network="resnet18", width=0.25, size=(64, 96), proposals=8, precisions=("float32",)
+    )
+    options = GrowthOptions(
+        base, areas=(2.0,), proposals=(3,), batches=(2,), classes=(1,), objects=(5,), images=(4,)
+    )
+    names = ["infer 3 proposals", "infer 2 x the area", "infer batch 2", "infer 1 classes"]
+    names += ["train batch 2", "train 5 objects", "evaluate 4 images"]
+    figures = running.measure_cases(
+        growth_cases, options, rounds=1, device=torch.device("cpu"), together="Growth", quiet=True
+    )
+    assert list(figures["cases"]) == names
+    assert all(case["seconds"] > 0 and case["peers"] == {} for case in figures["cases"].values())
+    printed = capsys.readouterr().out
+    assert printed.count("Growth") == 1
+    assert all(name in printed for name in names)
 
 
 def test_disagreement_ends_the_tool_with_status_1(monkeypatch):
