@@ -40,28 +40,31 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class Length:
-    """How long something lasts, as people write it: `12 epochs` or `240000 iterations`."""
+    """How long something lasts, as people write it: `12 epochs`, `240000 iterations` or, of a whole, `50 %`."""
 
     count: int
-    unit: Literal["epochs", "iterations"]
+    unit: Literal["epochs", "iterations", "%"]
 
     @staticmethod
     def parse(text: str) -> Length:
         """The length that `text` says.
 
         Raises:
-            ConfigError: Anything but a whole number of at least 1 and `epochs` or `iterations`.
+            ConfigError: Anything but a whole number of at least 1 and `epochs`, `iterations` or `%` (at most 100).
         """
         count, _, unit = text.strip().partition(" ")
-        units: dict[str, Literal["epochs", "iterations"]] = {"epoch": "epochs", "iteration": "iterations"}
+        units: dict[str, Literal["epochs", "iterations", "%"]] = {
+            "epoch": "epochs",
+            "iteration": "iterations",
+            "%": "%",
+        }
         known = units.get(unit.strip().removesuffix("s"))
-        if known is None or not (count.isascii() and count.isdigit()) or int(count) < 1:
-            raise ConfigError(f"{text!r} is not a length; write '12 epochs' or '240000 iterations'")
+        whole = count.isascii() and count.isdigit() and int(count) >= 1
+        if known is None or not whole or (known == "%" and int(count) > 100):
+            raise ConfigError(
+                f"{text!r} is not a length; write '12 epochs' or '240000 iterations' (of a run also '50 %')"
+            )
         return Length(int(count), known)
-
-    def iterations(self, per_epoch: int) -> int:
-        """The length in iterations, where one epoch takes `per_epoch` of them."""
-        return self.count * per_epoch if self.unit == "epochs" else self.count
 
     def __str__(self) -> str:
         return f"{self.count} {self.unit}"

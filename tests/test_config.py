@@ -224,10 +224,11 @@ def test_set_is_yaml_and_the_last_wins():
 
 
 def test_length():
-    assert Length.parse("3 epochs").iterations(per_epoch=7) == 21
-    assert Length.parse("3 iterations").iterations(per_epoch=7) == 3
+    assert Length.parse("3 epochs") == Length(3, "epochs")
+    assert Length.parse("1 iteration") == Length(1, "iterations")
+    assert Length.parse("75 %") == Length(75, "%")
     assert str(Length(3, "epochs")) == "3 epochs"
-    for text in ("0 epochs", "-1 epochs", "1.5 epochs", "epochs", "3", "", "3 epochss"):
+    for text in ("0 epochs", "-1 epochs", "1.5 epochs", "epochs", "3", "", "3 epochss", "101 %", "0 %", "5%"):
         with pytest.raises(ConfigError, match="is not a length"):
             Length.parse(text)
 

@@ -88,8 +88,9 @@ def options_of(script: str) -> frozenset[str]:
 
 
 def config_class(path: Path) -> type[DetectionConfig] | type[ClassificationConfig]:
-    """Recipes for classification are those in configs/classification/ and the quickstart's pre-training."""
-    is_classification = path.parent.name == "classification" or path.name == "pretrain.yaml"
+    """Recipes for classification lie in folders of their own, but for the quickstart's pre-training."""
+    folders = ("classification", "cifar10", "imagenet")
+    is_classification = path.parent.name in folders or path.name == "pretrain.yaml"
     return ClassificationConfig if is_classification else DetectionConfig
 
 

@@ -31,7 +31,7 @@ LEVELS = [
     {"training", "evaluation", "weights"},
     {"data", "networks"},
     {"boxes"},
-    {"config", "console", "devices", "errors", "files", "strict_yaml"},
+    {"config", "console", "devices", "errors", "files", "strict_yaml", "unpickling"},
 ]
 GROUND = len(LEVELS) - 1
 LEVEL_OF = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

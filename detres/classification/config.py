@@ -5,6 +5,8 @@ He et al. 2015, §3.4.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
@@ -18,12 +20,33 @@ class ClassificationDataConfig(Section):
     """Pictures with one class each."""
 
     train: tuple[Source, ...] = Field(
-        default=(), description="class-per-folder trees, a .zip or .tar of one, or shapes; several are united"
+        default=(),
+        description="class-per-folder trees, a .zip or .tar of one, CIFAR-10's batches, or shapes; several are united",
     )
     val: tuple[Source, ...] = Field(
         default=(), description="data to evaluate on while training; may be empty"
     )
+    hold_out: int = Field(
+        default=0,
+        ge=0,
+        description="training pictures, drawn once and for all, that are evaluated on instead of `val` and not trained"
+        " on (CIFAR-10's 45k/5k split: 5000)",
+    )
     crop: CropConfig = Field(default=CropConfig(), description="square crops that the network sees")
+    mean: str | None = Field(
+        default=None,
+        description="what is subtracted: null, the initial weights' own, else torchvision's mean (and std) of each"
+        " channel; pixel, the training pictures' mean of each pixel; or its file, .npy, (3, size, size) BGR 0..255",
+    )
+    mean_pictures: int | None = Field(
+        default=None,
+        ge=1,
+        description="pictures over which that mean and the colours of `crop.pca_colour` are computed; null: all",
+    )
+    unreadable: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="a picture that cannot be read stops the run, or is left out, named and counted",
+    )
 
 
 class ModelConfig(Section):
@@ -67,6 +90,8 @@ class ClassificationConfig(Section):
     def _check_frozen_stages(self) -> Self:
         if self.model.freeze_at and self.model.network.name.startswith("cifar"):
             raise ValueError("model.freeze_at: a CIFAR network has no conv1..conv4_x to freeze; use 0")
+        if self.model.init and self.data.mean:
+            raise ValueError("data.mean: the preprocessing comes with the weights of model.init; use null")
         return self
 
 

@@ -5,18 +5,21 @@ Class names are the key: labels are places in one ordered list of names.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from detres.data.config import Source
 from detres.data.discover import resolve_directory
-from detres.data.readers import folders
+from detres.data.readers import cifar, folders
 from detres.data.records import ImageLabels, ReadReport, Strings
 from detres.data.shapes import SPLITS, is_shapes, shapes_labels
 from detres.data.sources import log_reports
 from detres.errors import DataError, listed
+
+log = logging.getLogger("detres")
 
 DRAWN_PICTURES = 1000
 
@@ -25,7 +28,7 @@ def read_pictures(sources: Sequence[Source], *, side: int = 64) -> ImageLabels:
     """Pictures with one class each, of one or several sources as one; what readers dropped is logged.
 
     Args:
-        sources: Class-per-folder trees, archives of one, or `shapes[:COUNT[:SEED]]`.
+        sources: Class-per-folder trees, archives of one, CIFAR-10's files, or `shapes[:COUNT[:SEED]]`.
         side: Side of drawn pictures, pixels.
 
     Raises:
@@ -63,7 +66,7 @@ def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
     Raises:
         UserError: There is no such folder, or it holds no picture.
     """
-    names = list(SPLITS) if is_shapes(directory) else folders.splits(resolve_directory(directory))
+    names = _splits(directory)
     train = next((name for name in ("train", "training", "trainval", folders.ALL) if name in names), None)
     val = next((name for name in ("val", "valid", "validation", "test", "testing") if name in names), None)
     if train is None:
@@ -71,6 +74,40 @@ def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
             f"{directory}: no split to train on among {listed(names)}: name one with --set data.train"
         )
     return [Source(dir=directory, split=train)], [Source(dir=directory, split=val)] if val else []
+
+
+def hold_out(pictures: ImageLabels, count: int) -> tuple[ImageLabels, ImageLabels]:
+    """The pictures in two parts, the second of `count`, drawn at random and always the same ones.
+
+    Raises:
+        DataError: Nothing would be left to train on.
+    """
+    if count >= len(pictures):
+        raise DataError(
+            f"data.hold_out: {count} of {len(pictures)} pictures of {pictures.source} leave none to train on"
+        )
+    order = np.random.default_rng(0).permutation(len(pictures))
+    kept, held = (np.sort(part).tolist() for part in (order[count:], order[:count]))
+    return pictures.select(kept), replace(
+        pictures.select(held), source=f"{count} held out of {pictures.source}"
+    )
+
+
+@dataclass
+class LeftOut:
+    """Pictures that could not be read and were left out: each is named once, with the count so far."""
+
+    messages: set[str] = field(default_factory=set)
+
+    def add(self, messages: Sequence[str]) -> None:
+        """Note what is wrong with pictures of a batch."""
+        for message in messages:
+            if message not in self.messages:
+                self.messages.add(message)
+                log.warning("data: %s; left out (%d so far)", message, len(self.messages))
+
+    def __len__(self) -> int:
+        return len(self.messages)
 
 
 def select_classes(pictures: ImageLabels, class_names: tuple[str, ...]) -> ImageLabels:
@@ -95,4 +132,15 @@ def _read(source: Source, side: int) -> tuple[ImageLabels, ReadReport]:
         numbers = [int(number) for number in source.dir.split(":")[1:]]
         count, seed = [*numbers, *(DRAWN_PICTURES, 0)[len(numbers) :]]
         return shapes_labels(source.split or "train", count, seed, side), ReadReport()
-    return folders.read(resolve_directory(source.dir), source.split)
+    path = resolve_directory(source.dir)
+    batches = cifar.find(path)
+    if batches is not None:
+        return cifar.read(batches, source.split), ReadReport()
+    return folders.read(path, source.split)
+
+
+def _splits(directory: str) -> list[str]:
+    if is_shapes(directory):
+        return list(SPLITS)
+    path = resolve_directory(directory)
+    return folders.splits(path) if cifar.find(path) is None else cifar.splits()

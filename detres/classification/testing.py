@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detres.classification.pictures import LeftOut
 from detres.console import progress
 from detres.data.batching import (
     ClassificationBatch,
@@ -32,12 +33,14 @@ class ClassificationFigures:
         top5_error: Share of pictures whose class is not among the best five; None for five classes or fewer.
         loss: Mean softmax cross entropy.
         images: Number of pictures.
+        left_out: Pictures that could not be read.
     """
 
     top1_error: float | None
     top5_error: float | None
     loss: float | None
     images: int
+    left_out: int = 0
 
     def errors(self) -> dict[str, float | None]:
         """The two errors by name."""
@@ -65,12 +68,15 @@ def evaluate_classifier(
         device: Where the network is; None: the CPU.
         quiet: No progress on standard error.
     """
-    logits, labels = [], []
+    logits, labels, left_out = [], [], LeftOut()
     keys = range(len(pictures))
     batches = [list(keys[start : start + batch]) for start in range(0, len(keys), batch)]
     loader = make_loader(pictures, batches, collate_classification, workers=workers)
     with torch.inference_mode(), plain_errors():
         for crops in progress(loader, "classify", total=len(batches), quiet=quiet):
+            left_out.add(crops.unreadable)
+            if not len(crops):
+                continue
             logits.append(network(network_input(crops, preprocessing, device)).float().cpu())
             labels.append(crops.labels)
     all_logits = (
@@ -82,6 +88,7 @@ def evaluate_classifier(
         top5_error=top_k_error(all_logits, all_labels, 5),
         loss=cross_entropy(all_logits, all_labels),
         images=len(all_labels),
+        left_out=len(left_out),
     )
 
 
@@ -89,4 +96,6 @@ def network_input(
     crops: ClassificationBatch, preprocessing: Preprocessing, device: torch.device | None
 ) -> Tensor:
     """(N, 3, s, s) float32 on the device."""
-    return normalise(crops.images.to(device or torch.device("cpu"), non_blocking=True), preprocessing)
+    device = device or torch.device("cpu")
+    shifts = None if crops.shifts is None else crops.shifts.to(device, non_blocking=True)
+    return normalise(crops.images.to(device, non_blocking=True), preprocessing, shifts=shifts)

@@ -15,15 +15,27 @@ from torch import Tensor, nn
 
 from detres.classification.classifier import prepare_for_training, write_classifier
 from detres.classification.config import ClassificationConfig
-from detres.classification.pictures import scan_pictures, select_classes
+from detres.classification.pictures import LeftOut, hold_out, scan_pictures, select_classes
+from detres.classification.pixels import (
+    PixelStatistics,
+    pixel_statistics,
+    read_mean_picture,
+    read_pixel_statistics,
+    save_pixel_statistics,
+)
 from detres.classification.testing import evaluate_classifier, network_input
 from detres.data.batching import ClassificationBatch, ClassificationDataset, collate_classification
+from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels, ReadReport
 from detres.data.sources import log_reports
+from detres.errors import DataError, listed
 from detres.networks.resnet import ResNet
 from detres.networks.vgg import VGG
 from detres.training.loop import Figures, Task, train
 from detres.training.run_folder import RunFolder
+
+TRAINING_ERROR = "top1_error"
+PIXELS = "pixels.npz"
 
 
 def train_classifier(
@@ -55,7 +67,8 @@ def train_classifier(
     """
     data = data or read_training_pictures(config)
     log_reports(data.reports)
-    task = build_task(config, data.train, data.val, device, quiet=quiet)
+    statistics = _statistics(config, data.train, run.path / PIXELS, quiet=quiet)
+    task = build_task(config, data.train, data.val, device, statistics=statistics, quiet=quiet)
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
 
 
@@ -69,13 +82,15 @@ class TrainingPictures:
 
 
 def read_training_pictures(config: ClassificationConfig) -> TrainingPictures:
-    """Read what `data.train` and `data.val` name; nothing is logged yet.
+    """Read what `data.train` and `data.val` name, or hold out `data.hold_out`; nothing is logged yet.
 
     Raises:
         UserError: Anything wrong with the data; classes of `val` that differ from those of `train`.
     """
     side = config.data.crop.test_side or config.data.crop.size
     pictures, reports = scan_pictures(config.data.train, side=side)
+    if config.data.hold_out:
+        return TrainingPictures(*hold_out(pictures, config.data.hold_out), tuple(reports))
     if not config.data.val:
         return TrainingPictures(pictures, None, tuple(reports))
     val, more = scan_pictures(config.data.val, side=side)
@@ -88,6 +103,7 @@ def build_task(
     val: ImageLabels | None,
     device: torch.device,
     *,
+    statistics: PixelStatistics | None = None,
     quiet: bool = False,
 ) -> Task:
     """What the training loop needs to train a classifier.
@@ -97,25 +113,35 @@ def build_task(
         pictures: Training pictures; their classes are the network's.
         val: Pictures to evaluate on, with the same classes; None: no evaluation.
         device: Where to compute.
+        statistics: Of the training pictures, where the configuration asks for them; computed here where None.
         quiet: No progress of evaluations.
     """
     names, crop = pictures.class_names, config.data.crop
+    skip = config.data.unreadable == "skip"
+    left_out = LeftOut()
     network, architecture, preprocessing = prepare_for_training(config.model, names, config.train.seed)
+    statistics = statistics or _statistics(config, pictures, None, quiet=quiet)
+    preprocessing = _preprocessing(config, statistics) or preprocessing
     # channels-last: twice as fast in bfloat16 on CPUs, no faster in float32
     layout = torch.contiguous_format if config.train.precision == "float32" else torch.channels_last
     network.to(device, memory_format=layout)  # type: ignore[call-overload]
 
     def losses(batch: ClassificationBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        left_out.add(batch.unreadable)
+        if not len(batch):
+            raise DataError(f"no picture of a batch can be read: {listed(batch.unreadable, 3)}")
         inputs = network_input(batch, preprocessing, device).contiguous(memory_format=layout)
+        labels = batch.labels.to(device, non_blocking=True)
         logits = network(inputs)  # (N, K)
-        return {"class": F.cross_entropy(logits, batch.labels.to(device))}
+        wrong = logits.detach().argmax(dim=1) != labels
+        return {"class": F.cross_entropy(logits, labels), TRAINING_ERROR: wrong.float().mean()}
 
     def evaluate(evaluated: nn.Module) -> Mapping[str, float | None]:
         assert val is not None
         figures = evaluate_classifier(
             evaluated,
             preprocessing,
-            ClassificationDataset(val, crop, train=False),
+            ClassificationDataset(val, crop, train=False, skip_unreadable=skip),
             batch=config.test.batch,
             workers=config.train.workers,
             device=device,
@@ -139,13 +165,21 @@ def build_task(
     return Task(
         network=network,
         losses=losses,
-        dataset=ClassificationDataset(pictures, crop, train=True, seed=config.train.seed),
+        dataset=ClassificationDataset(
+            pictures,
+            crop,
+            train=True,
+            seed=config.train.seed,
+            colours=statistics.components() if statistics and crop.pca_colour else None,
+            skip_unreadable=skip,
+        ),
         collate=collate_classification,
         describe=lambda batch: batch.names,
         best="top1_error",
         lower_is_better=True,
         export=export,
         evaluate=evaluate if val is not None else None,
+        training_error=TRAINING_ERROR,
         first_batch=draw_batch,
         identity={"classes": list(names)},
     )
@@ -155,6 +189,39 @@ def draw_batch(batch: ClassificationBatch, folder: Path) -> None:
     """Draw the crops of a batch, as the network sees them, into `folder/train_batch.jpg`."""
     from detres.data.drawing import contact_sheet, write_image
 
-    crops = batch.images.permute(0, 2, 3, 1).numpy()  # (N, s, s, 3)
+    shifts = 0.0 if batch.shifts is None else batch.shifts[:, :, None, None]
+    images = (batch.images + shifts).round().clamp(0, 255).to(torch.uint8)
+    crops = images.permute(0, 2, 3, 1).numpy()  # (N, s, s, 3)
     columns = max(1, round(len(crops) ** 0.5))
     write_image(folder / "train_batch.jpg", contact_sheet(list(crops), columns))
+
+
+def _statistics(
+    config: ClassificationConfig, pictures: ImageLabels, path: Path | None, *, quiet: bool
+) -> PixelStatistics | None:
+    """Mean and colours of the training pictures where the configuration asks for them; `path` keeps them for later."""
+    if config.data.mean != "pixel" and not config.data.crop.pca_colour:
+        return None
+    statistics = read_pixel_statistics(path, config.data.crop.size) if path else None
+    if statistics is None:
+        statistics = pixel_statistics(
+            pictures,
+            config.data.crop,
+            limit=config.data.mean_pictures,
+            workers=config.train.workers,
+            skip_unreadable=config.data.unreadable == "skip",
+            quiet=quiet,
+        )
+        if path:
+            save_pixel_statistics(path, statistics)
+    return statistics
+
+
+def _preprocessing(config: ClassificationConfig, statistics: PixelStatistics | None) -> Preprocessing | None:
+    """What `data.mean` says; None where it says nothing."""
+    if config.data.mean is None:
+        return None
+    if config.data.mean == "pixel":
+        assert statistics is not None
+        return statistics.preprocessing()
+    return read_mean_picture(config.data.mean, config.data.crop.size)

@@ -87,6 +87,12 @@ class CropConfig(Section):
         default=0, ge=0, description="training: zero pixels put on every side before cropping (CIFAR-10: 4)"
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="training: probability of a horizontal flip")
+    pca_colour: float = Field(
+        default=0.0,
+        ge=0,
+        description="training: standard deviation of the random colour shift along the principal components of the"
+        " training pictures' colours (Krizhevsky et al. 2012: 0.1)",
+    )
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:

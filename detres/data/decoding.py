@@ -5,23 +5,19 @@ Pictures are stored in every way that people's tools know; a network sees (H, W,
 
 from __future__ import annotations
 
-import functools
 import io
-import os
-import re
-import tarfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from detres.data import archives, cifar_batches
 from detres.errors import DataError
 
 EXIF_ORIENTATION = 0x0112
 DRAWN = "shapes://"
 JPEG_START = b"\xff\xd8"
-_ARCHIVE_MEMBER = re.compile(r"(?P<archive>.+?\.(?:zip|tar))!(?P<member>.+)", re.IGNORECASE)
+SCAN, APPLICATION_1 = 0xDA, 0xE1
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
@@ -31,8 +27,8 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     16-bit values lose their low byte.
 
     Args:
-        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); or a
-            drawn picture, `shapes://...` (see `detres.data.shapes`).
+        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); a picture
+            of one of CIFAR-10's files, `data_batch_1!17`; a drawn picture, `shapes://...` (see `detres.data.shapes`).
         upright: Turn the picture as its EXIF orientation says; False leaves it as it is stored.
 
     Returns:
@@ -45,6 +41,9 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         from detres.data.shapes import draw
 
         return draw(str(path))
+    picture = cifar_batches.MEMBER.fullmatch(str(path))
+    if picture:
+        return cifar_batches.read_picture(picture["file"], int(picture["index"]))
     return decode_image(read_bytes(path), str(path), upright=upright)
 
 
@@ -113,7 +112,9 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
         raise DataError(
             f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture"
         )
-    return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2]) if upright else image
+    if not upright or not _may_be_turned(encoded):
+        return image
+    return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2])
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -137,7 +138,7 @@ def read_header(path: str | Path) -> tuple[int, int, int]:
         from detres.data.shapes import drawn_size
 
         return *drawn_size(str(path)), 1
-    if _ARCHIVE_MEMBER.fullmatch(str(path)):
+    if archives.MEMBER.fullmatch(str(path)):
         return _read_header(io.BytesIO(read_bytes(path)), str(path))
     try:
         with open(path, "rb") as file:
@@ -166,35 +167,13 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def read_bytes(path: str | Path) -> bytes:
     """The encoded bytes of a file or of an archive's member (see `read_image`)."""
-    member = _ARCHIVE_MEMBER.fullmatch(str(path))
+    member = archives.MEMBER.fullmatch(str(path))
+    if member:
+        return archives.read_member(member["archive"], member["member"])
     try:
-        if member:
-            return _open_archive(member["archive"], os.getpid())(member["member"])
         return Path(path).read_bytes()
-    except KeyError as error:
-        raise DataError(f"picture {path}: the archive has no such member") from error
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except OSError as error:
         raise _unreadable(path, error) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _open_archive(archive: str, process: int) -> Callable[[str], bytes]:
-    """A function from a member's name to its bytes.
-
-    `process` is part of the key: a forked loader worker must not share its parent's place in the file.
-    """
-    if archive.lower().endswith(".zip"):
-        return zipfile.ZipFile(archive).read
-    with tarfile.open(archive, "r:") as tar:
-        members = {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
-    file = open(archive, "rb")  # noqa: SIM115 (kept open for the life of the process)
-
-    def read(name: str) -> bytes:
-        offset, size = members[name]
-        file.seek(offset)
-        return file.read(size)
-
-    return read
 
 
 def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
@@ -230,14 +209,34 @@ def _is_truncated_jpeg(encoded: bytes) -> bool:
     """
     if encoded[:2] != JPEG_START:
         return False
+    for marker, place in _jpeg_segments(encoded):
+        if marker == SCAN:
+            return encoded.find(b"\xff\xd9", place) < 0
+    return True
+
+
+def _may_be_turned(encoded: bytes) -> bool:
+    """Whether a picture may have an orientation: a JPEG keeps it in an application segment 1 (EXIF or XMP).
+
+    Spares most JPEGs of data sets a second parser, which takes as long as decoding a small one.
+    """
+    if encoded[:2] != JPEG_START:
+        return True
+    return any(marker == APPLICATION_1 for marker, _ in _jpeg_segments(encoded))
+
+
+def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment up to the first scan, its own included (ITU T.81, B.1.1.2)."""
     place = 2
     while place + 4 <= len(encoded) and encoded[place] == 0xFF:
         marker = encoded[place + 1]
-        if marker == 0xDA:
-            return encoded.find(b"\xff\xd9", place) < 0
-        fill_byte = marker == 0xFF
-        place += 1 if fill_byte else 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
-    return True
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        yield marker, place
+        if marker == SCAN:
+            return
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:

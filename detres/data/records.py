@@ -122,6 +122,11 @@ class ImageLabels:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def select(self, indices: Sequence[int]) -> ImageLabels:
+        """The pictures at `indices`, in that order."""
+        paths = Strings([self.paths[index] for index in indices])
+        return replace(self, paths=paths, labels=self.labels[np.asarray(indices, dtype=np.int64)])
+
 
 @dataclass(frozen=True)
 class DetectionTable:

@@ -101,7 +101,7 @@ def prepare_for_training(
     architecture = architecture_on(network_config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_detector(architecture, num_classes, preprocessing)
+        network = build_detector(architecture, num_classes, preprocessing.per_channel())
     trunk = network.trunk
     assert isinstance(trunk, (Trunk, VGGTrunk))
     if backbone is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detres.errors import ConfigError
 from detres.training.config import Plan, TrainConfig, make_plan
 from detres.training.divergence import diverged
 from detres.training.feed import WorkerDied, feed
@@ -55,8 +56,10 @@ def train(
     Raises:
         DivergedError: A loss or gradient is not finite.
         KeyboardInterrupt: Stopped by SIGINT or SIGTERM, after saving.
-        UserError: float16 without CUDA; a checkpoint of another run or none that is whole; no space left.
+        UserError: float16 without CUDA; a checkpoint of another run or none that is whole; no space left; a schedule
+            that looks at evaluations or a training error which the task does not have.
     """
+    _check_measures(task, config)
     samples = len(task.dataset)  # type: ignore[arg-type]
     plan = make_plan(config, samples)
     identity = {**task.identity, "training images": samples}
@@ -72,7 +75,7 @@ def train(
 
     def evaluate() -> None:
         with progress.paused(), stop.at_once():
-            _evaluate(task, plan, state, metrics, run)
+            _evaluate(task, config, plan, state, metrics, run)
         save(state, run.path, config, identity)
 
     stop = StopRequest()
@@ -95,7 +98,8 @@ def train(
                 finished = state.step == plan.iterations
                 evaluating = _evaluation_due(task, plan, state)
                 if finished or state.step % config.log_every == 0:
-                    _log_losses(metrics, plan, state, rate, device)
+                    _log_losses(task, metrics, plan, state, rate, device)
+                    _end_warmup(task, config, state)
                 if finished or evaluating or stop.wanted or state.step % plan.checkpoint_every == 0:
                     save(state, run.path, config, identity)
                 if stop.wanted and (evaluating or not finished):
@@ -143,6 +147,8 @@ def _step(
         gamma=config.gamma,
         warmup_iterations=config.warmup_iterations,
         warmup_factor=config.warmup_factor,
+        plateaus=state.plateau.met,
+        held=state.held,
     )
     set_rate(state.optimiser, rate)
     state.optimiser.zero_grad(set_to_none=True)
@@ -153,7 +159,8 @@ def _step(
             device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
         ):
             losses = task.losses(batch, generator)
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        minimised = [loss.float() for name, loss in losses.items() if name != task.training_error]
+        total = torch.stack(minimised).sum()
         state.scaler.scale(total / config.accumulate).backward()
         terms.append({name: loss.detach().float() for name, loss in losses.items()})
     state.scaler.unscale_(state.optimiser)
@@ -200,7 +207,9 @@ def _seeded(seed: int, step: int, micro: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[1]))
 
 
-def _evaluate(task: Task, plan: Plan, state: State, metrics: Metrics, run: RunFolder) -> None:
+def _evaluate(
+    task: Task, config: TrainConfig, plan: Plan, state: State, metrics: Metrics, run: RunFolder
+) -> None:
     """Evaluate the network (or its average), note the figures, and export it where it is the best so far."""
     assert task.evaluate is not None
     network = state.evaluated
@@ -222,19 +231,51 @@ def _evaluate(task: Task, plan: Plan, state: State, metrics: Metrics, run: RunFo
     if state.best is None or sign * figure > sign * state.best.figure:
         state.best = Best(step=state.step, figure=figure, figures=figures)
         task.export(network, run.weights)
+    if config.schedule == "plateau" and state.plateau.add(
+        figure,
+        lower_is_better=task.lower_is_better,
+        patience=config.patience,
+        margin=config.plateau_margin,
+    ):
+        log.info(
+            "step %d: plateau %d, the rate is multiplied by %g", state.step, state.plateau.met, config.gamma
+        )
 
 
-def _log_losses(metrics: Metrics, plan: Plan, state: State, rate: float, device: torch.device) -> None:
+def _check_measures(task: Task, config: TrainConfig) -> None:
+    if config.schedule == "plateau" and task.evaluate is None:
+        raise ConfigError(
+            "train.schedule: plateau looks at evaluations, and there are no validation data: set data.val"
+        )
+    if config.warmup_until_error is not None and task.training_error is None:
+        raise ConfigError("train.warmup_until_error: this task has no training error; use warmup_iterations")
+
+
+def _end_warmup(task: Task, config: TrainConfig, state: State) -> None:
+    """Let the rate go to its full height where the line just logged has a low enough training error."""
+    if state.held and config.warmup_until_error is not None and task.training_error is not None:
+        error = state.losses[task.training_error]
+        if error < config.warmup_until_error:
+            state.held = False
+            log.info("step %d: training error %.3f ends the warm-up", state.step, error)
+
+
+def _log_losses(
+    task: Task, metrics: Metrics, plan: Plan, state: State, rate: float, device: torch.device
+) -> None:
     """Write the means over the steps since the last line, and begin a new window."""
     window = state.window
     state.losses = window.mean_losses()
+    measured = {name: value for name, value in state.losses.items() if name == task.training_error}
+    losses = {name: value for name, value in state.losses.items() if name not in measured}
     elapsed = window.busy + window.waited
     metrics.write(
         state.step,
         {
             **_place(plan, state),
-            "loss": sum(state.losses.values()),
-            **{f"loss/{name}": value for name, value in state.losses.items()},
+            "loss": sum(losses.values()),
+            **{f"loss/{name}": value for name, value in losses.items()},
+            **{f"train/{name}": value for name, value in measured.items()},
             "lr": rate,
             "gradient_norm": window.gradient_norm / window.steps,
             "images_per_second": window.steps * plan.images_per_step / elapsed,

@@ -20,7 +20,16 @@ from detres.strict_yaml import read_document
 from detres.training.config import FREE_AT_RESUME
 from detres.training.environment import describe_environment
 
-FILES = ("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "last", "best", "model.safetensors")
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "log.txt",
+    "metrics.jsonl",
+    "last",
+    "best",
+    "model.safetensors",
+    "pixels.npz",
+)
 FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "tensorboard")
 
 

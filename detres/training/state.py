@@ -20,6 +20,7 @@ from detres.errors import UserError
 from detres.training.checkpoints import load_checkpoint, save_checkpoint
 from detres.training.config import Plan, TrainConfig
 from detres.training.optimiser import WeightAverage, build_optimiser
+from detres.training.schedules import Plateau
 
 log = logging.getLogger("detres")
 
@@ -79,6 +80,8 @@ class State:
         losses: Means of the last logged line.
         window: Sums since then.
         best: The best evaluation so far.
+        plateau: What the plateau schedule remembers.
+        held: The warm-up still waits for the training error.
     """
 
     network: nn.Module
@@ -91,6 +94,8 @@ class State:
     losses: dict[str, float] = field(default_factory=dict)
     window: Window = field(default_factory=Window)
     best: Best | None = None
+    plateau: Plateau = field(default_factory=Plateau)
+    held: bool = False
 
     @property
     def evaluated(self) -> nn.Module:
@@ -127,6 +132,7 @@ def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: t
         optimiser=optimiser,
         scaler=GradScaler(device.type, enabled=config.precision == "float16"),
         average=WeightAverage(network, config.ema) if config.ema is not None else None,
+        held=config.warmup_until_error is not None,
     )
 
 
@@ -142,6 +148,8 @@ def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, An
         "losses": state.losses,
         "window": dataclasses.asdict(state.window),
         "best": dataclasses.asdict(state.best) if state.best else None,
+        "plateau": dataclasses.asdict(state.plateau),
+        "held": state.held,
         "identity": identity,
     }
     best_step = state.best.step if state.best else None
@@ -181,4 +189,6 @@ def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
     state.losses = content["losses"]
     state.window = Window(**content["window"])
     state.best = Best(**content["best"]) if content["best"] else None
+    state.plateau = Plateau(**content.get("plateau", {}))
+    state.held = content.get("held", False)
     log.info("going on after step %d", state.step)

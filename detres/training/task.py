@@ -29,6 +29,7 @@ class Task:
         export: Writes the network given (the average, where there is one) as a weights file.
         evaluate: Network in eval mode -> figures (None: does not exist); None: nothing is evaluated.
         validation_losses: Network in eval mode -> loss terms on validation images.
+        training_error: Name of a term of `losses` that is measured (logged as train/NAME) and not minimised.
         first_batch: Draws the first micro-batch into the folder given.
         lower_is_better: Whether `best` is an error rather than a score.
         identity: Plain values that must be the same at resume, e.g. class names.
@@ -43,6 +44,7 @@ class Task:
     export: Callable[[nn.Module, Path], None]
     evaluate: Callable[[nn.Module], Mapping[str, float | None]] | None = None
     validation_losses: Callable[[nn.Module], Mapping[str, float]] | None = None
+    training_error: str | None = None
     first_batch: Callable[[Any, Path], None] | None = None
     lower_is_better: bool = False
     identity: dict[str, Any] = field(default_factory=dict)

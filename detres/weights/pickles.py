@@ -5,7 +5,6 @@ A global name outside the short list is refused by name and never imported.
 
 from __future__ import annotations
 
-import collections
 import pickle
 import re
 import zipfile
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from detres.errors import WeightsError
+from detres.unpickling import ArrayUnpickler, RefusedGlobal
 
 # torch.save's older form starts with this number, pickled by itself (torch/serialization.py, MAGIC_NUMBER).
 TORCH_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -39,7 +39,7 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: no such weights file")
     try:
         content = _read_torch(path) if _is_torch_file(path) else _read_numpy(path)
-    except _RefusedGlobal as error:
+    except RefusedGlobal as error:
         raise _refusal(path, error.name) from error
     except pickle.UnpicklingError as error:
         # torch's restricted reader names the global in its message alone.
@@ -54,43 +54,6 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
             f"{path}: holds a {type(content).__name__}; a dictionary of tensors by name is needed"
         )
     return {str(key): _tensors(value) for key, value in content.items()}
-
-
-class _RefusedGlobal(Exception):
-    def __init__(self, name: str):
-        super().__init__(name)
-        self.name = name
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    """Knows how to build arrays and ordered dictionaries, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = _numpy_globals().get((module.replace("numpy._core", "numpy.core"), name))
-        if known is None:
-            raise _RefusedGlobal(f"{module}.{name}")
-        return known
-
-
-def _numpy_globals() -> dict[tuple[str, str], Any]:
-    # What an array's own __reduce__ names, whatever numpy's version calls its module.
-    reconstruct = np.zeros(1).__reduce__()[0]
-    scalar = np.float32(0).__reduce__()[0]
-    from_buffer = np.zeros(1).__reduce_ex__(5)[0]
-    return {
-        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy.core.multiarray", "scalar"): scalar,
-        ("numpy.core.numeric", "_frombuffer"): from_buffer,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("_codecs", "encode"): _encode_latin1,
-    }
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Python 2's byte strings inside a protocol-2 pickle."""
-    return text.encode("latin1")
 
 
 def _is_torch_file(path: Path) -> bool:
@@ -110,7 +73,7 @@ def _read_torch(path: Path) -> Any:
 
 def _read_numpy(path: Path) -> Any:
     with open(path, "rb") as file:
-        return _NumpyUnpickler(file, encoding="latin1").load()
+        return ArrayUnpickler(file, encoding="latin1").load()
 
 
 def _tensors(value: Any) -> Any:

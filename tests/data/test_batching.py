@@ -208,11 +208,11 @@ def test_classification_batches_stack_crops():
         assert loaded.labels.tolist() == [index % 5 for _, index in batch]
         assert loaded.labels.dtype == torch.int64
         for image, name, key in zip(loaded.images, loaded.names, batch, strict=True):
-            assert torch.equal(image, training[key][0])
+            assert torch.equal(image, training[key].image)
             assert name == pictures.paths[key[1]]
-    assert not torch.equal(training[(0, 3)][0], training[(1, 3)][0])
+    assert not torch.equal(training[(0, 3)].image, training[(1, 3)].image)
     testing = ClassificationDataset(pictures, crop, train=False)
-    assert torch.equal(testing[(0, 3)][0], testing[(1, 3)][0])
+    assert torch.equal(testing[(0, 3)].image, testing[(1, 3)].image)
 
 
 def test_real_pictures_keep_their_annotated_sizes(real_data: Path):

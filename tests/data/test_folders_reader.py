@@ -99,3 +99,85 @@ def test_cifar10(real_data):
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert train.class_names[:2] == ("airplane", "automobile")
     assert read_image(test.paths[0]).shape == (32, 32, 3)
+
+
+def test_class_folder_without_pictures(tree):
+    (tree / "train" / "cat").mkdir()
+    (tree / "train" / "cat" / "notes.txt").write_text("to do")
+    (tree / "train" / ".hidden").mkdir()
+    with pytest.raises(
+        DataError, match="class folder without pictures: train/cat; put pictures in, or remove it"
+    ):
+        folders.read(tree, "train")
+    val, report = folders.read(tree, "val")  # lacks ants: said, not refused
+    assert (len(val), report.counts()) == (1, {"class without pictures": 1})
+    path = tree.parent / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train/cat/", "")
+        for name in TREE:
+            archive.write(tree / name, name)
+    with pytest.raises(DataError, match="class folder without pictures: train/cat"):
+        folders.read(path, "train")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("name", "text", "inside"),
+    [
+        ("val.txt", "p1.png 0\np2.png 1\n", "val"),
+        ("val_labels.txt", "p1.png ant\n\np2.png bee\n", "val"),
+        ("LOC_val_solution.csv", "ImageId,PredictionString\np1,ant 5 8 9 9\np2,bee 1 1 2 2\n", "val"),
+        ("val/val_annotations.txt", "p1.png\tant\t0\t1\t2\t3\np2.png\tbee\t0\t0\t1\t1\n", "val/images"),
+    ],
+)
+def test_a_flat_split_has_its_classes_from_a_list(tmp_path, kind, name, text, inside):
+    """ImageNet's validation pictures, as Caffe, Kaggle and Tiny-ImageNet have them."""
+    root = tmp_path / "tree"
+    pictures = [
+        "train/ant/1.png",
+        "train/bee/2.png",
+        f"{inside}/p1.png",
+        f"{inside}/p2.png",
+        f"{inside}/p3.png",
+    ]
+    for number, member in enumerate(pictures):
+        make_data.picture(root / member, 12, 10, seed=number)
+    (root / name).write_text(text)
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
+            for member in [*pictures, name]:
+                archive.write(root / member, member)
+    path = root if kind == "folder" else tmp_path / "tree.zip"
+    val, report = folders.read(path, "val")
+    assert (val.labels.tolist(), val.class_names) == ([0, 1], ("ant", "bee"))
+    assert report.counts() == {"picture without class": 1}  # p3
+    np.testing.assert_array_equal(read_image(val.paths[1]), read_image(root / f"{inside}/p2.png"))
+    assert folders.read(path, "train")[0].labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("p1.png 2", r"val\.txt:2: label 2 is out of range 0\.\.1"),
+        ("p1.png -1", r"val\.txt:2: label -1 is out of range"),
+        ("p1.png anr", r"val\.txt:2: no class folder 'anr' \(did you mean 'ant'\?\)"),
+        ("p1.png", r"val\.txt:2: a picture and its class are needed, not 'p1.png'"),
+        ("p0.png 1", r"val\.txt:2: picture 'p0.png' has two classes"),
+    ],
+)
+def test_a_wrong_line_of_a_list_is_named(tmp_path, line, said):
+    for number, member in enumerate(["train/ant/1.png", "train/bee/2.png", "val/p0.png", "val/p1.png"]):
+        make_data.picture(tmp_path / member, 12, 10, seed=number)
+    (tmp_path / "val.txt").write_text(f"p0.png 0\n{line}\n")
+    with pytest.raises(DataError, match=said):
+        folders.read(tmp_path, "val")
+
+
+def test_truncated_archive_is_one_line(tree):
+    for kind in ("zip", "tar"):
+        path = packed(tree, kind)
+        path.write_bytes(path.read_bytes()[:900])
+        with pytest.raises(
+            DataError, match=rf"packed\.{kind} is truncated or damaged \([^\n]*\): copy it again$"
+        ):
+            folders.read(path, "train")

@@ -1,17 +1,20 @@
 """Reads a class-per-folder tree of pictures, on disk or inside a .zip or .tar that is read in place (classification).
 
-`<split>/<class>/...` or `<class>/...`; `words.txt` (`n01443537<tab>goldfish, Carassius auratus`) names WordNet folders.
+`<split>/<class>/...` or `<class>/...`; a split may lie flat where a list names its classes (see `label_files`).
+`words.txt` (`n01443537<tab>goldfish, Carassius auratus`) names WordNet folders.
 """
 
 from __future__ import annotations
 
 import os
-import tarfile
-import zipfile
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from detres.data import archives
+from detres.data.readers import label_files
 from detres.data.readers.assembly import PICTURE_SUFFIXES
 from detres.data.records import ImageLabels, ReadReport, Strings
 from detres.errors import DataError, listed
@@ -19,6 +22,7 @@ from detres.errors import DataError, listed
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test", "training", "testing", "trainval"})
 WORDS = "words.txt"
 ALL = "all"
+Parts = tuple[str, ...]
 
 
 def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
@@ -31,71 +35,135 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
         split: The first folder's name; `all` or None where the tree has no splits.
 
     Raises:
-        DataError: Not such a tree, an unknown split, or no picture in it.
+        DataError: Not such a tree, an unknown split, a class folder without pictures, no picture at all, an archive
+            that is damaged.
     """
-    members, words = _members(path)
-    parts = [_parts(member) for member in members]
-    depth = _split_depth(parts)
-    available = (
-        sorted({part[depth - 1] for part in parts}) if depth and _has_splits(parts, depth - 1) else [ALL]
-    )
+    tree = _read_tree(path)
+    available = tree.splits()
     chosen = split or (available[0] if len(available) == 1 else None)
     if chosen not in available:
         problem = f"split '{split}' is not there" if split else "has several splits; choose one with --split"
         raise DataError(f"{path}: {problem}; it has {listed(available)}")
-    report = ReadReport()
-    folders = sorted({part[depth] for part in parts if len(part) > depth + 1})
+    depth, report = tree.depth, ReadReport()
+    lists = {name: tree.label_list(name) for name in available if tree.is_flat(name)}
+    flat = {name for name, found in lists.items() if found}
+    in_folders = [part for part in tree.parts if len(part) > depth + 1 and part[depth - 1] not in flat]
+    folders = sorted({part[depth] for part in in_folders})
+    _check_empty_folders(tree, chosen, flat)
     label_of = {folder: label for label, folder in enumerate(folders)}
+    label_list = lists.get(chosen)
+    listed_labels = label_files.parse(label_list[0], folders, label_list[1]) if label_list else None
     paths: list[str] = []
     labels: list[int] = []
-    for member, part in zip(members, parts, strict=True):
+    for member, part in zip(tree.pictures, tree.parts, strict=True):
         if chosen != ALL and part[depth - 1] != chosen:
             continue
-        if len(part) <= depth + 1:
-            report.add("picture without class", member, "lies in no class folder: left out")
+        if listed_labels is not None:
+            label, lacking = listed_labels.get(PurePosixPath(member).stem), "is not in the split's list"
+        else:
+            label = label_of[part[depth]] if len(part) > depth + 1 else None
+            lacking = "lies in no class folder"
+        if label is None:
+            report.add("picture without class", member, f"{lacking}: left out")
             continue
         paths.append(f"{path}!{member}" if path.is_file() else str(path / member))
-        labels.append(label_of[part[depth]])
+        labels.append(label)
     if not paths:
         raise DataError(f"{path} ({chosen}): empty data set: no picture in a class folder")
-    names = _class_names(folders, words)
+    for label in sorted(set(range(len(folders))) - set(labels)):
+        report.add("class without pictures", folders[label], f"other splits have it, {chosen} does not")
+    names = _class_names(folders, tree.text(WORDS) or "")
     return ImageLabels(Strings(paths), np.array(labels, dtype=np.int64), names, f"{path} ({chosen})"), report
 
 
 def splits(path: Path) -> list[str]:
     """Names of the splits of a tree; `all` where it has none."""
-    parts = [_parts(member) for member in _members(path)[0]]
-    depth = _split_depth(parts)
-    return sorted({part[depth - 1] for part in parts}) if depth and _has_splits(parts, depth - 1) else [ALL]
+    return _read_tree(path).splits()
 
 
-def _members(path: Path) -> tuple[list[str], str]:
-    """Pictures as sorted paths relative to the tree's root, and the text of `words.txt` (empty without one)."""
-    try:
-        if path.is_dir():
-            found = _walk(path)
-            words = path / WORDS
-            text = words.read_text(encoding="utf-8") if words.is_file() else ""
-        elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                found = archive.namelist()
-                text = archive.read(WORDS).decode("utf-8") if WORDS in found else ""
-        elif path.suffix == ".tar":
-            with tarfile.open(path, "r:") as archive:
-                found = [member.name for member in archive if member.isfile()]
-                file = archive.extractfile(WORDS) if WORDS in found else None
-                text = file.read().decode("utf-8") if file else ""
-        else:
-            raise DataError(f"{path} is not a folder, a .zip or an uncompressed .tar of class folders")
-    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+@dataclass(frozen=True)
+class _Tree:
+    """A tree's pictures and folders, wherever it lies.
+
+    Attributes:
+        path: The folder or archive.
+        pictures: Sorted paths relative to the root.
+        parts: The same, cut at slashes.
+        folders: Those that are named as such (all on disk; in an archive where it has entries for them), cut likewise.
+        depth: Place of the class folder in the paths.
+        text: Content of a text file; None where it is not there.
+    """
+
+    path: Path
+    pictures: list[str]
+    parts: list[Parts]
+    folders: list[Parts]
+    depth: int
+    text: Callable[[str], str | None]
+
+    def splits(self) -> list[str]:
+        if not self.depth or not _has_splits(self.parts, self.depth - 1):
+            return [ALL]
+        return sorted({part[self.depth - 1] for part in self.parts})
+
+    def is_flat(self, split: str) -> bool:
+        """Whether a split's pictures lie in no class folders: in its own folder, or all in an `images`."""
+        own = [part for part in self.parts if split != ALL and part[self.depth - 1] == split]
+        return bool(own) and all(len(part) == self.depth + 1 or part[self.depth] == "images" for part in own)
+
+    def label_list(self, split: str) -> tuple[str, str] | None:
+        """Text and place of the list of a split's classes."""
+        root = "/".join(self.parts[0][: self.depth - 1])
+        for name in label_files.candidates(split):
+            member = f"{root}/{name}" if root else name
+            text = self.text(member)
+            if text is not None:
+                return text, f"{self.path}/{member}"
+        return None
+
+
+def _read_tree(path: Path) -> _Tree:
+    if path.is_dir():
+        found = _walk(path)
+    elif archives.is_archive(path):
+        found = archives.member_names(path)
+    else:
+        raise DataError(f"{path} is not a folder, a .zip or an uncompressed .tar of class folders")
     pictures = sorted(name for name in found if _is_picture(name))
     if not pictures:
         raise DataError(f"{path}: empty data set: no picture in it")
-    return pictures, text
+    parts = [_parts(name) for name in pictures]
+    known = frozenset(found)
+
+    def text(name: str) -> str | None:
+        if name not in known:
+            return None
+        content = (path / name).read_bytes() if path.is_dir() else archives.read_member(path, name)
+        return content.decode("utf-8", errors="replace")
+
+    folders = [_parts(name) for name in found if name.endswith("/")]
+    return _Tree(path, pictures, parts, folders, _split_depth(parts), text)
 
 
-def _parts(member: str) -> tuple[str, ...]:
+def _check_empty_folders(tree: _Tree, chosen: str, flat: set[str]) -> None:
+    """Refuse class folders of the split that hold no picture: the class would be missing without a word."""
+    if chosen in flat:
+        return
+    depth = tree.depth
+    inside = tree.parts[0][:depth] if chosen == ALL else (*tree.parts[0][: depth - 1], chosen)
+    filled = {part[: depth + 1] for part in tree.parts}
+    empty = [
+        "/".join(folder)
+        for folder in tree.folders
+        if len(folder) == depth + 1 and folder[:depth] == inside and folder not in filled
+    ]
+    if empty:
+        raise DataError(
+            f"{tree.path}: class folder without pictures: {listed(sorted(empty))}; put pictures in, or remove it"
+        )
+
+
+def _parts(member: str) -> Parts:
     return tuple(part for part in member.split("/") if part not in ("", "."))
 
 
@@ -105,14 +173,17 @@ def _is_picture(member: str) -> bool:
 
 
 def _walk(root: Path) -> list[str]:
-    return [
-        Path(folder, name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-    ]
+    """Files, and folders with a slash at the end, relative to the root; hidden ones are left out."""
+    found = []
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith((".", "__"))]
+        place = Path(folder).relative_to(root)
+        found += [(place / name).as_posix() for name in names]
+        found += [f"{(place / name).as_posix()}/" for name in inner]
+    return found
 
 
-def _split_depth(parts: list[tuple[str, ...]]) -> int:
+def _split_depth(parts: list[Parts]) -> int:
     """Place of the class folder in the paths: after a common root of folders of folders, and after the split."""
     depth = 0
     while not _has_splits(parts, depth) and len({part[depth] for part in parts}) == 1:
@@ -122,7 +193,7 @@ def _split_depth(parts: list[tuple[str, ...]]) -> int:
     return depth + 1 if _has_splits(parts, depth) else depth
 
 
-def _has_splits(parts: list[tuple[str, ...]], depth: int) -> bool:
+def _has_splits(parts: list[Parts], depth: int) -> bool:
     return all(len(part) > depth + 1 and part[depth].lower() in SPLIT_NAMES for part in parts)
 
 
