@@ -88,5 +88,7 @@ def test_damaged_content_names_the_member(tmp_path):
     shrinking = write_tar(tmp_path / "shrinking.tar", {**CONTENT, "big": b"b" * 30000})
     assert read_member(shrinking, "train/b/2.jpg") == CONTENT["train/b/2.jpg"]
     shrinking.write_bytes(shrinking.read_bytes()[:20000])
-    with pytest.raises(DataError, match="big cannot be read: 30000 bytes expected, the archive ends after 16"):
+    with pytest.raises(
+        DataError, match="big cannot be read: 30000 bytes expected, the archive ends after 16"
+    ):
         read_member(shrinking, "big")

@@ -38,6 +38,22 @@ def test_no_images_and_unordered_milestones() -> None:
         make_plan(config, 7)
 
 
+def test_shares_of_the_run() -> None:
+    lengths = {name: Length.parse(text) for name, text in (("a", "50 %"), ("b", "75 %"), ("c", "1 %"))}
+    config = TrainConfig(
+        length=Length.parse("8 epochs"),
+        milestones=(lengths["a"], lengths["b"]),
+        evaluate_every=lengths["c"],
+        batch=128,
+    )
+    plan = make_plan(config, 50_000)  # 3125 steps
+    assert (plan.iterations, plan.milestones, plan.evaluate_every) == (3125, (1563, 2344), 32)
+    with pytest.raises(ValueError, match="length is 50 % of itself"):
+        TrainConfig(length=lengths["a"])
+    with pytest.raises(ValueError, match="plateau looks at evaluations: set evaluate_every"):
+        TrainConfig(schedule="plateau", evaluate_every=None)
+
+
 def test_goes_through_yaml(tmp_path: Path) -> None:
     config = TrainConfig(milestones=(Length.parse("8 epochs"),), ema=0.999)
     (tmp_path / "config.yaml").write_text(to_yaml(config))

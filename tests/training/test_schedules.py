@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detres.training.schedules import cosine_decay, linear_warmup, rate_factor, step_decay
+from detres.training.schedules import Plateau, cosine_decay, linear_warmup, rate_factor, step_decay
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,43 @@ def test_warmup_multiplies_the_schedule() -> None:
 
     assert factor("step") == pytest.approx(0.5 * 0.5)
     assert factor("cosine") == pytest.approx(0.5 * 0.75)
+
+
+def test_plateaus_and_a_held_warmup():
+    def factor(plateaus: int, held: bool, iteration: int) -> float:
+        return rate_factor(
+            iteration,
+            iterations=100,
+            schedule="plateau",
+            milestones=(1,),
+            gamma=0.1,
+            warmup_iterations=10,
+            warmup_factor=0.2,
+            plateaus=plateaus,
+            held=held,
+        )
+
+    assert factor(0, False, 50) == 1
+    assert factor(2, False, 50) == pytest.approx(0.01)
+    assert factor(1, False, 5) == pytest.approx(0.1 * 0.6)
+    assert factor(0, True, 50) == factor(0, True, 0) == 0.2
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_plateau_after_evaluations_that_are_no_better(lower_is_better: bool):
+    """By hand: patience 2, margin 1; a better one forgets those before it; after a plateau the count begins anew."""
+    plateau = Plateau()
+    figures = [9.0, 8.5, 7.9, 7.0, 7.2, 6.5, 6.9, 6.95, 5.0]
+    #         first  -    *    -    !    *    -    !     *    (* better than the best by more than 1; ! plateau)
+    expected = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    for figure, met in zip(figures, expected, strict=True):
+        signed = figure if lower_is_better else -figure
+        found = plateau.add(signed, lower_is_better=lower_is_better, patience=2, margin=1.0)
+        assert (plateau.met, found) == (met, figure in (7.2, 6.95))
+    assert plateau.best == (5.0 if lower_is_better else -5.0)
+    equal = Plateau()
+    assert [equal.add(1.0, lower_is_better=True, patience=1, margin=0.0) for _ in range(3)] == [
+        False,
+        True,
+        True,
+    ]

@@ -1,0 +1,130 @@
+"""Corrupt pictures in the middle of an epoch, and pictures held out: truth is what the test broke and counted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from detres.classification.config import ClassificationConfig
+from detres.classification.pictures import hold_out, read_pictures
+from detres.classification.testing import evaluate_classifier
+from detres.classification.train import build_task, read_training_pictures, train_classifier
+from detres.config import load_config
+from detres.data.batching import ClassificationDataset
+from detres.data.config import Source
+from detres.data.decoding import read_image
+from detres.data.drawing import write_image
+from detres.data.preprocessing import TORCHVISION
+from detres.data.shapes import shapes_labels
+from detres.errors import DataError
+from detres.training.run_folder import RunFolder
+
+CPU = torch.device("cpu")
+SMALL = (
+    "data.crop={size: 32, train_sides: [32, 32], test_side: 32}",
+    "model.network={name: resnet18, width: 0.125}",
+    "train.batch=4",
+    "train.warmup_iterations=0",
+    "train.length=3 epochs",
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Ten pictures of five classes; the sixth (of all, sorted) is cut off."""
+    pictures = shapes_labels("train", 10, side=40)
+    for index in range(10):
+        name = pictures.class_names[pictures.labels[index]]
+        write_image(tmp_path / "forms" / "train" / name / f"{index}.jpg", read_image(pictures.paths[index]))
+    broken = sorted((tmp_path / "forms").rglob("*.jpg"))[5]
+    broken.write_bytes(broken.read_bytes()[:-100])
+    return tmp_path / "forms", broken
+
+
+def run(tree, folder, *settings):
+    sources = f"[{{dir: {tree}, split: train}}]"
+    data = f"data.train={sources}", f"data.val={sources}"
+    config = load_config(ClassificationConfig, None, [*SMALL, *data, *settings])
+    with RunFolder.open(folder, config) as opened:
+        return train_classifier(config, opened, CPU, quiet=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_stops_the_run_and_is_named(tree, tmp_path, workers):
+    with pytest.raises(
+        DataError, match=rf"^picture {tree[1]} is truncated \(a JPEG without its end, \d+ bytes\)"
+    ):
+        run(tree[0], tmp_path / "run", f"train.workers={workers}")
+
+
+def test_corrupt_pictures_are_skipped_named_once_and_counted(tree, tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="detres"):
+        run(tree[0], tmp_path / "run", "data.unreadable=skip", "data.mean=pixel", "train.workers=1")
+    told = [record.getMessage() for record in caplog.records if str(tree[1]) in record.getMessage()]
+    assert told[0].endswith("left out (1 so far)")
+    assert (
+        1 <= len([text for text in told if "truncated" in text]) <= 1 + 3
+    )  # in training once, in each evaluation
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/top1_error" in line] == [3, 6, 8]  # 30 keys, 4 a step
+
+
+def test_crops_of_a_batch_without_the_corrupt_one(tree):
+    pictures = read_pictures([Source(dir=str(tree[0]))])
+    config = load_config(ClassificationConfig, None, [*SMALL, "data.unreadable=skip"])
+    task = build_task(config, pictures, None, CPU)
+    batch = task.collate([task.dataset[0, index] for index in (4, 5, 6)])
+    assert batch.names == [pictures.paths[4], pictures.paths[6]]
+    assert batch.labels.tolist() == pictures.labels[[4, 6]].tolist()
+    assert batch.images.shape == (2, 3, 32, 32)
+    alone = task.collate([task.dataset[0, 5]])
+    assert len(alone) == 0
+    with pytest.raises(DataError, match="no picture of a batch can be read: picture"):
+        task.losses(alone, torch.Generator())
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_evaluation_counts_what_it_left_out(tree, batch):
+    pictures = read_pictures([Source(dir=str(tree[0]))])
+    config = load_config(ClassificationConfig, None, [*SMALL])
+    task = build_task(config, pictures, None, CPU)
+    crops = ClassificationDataset(pictures, config.data.crop, train=False, skip_unreadable=True)
+    network = task.network.eval()
+    found = evaluate_classifier(network, TORCHVISION, crops, batch=batch, quiet=True)
+    whole = pictures.select([index for index in range(10) if index != 5])
+    rest = ClassificationDataset(whole, config.data.crop, train=False)
+    expected = evaluate_classifier(network, TORCHVISION, rest, quiet=True)
+    assert (found.images, found.left_out) == (9, 1)
+    assert found.errors() == expected.errors()
+
+
+def test_held_out_pictures_are_a_part_of_their_own_and_always_the_same():
+    pictures = read_pictures([Source(dir="shapes:50")])
+    train, held = hold_out(pictures, 20)
+    paths = [[part.paths[index] for index in range(len(part))] for part in (train, held)]
+    assert (len(train), len(held)) == (30, 20)
+    assert sorted(paths[0] + paths[1]) == sorted(pictures.paths[index] for index in range(50))
+    again = hold_out(pictures, 20)[1]
+    assert [again.paths[index] for index in range(20)] == paths[1]
+    label_of = {pictures.paths[index]: label for index, label in enumerate(pictures.labels.tolist())}
+    for part, own in zip((train, held), paths, strict=True):
+        assert part.labels.tolist() == [label_of[path] for path in own]
+    assert len(np.unique(held.labels)) == 5
+    with pytest.raises(DataError, match=r"data\.hold_out: 50 of 50 pictures .* leave none to train on"):
+        hold_out(pictures, 50)
+
+
+def test_held_out_pictures_stand_in_for_validation():
+    settings = ["data.train=[{dir: 'shapes:30'}]", "data.val=[{dir: 'shapes:8', split: val}]"]
+    config = load_config(ClassificationConfig, None, [*settings, "data.hold_out=10"])
+    data = read_training_pictures(config)
+    assert data.val is not None
+    assert (len(data.train), len(data.val)) == (20, 10)
+    assert "/train/" in data.val.paths[0]
+    config = load_config(ClassificationConfig, None, settings)
+    data = read_training_pictures(config)
+    assert data.val is not None
+    assert (len(data.train), len(data.val)) == (30, 8)
