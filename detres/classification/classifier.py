@@ -103,6 +103,14 @@ def from_tensors(
     return network.eval(), architecture
 
 
+def thawed(network: ResNet | VGG, architecture: Architecture, num_classes: int) -> ResNet | VGG:
+    """The same network with every BN layer a `nn.BatchNorm2d` again, in test mode; it computes the same."""
+    plain = architecture.model_copy(update={"frozen_stages": 0, "frozen_batch_norm": False})
+    free = build_classifier(plain, num_classes)
+    free.load_state_dict(network.state_dict(), strict=False)  # all but BN's counters, which constant BN lacks
+    return free.eval()
+
+
 def write_classifier(
     path: str | Path,
     network: ResNet | VGG,

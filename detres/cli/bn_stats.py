@@ -5,10 +5,16 @@ He et al. 2015, Appendix A. The result is what a detector starts from (`train-de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.devices import select_device
+
+if TYPE_CHECKING:
+    from detres.classification.statistics import LayerDifference
 
 EXAMPLE = """
 detres bn-stats --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --out backbone.safetensors
@@ -68,6 +74,13 @@ def main(argv: list[str]) -> int | None:
     print(
         f"{arguments.out}: statistics of {report.layers} BN layers over {report.images} pictures{kept}; all BN constant"
     )
+    change = report.change
+    print(
+        f"on {change.pictures} pictures the logits change by {change.logits:.3f} of their spread, the best class of "
+        f"{change.classes:.1%}"
+    )
+    if report.one_pass:
+        _print_differences(report.one_pass)
     write_json(
         arguments.json,
         {
@@ -75,6 +88,20 @@ def main(argv: list[str]) -> int | None:
             "layers": report.layers,
             "constant": report.constant,
             "weights": str(arguments.out),
+            "change": asdict(report.change),
+            "one_pass": [asdict(difference) for difference in report.one_pass],
         },
     )
     return None
+
+
+def _print_differences(layers: Sequence[LayerDifference]) -> None:
+    """The first layer, in which one pass is exact, the median and the worst."""
+    from detres.console import table
+
+    in_order = sorted(layers, key=lambda layer: layer.variance)
+    shown = {"first": layers[0], "median": in_order[len(in_order) // 2], "worst": in_order[-1]}
+    rows = [
+        (which, layer.layer, f"{layer.mean:.2g}", f"{layer.variance:.2g}") for which, layer in shown.items()
+    ]
+    table("One pass would have been off by", ("layer", "name", "mean (deviations)", "variance (share)"), rows)

@@ -9,7 +9,6 @@ Tensor names are torchvision's: conv1, bn1, layer1.0.conv1 ... layer4 (conv5_x),
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detres.data.preprocessing import TORCHVISION, Preprocessing
-from detres.errors import WeightsError, listed, nearest
+from detres.data.config import CropConfig
+from detres.data.preprocessing import Preprocessing
+from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
+from detres.weights.layouts import caffe, caffe2, cifar, described, detectron2, timm, torchvision
+from detres.weights.layouts.reading import Reading, is_norm
 from detres.weights.loading import COUNTER
 from detres.weights.ours import Metadata, is_ours, read_safetensors, read_weights
-from detres.weights.pickles import read_pickle
+from detres.weights.pickles import is_npz, read_arrays, read_pickle
+from detres.weights.plausibility import contradiction
 
-TORCHVISION_PREFIX = "torchvision:"
-TORCHVISION_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
-# What torchvision's own networks are: not to be seen from a state_dict's shapes.
-TORCHVISION_FORM = {"stride_in": "3x3", "pool": "torchvision", "eps": 1e-5}
+TORCHVISION_PREFIX = torchvision.PREFIX
+TORCHVISION_NETWORKS = torchvision.NETWORKS
+OURS = "detres's"
 CLASSIFICATION_LAYERS = ("fc.", "classifier.6.")
 # Where a detector keeps the parts of the classification network: conv1..conv4_x and conv5_x (VGG: fc6, fc7).
 DETECTOR_PARTS = ("trunk.", "region_head.body.")
@@ -48,6 +50,9 @@ class Backbone:
         missing: Names of the network's tensors that the file does not have (the classification layer included).
         dropped: Names in the file that are of no use: BN vectors whose convolution is missing.
         class_names: The classes of the classification layer, where the file names them.
+        layout: Whose file it is, for messages.
+        crop: The crops it was trained and tested on, where the file or its layout says.
+        folded: The file has no BN statistics: its norms are constant scales and offsets.
     """
 
     tensors: dict[str, Tensor]
@@ -57,6 +62,9 @@ class Backbone:
     missing: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
+    layout: str = ""
+    crop: CropConfig | None = None
+    folded: bool = False
 
     def features(self) -> dict[str, Tensor]:
         """The tensors without the classification layer: what a detector takes over."""
@@ -71,26 +79,32 @@ def read_backbone(source: str | Path) -> Backbone:
     """Read a backbone.
 
     Args:
-        source: Our `.safetensors` (classification or detection); torchvision's state_dict (`.pth`, `.safetensors`),
-            recognised by its shapes; a partial `.safetensors` whose metadata give the recipe; or `torchvision:NAME`,
-            which lets torchvision find it in its cache or download it. A relative path is looked up from here,
-            then in `DETRES_DATA`, then in `datasets/`.
+        source: Our `.safetensors` (classification or detection); a file in one of the layouts in `weights/layouts/`
+            (`.pth`, `.th`, `.pkl`, `.npz`, `.safetensors`), recognised by its names and shapes; a partial
+            `.safetensors` whose metadata give the recipe; or `torchvision:NAME`, which lets torchvision find it in its
+            cache or download it. A relative path is looked up from here, then in `DETRES_DATA`, then in `datasets/`.
 
     Raises:
         WeightsError: Not found, damaged, not recognised (with the reason), or the download failed.
     """
     if str(source).startswith(TORCHVISION_PREFIX):
-        return _from_torchvision(str(source))
+        name, tensors = torchvision.download(str(source))
+        found = _checked(torchvision.read(tensors), str(source))
+        if found.network["name"] != name:
+            raise WeightsError(
+                f"{source}: torchvision's cached file holds a {found.network['name']}; delete it"
+            )
+        return found
     path = find_weights(source)
-    if _starts_as_safetensors(path):
-        tensors, entries = read_safetensors(path)
-        if is_ours(entries):
-            tensors, metadata = read_weights(path)
-            return _from_ours(tensors, metadata, str(source))
-        if "architecture" in entries:
-            return _from_described(tensors, entries, str(source))
-        return _from_state_dict(tensors, str(source))
-    return _from_state_dict(_state_dict(read_pickle(path), path), str(source))
+    if not _starts_as_safetensors(path):
+        return _recognised(read_arrays(path) if is_npz(path) else read_pickle(path), path, str(source))
+    tensors, entries = read_safetensors(path)
+    if is_ours(entries):
+        tensors, metadata = read_weights(path)
+        return _from_ours(tensors, metadata, str(source))
+    if described.fits(entries):
+        return _checked(described.read(tensors, entries, str(source)), str(source))
+    return _recognised(tensors, path, str(source))
 
 
 def find_weights(source: str | Path) -> Path:
@@ -113,37 +127,6 @@ def find_weights(source: str | Path) -> Path:
     )
 
 
-def _from_torchvision(source: str) -> Backbone:
-    name = source.removeprefix(TORCHVISION_PREFIX)
-    if name not in TORCHVISION_NETWORKS:
-        raise WeightsError(
-            f"{source}: torchvision weights are taken of {listed(TORCHVISION_NETWORKS)}"
-            f"{nearest(name, TORCHVISION_NETWORKS)}"
-        )
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(name)["IMAGENET1K_V1"]
-    try:
-        tensors = weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
-        raise WeightsError(
-            f"{source}: torchvision could not download {weights.url} ({reason}); fetch it where there is internet and "
-            "give its path"
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-        raise WeightsError(
-            f"{source}: {cached} is damaged or not what torchvision published; delete it"
-        ) from error
-    found = _from_state_dict(dict(tensors), source)
-    if found.network["name"] != name:
-        raise WeightsError(f"{source}: torchvision's cached file holds a {found.network['name']}; delete it")
-    return found
-
-
 def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> Backbone:
     """A network trained here: a classifier whole, of a detector the parts that a classifier has too."""
     network = _network_fields(metadata.architecture)
@@ -155,7 +138,7 @@ def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> B
         parts = [(name, prefix) for name in tensors for prefix in DETECTOR_PARTS if name.startswith(prefix)]
         tensors = {name.removeprefix(prefix): tensors[name] for name, prefix in parts}
     classes = metadata.class_names if metadata.task == "classification" else None
-    return _checked(tensors, network, metadata.preprocessing, source, classes)
+    return _checked(Reading(OURS, tensors, (network,), metadata.preprocessing, class_names=classes), source)
 
 
 def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,75 +148,95 @@ def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {key: fields[key] for key in NetworkConfig.model_fields if key in fields}
 
 
-def _from_described(tensors: dict[str, Tensor], entries: Mapping[str, str], source: str) -> Backbone:
-    """A safetensors file whose metadata give the recipe as text, one key each."""
-    try:
-        mean, std = (tuple(float(number) for number in entries[key].split(",")) for key in ("mean", "std"))
-        network = {
-            "name": entries["architecture"],
-            "width": _width(tensors),
-            "stride_in": {"true": "1x1", "false": "3x3"}[entries["stride_in_1x1"]],
-            "pool": "caffe" if "ceil_mode true" in entries["maxpool"] else "torchvision",
-            "eps": float(entries["bn_eps"]),
-        }
-        recipe = {
-            "channel_order": entries["channel_order"],
-            "value_range": int(entries["value_range"].removeprefix("0..")),
-            "mean": mean,
-            "std": std,
-        }
-        preprocessing = Preprocessing.model_validate(recipe)
-    except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{source}: metadata without a usable recipe ({error}); needed are architecture, stride_in_1x1, maxpool, "
-            "bn_eps, channel_order, value_range, mean, std"
-        ) from error
-    return _checked(tensors, network, preprocessing, source)
+def _recognised(content: Mapping[str, Any], path: Path, source: str) -> Backbone:
+    """The layout that the names tell, translated and compared with the network.
+
+    A wrapped state_dict is unwrapped first; Caffe's arrays may be lists, so they are looked at before tensors are
+    picked.
+    """
+    if caffe.fits(content):
+        return _checked(caffe.read(content, source), source)
+    tensors = _state_dict(content, path)
+    if caffe2.fits(tensors):
+        return _checked(caffe2.read(tensors, source), source)
+    if detectron2.fits(tensors):
+        return _checked(detectron2.read(tensors, str(content.get("__author__", "")), source), source)
+    if cifar.fits(tensors):
+        return _checked(cifar.read(tensors), source)
+    recipe = timm.recipe_beside(path)
+    if recipe is None and "arch" in content and "state_dict" in content:
+        recipe = {"architecture": content["arch"]}  # a training checkpoint
+    if timm.fits(tensors) or (recipe is not None and torchvision.fits(tensors)):
+        return _checked(timm.read(tensors, recipe, source), source)
+    if torchvision.fits(tensors):
+        return _checked(torchvision.read(tensors), source)
+    looked_for = "; ".join(
+        layout.LOOKED_FOR for layout in (torchvision, timm, cifar, detectron2, caffe2, caffe)
+    )
+    raise WeightsError(
+        f"{source}: not recognised: among its {len(tensors)} tensors ({listed(tensors, 3)}) there is neither "
+        f"{looked_for}"
+    )
 
 
-def _from_state_dict(tensors: dict[str, Tensor], source: str) -> Backbone:
-    """Torchvision's network that has these names and shapes; its form and preprocessing are torchvision's."""
-    if not any(name in tensors for name in ("conv1.weight", "features.0.weight")):
+def _checked(reading: Reading, source: str) -> Backbone:
+    """The backbone, its tensors compared with the networks that it may be."""
+    broken = [name for name, tensor in reading.tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{source}: not finite: {listed(broken, 4)}; the file is damaged or diverged")
+    weights = [name for name in reading.tensors if is_norm(name) and name.endswith(".weight")]
+    bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in reading.tensors]
+    if bare:
         raise WeightsError(
-            f"{source}: not recognised: neither conv1.weight (ResNet) nor features.0.weight (VGG) among its "
-            f"{len(tensors)} tensors ({listed(tensors, 3)})"
+            f"{source}: norms without running_mean ({listed(bare, 3)}): group normalisation, or weights cut out of a "
+            "network; batch normalisation with its statistics is needed"
         )
-    kind = "resnet" if "conv1.weight" in tensors else "vgg"
-    fits: list[tuple[int, dict[str, Any]]] = []
-    refusals: list[tuple[int, str]] = []
-    for name in TORCHVISION_NETWORKS:
-        if not name.startswith(kind):
-            continue
-        network = {"name": name, "width": _width(tensors), **TORCHVISION_FORM}
+    dropped = _orphans(reading.tensors)
+    kept = {name: tensor for name, tensor in reading.tensors.items() if name not in dropped}
+    network, missing = _network_of(kept, reading, source)
+    against = None if reading.layout == OURS or reading.folded else contradiction(kept, reading.preprocessing)
+    if against:
+        raise WeightsError(
+            f"{source}: taken as {reading.layout}, but {against}: another's weights under these names? Their recipe "
+            "can be said in the metadata of a .safetensors (docs/weights.md)"
+        )
+    return Backbone(
+        tensors=kept,
+        network=network,
+        preprocessing=reading.preprocessing,
+        source=source,
+        missing=tuple(missing),
+        dropped=tuple(dropped),
+        class_names=reading.class_names,
+        layout=reading.layout,
+        crop=reading.crop,
+        folded=reading.folded,
+    )
+
+
+def _network_of(
+    tensors: Mapping[str, Tensor], reading: Reading, source: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The network that fits of those that the reading allows, and what the tensors lack of it."""
+    fits: list[tuple[int, list[str], dict[str, Any]]] = []
+    refusals: list[tuple[int, str, str]] = []
+    for network in reading.networks:
         missing, differences = _compare(tensors, network)
         if differences:
-            refusals.append((len(differences) + len(missing), f"as {name}: {listed(differences, 3)}"))
+            refusals.append((len(differences) + len(missing), network["name"], listed(differences, 3)))
         else:
-            fits.append((len(missing), network))
-    if not fits:
-        reason = min(refusals)[1]
-        raise WeightsError(
-            f"{source}: not recognised as one of torchvision's {listed(TORCHVISION_NETWORKS)}; {reason}"
-        )
-    # A part of ResNet-18 is a part of ResNet-34 too: the network with the fewest missing is meant.
-    network = min(fits, key=lambda fit: fit[0])[1]
-    return _checked(tensors, network, TORCHVISION, source)
-
-
-def _checked(
-    tensors: dict[str, Tensor],
-    network: dict[str, Any],
-    preprocessing: Preprocessing,
-    source: str,
-    class_names: tuple[str, ...] | None = None,
-) -> Backbone:
-    """The backbone, its tensors compared with the network that the file says it is."""
-    dropped = _orphans(tensors)
-    kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
-    missing, differences = _compare(kept, network)
-    if differences:
-        raise WeightsError(f"{source}: says {network['name']} but is not: {listed(differences, 4)}")
-    return Backbone(kept, network, preprocessing, source, tuple(missing), tuple(dropped), class_names)
+            fits.append((len(missing), missing, network))
+    if fits:
+        # A part of ResNet-18 is a part of ResNet-34 too: the network with the fewest missing is meant.
+        _, missing, network = min(fits, key=lambda fit: fit[0])
+        return network, missing
+    _, name, reason = min(refusals)
+    if len(refusals) == 1:
+        raise WeightsError(f"{source}: says {name} but is not: {reason}")
+    names = listed(network["name"] for network in reading.networks)
+    raise WeightsError(
+        f"{source}: not recognised as one of {names}, though its names are {reading.layout}; as {name}: {reason}"
+    )
 
 
 def _orphans(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -276,15 +279,9 @@ def _num_classes(tensors: Mapping[str, Tensor]) -> int:
     return 1000
 
 
-def _width(tensors: Mapping[str, Tensor]) -> float:
-    """Channels of the first convolution against the 64 of Table 1."""
-    first = tensors.get("conv1.weight", tensors.get("features.0.weight"))
-    return len(first) / 64 if first is not None else 1.0
-
-
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: itself or under its `state_dict`/`model` key, without DataParallel's prefix."""
-    for key in ("state_dict", "model"):
+    """The tensors of a checkpoint: itself or under a usual key, without DataParallel's prefix."""
+    for key in ("state_dict", "model", "blobs"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}

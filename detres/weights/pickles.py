@@ -1,10 +1,11 @@
-"""Foreign pickles (`.pth`, `.pt`, `.pkl`) without their power to run code: only tensors, arrays and plain values.
+"""Foreign pickles (`.pth`, `.pt`, `.pkl`) and `.npz` without their power to run code: only arrays and plain values.
 
 A global name outside the short list is refused by name and never imported.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import zipfile
@@ -56,6 +57,28 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     return {str(key): _tensors(value) for key, value in content.items()}
 
 
+def is_npz(path: Path) -> bool:
+    """Whether a file is numpy's archive of arrays."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """The arrays of a `.npz` as tensors on the CPU; pickled objects in it are refused.
+
+    Raises:
+        WeightsError: Truncated, or it holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _tensors(arrays[name]) for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(Path(path), error) from error
+
+
 def _is_torch_file(path: Path) -> bool:
     with open(path, "rb") as file:
         return TORCH_LEGACY_START in file.read(32) or zipfile.is_zipfile(path) or _starts_as_zip(path)
@@ -68,7 +91,9 @@ def _starts_as_zip(path: Path) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # Training checkpoints of timm and others keep their options beside the weights in argparse's plain record.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_numpy(path: Path) -> Any:
@@ -80,9 +105,12 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             return value.tolist()
-        return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
+        native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("=")))
+        return torch.from_numpy(native).reshape(value.shape)  # a single number has become a list of one
     if isinstance(value, Mapping):
         return {str(key): _tensors(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_tensors(inner) for inner in value]
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,3 +103,65 @@ def test_file_without_batch_norm_to_compute_is_refused(tmp_path, pictures):
     with pytest.raises(WeightsError, match="all its BN is constant already"):
         write_statistics(tmp_path / "in.safetensors", pictures, tmp_path / "out.safetensors", quiet=True)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_exact_reports_what_one_pass_would_be_off_by(tmp_path, pictures):
+    """Truth: the files that the two forms write."""
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    reports, states = {}, {}
+    for exact in (False, True):
+        out = tmp_path / f"{exact}.safetensors"
+        reports[exact] = write_statistics(
+            tmp_path / "in.safetensors", pictures, out, batch=7, exact=exact, workers=0, quiet=True
+        )
+        states[exact] = read_classifier(out)[0].state_dict()
+    assert reports[False].one_pass == ()
+    first, *others = reports[True].one_pass
+    assert (first.layer, len(others)) == ("bn1", 19)
+    assert max(first.mean, first.variance) <= 1e-5
+    assert min(layer.variance for layer in others) > 1e-4
+    last = others[-1]
+    rough, true = (states[exact][f"{last.layer}.running_var"].double() for exact in (False, True))
+    assert last.variance == pytest.approx(float(((rough - true).abs() / true).max()))
+
+
+def test_it_says_how_much_the_outputs_change(tmp_path, pictures, caplog):
+    """Statistics rebuilt so that frozen BN computes the same are not the layers' own: new ones change the network.
+
+    Its own statistics, computed once more from the same crops, change nothing.
+    """
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_batch_norm=True))
+    options: dict[str, Any] = {"batch": 8, "exact": True, "everywhere": True, "workers": 0, "quiet": True}
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    with caplog.at_level("WARNING", "detres"):
+        foreign = write_statistics(tmp_path / "in.safetensors", pictures, paths[0], **options)
+    assert foreign.change.logits > 0.25
+    assert foreign.change.pictures == 8
+    assert "were not those of these pictures" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "detres"):
+        own = write_statistics(paths[0], pictures, paths[1], **options)
+    assert own.change.logits < 1e-4
+    assert own.change.classes == 0
+    assert "were not those of these pictures" not in caplog.text
+
+
+def test_crops_are_the_same_in_every_pass_kept_or_not(tmp_path, pictures, monkeypatch):
+    """Where they do not fit they are decoded again; the result is bit for bit the same."""
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    reads = []
+    original = ClassificationDataset.__getitem__
+    monkeypatch.setattr(
+        ClassificationDataset, "__getitem__", lambda self, key: reads.append(key) or original(self, key)
+    )
+    files = []
+    for limit in (1 << 29, 100):
+        monkeypatch.setattr("detres.classification.statistics.KEPT_BYTES", limit)
+        reads.clear()
+        out = tmp_path / f"{limit}.safetensors"
+        write_statistics(
+            tmp_path / "in.safetensors", pictures, out, batch=9, exact=True, workers=0, quiet=True
+        )
+        files.append((out.read_bytes(), len(reads)))
+    assert files[0][0] == files[1][0]
+    assert files[0][1] == 24 + 9 < files[1][1]

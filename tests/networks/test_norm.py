@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -139,6 +140,65 @@ def test_pooled_statistics_of_one_batch_are_the_batch_s() -> None:
         assert pooled_statistics(network, batches, exact=exact) == 4
         with torch.no_grad():
             torch.testing.assert_close(network.eval()(images), logits, rtol=1e-3, atol=1e-5)
+
+
+def moments_of_one_batch(network: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of what enters each BN layer, all images in one batch in training mode, in float64."""
+    shadow = copy.deepcopy(network).double().train()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def watch(name: str, norm: nn.BatchNorm2d) -> None:
+        norm.register_forward_pre_hook(lambda _, inputs: found.update({name: float64_moments([inputs[0]])}))
+
+    for name, module in shadow.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            watch(name, module)
+    with torch.no_grad():
+        shadow(images.double())
+    return found
+
+
+def distances(network: nn.Module, truth: dict[str, tuple[Tensor, Tensor]]) -> list[float]:
+    """Of each layer, the larger of the means' distance in deviations and the variances' as a share; worst channel."""
+    found = []
+    for name, (mean, variance) in truth.items():
+        norm: Any = network.get_submodule(name)
+        of_means = (norm.running_mean.double() - mean).abs() / variance.sqrt()
+        of_variances = (norm.running_var.double() - variance).abs() / variance
+        found.append(float(torch.maximum(of_means, of_variances).max()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet18", 20), ("plain18", 17), ("resnet50", 53), ("cifar_resnet20", 19)]
+)
+def test_exact_statistics_equal_one_batch_of_all_images_in_every_layer(name: str, layers: int) -> None:
+    """Truth: all images in one batch, in float64; the tenth image is unlike the others, and the batches are uneven.
+
+    One pass is exact in the first layer only; a moving average of PyTorch's, gone through five times, in none.
+    """
+    images = torch.randn(10, 3, 48, 48)
+    images[9] = 4 * images[9] + 3
+    batches = [images[:4], images[4:9], images[9:]]
+    fresh = build_network(NetworkConfig.model_validate({"name": name, "width": 0.25}), 3)
+    truth = moments_of_one_batch(fresh, images)
+    assert len(truth) == layers
+
+    exact = copy.deepcopy(fresh)
+    pooled_statistics(exact, batches, exact=True)
+    assert max(distances(exact, truth)) <= 1e-5
+
+    one_pass = copy.deepcopy(fresh)
+    pooled_statistics(one_pass, batches)
+    first, *others = distances(one_pass, truth)
+    assert first <= 1e-5
+    assert min(others) > 1e-3
+
+    moving = copy.deepcopy(fresh).train()
+    with torch.no_grad():
+        for batch in batches * 5:
+            moving(batch)
+    assert min(distances(moving, truth)) > 1e-3
 
 
 def test_nothing_to_pool_is_an_error() -> None:

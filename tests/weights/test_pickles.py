@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detres.errors import WeightsError
-from detres.weights.pickles import read_pickle
+from detres.weights.pickles import is_npz, read_arrays, read_pickle
 
 
 class Bomb:
@@ -110,3 +110,24 @@ def test_what_is_no_dictionary_or_no_file_is_refused(tmp_path):
     (tmp_path / "text.pth").write_text("hello there")
     with pytest.raises(WeightsError, match="truncated or not"):
         read_pickle(tmp_path / "text.pth")
+
+
+def test_npz_archives_are_read_without_objects(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"conv1/0": np.ones((2, 3), np.float32), "count": np.array(7)})  # type: ignore[arg-type]
+    assert is_npz(tmp_path / "w.npz")
+    read = read_arrays(tmp_path / "w.npz")
+    assert torch.equal(read["conv1/0"], torch.ones(2, 3))
+    assert read["count"].shape == ()
+    np.savez(tmp_path / "o.npz", w=np.array([{"an": "object"}], dtype=object))
+    with pytest.raises(WeightsError, match=r"o.npz: truncated or not a weights pickle"):
+        read_arrays(tmp_path / "o.npz")
+    torch.save({"w": torch.ones(1)}, tmp_path / "w.pth")
+    assert not is_npz(tmp_path / "w.pth")
+
+
+def test_lists_of_arrays_and_single_numbers_keep_their_shapes(tmp_path):
+    content = {"fc1000": [np.ones((2, 3), np.float32), np.zeros(2)], "count": np.array(7)}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    read = read_pickle(tmp_path / "w.pkl")
+    assert [tuple(blob.shape) for blob in read["fc1000"]] == [(2, 3), (2,)]
+    assert (read["count"].shape, int(read["count"])) == ((), 7)

@@ -1,0 +1,99 @@
+"""Weights in and out: torchvision, timm, detectron2, Caffe and published CIFAR networks to detres, and back.
+
+He et al. 2015, §3.3-3.4: preprocessing, stride, pool and eps are found out from the file and travel with the result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+
+if TYPE_CHECKING:
+    from detres.weights.foreign import Backbone
+
+EXAMPLE = """
+detres convert-weights R-50.pkl resnet50_msra.safetensors
+detres convert-weights resnet20-12fca82f.th resnet20.safetensors
+detres convert-weights runs/imagenet/model.safetensors resnet50.pth --to torchvision
+"""
+
+
+def main(argv: list[str]) -> int | None:
+    """Run `detres convert-weights`."""
+    parser = tool_parser(
+        "convert-weights", "Convert a network's weights; the recipe goes with them.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("input", metavar="IN", help="a weights file in any layout, or torchvision:resnet50")
+    add("output", metavar="OUT", type=Path, help="the file to write (.safetensors; torchvision's also .pth)")
+    add("--to", choices=("detres", "torchvision"), default="detres", help="layout to write (default: detres)")
+    add(
+        "--classes",
+        type=Path,
+        metavar="FILE|DIR",
+        help="names of the outputs in order: a text file, one a line, or the data they were trained on",
+    )
+    add_common_arguments(parser, "json", "quiet")
+    arguments = parser.parse_args(argv)
+
+    from detres.classification.converting import convert_to_detres, convert_to_torchvision
+    from detres.errors import UserError
+
+    if arguments.to == "torchvision":
+        if arguments.classes:
+            raise UserError("--classes: torchvision's layout has no class names; leave it out")
+        backbone, foreign = convert_to_torchvision(arguments.input, arguments.output)
+    else:
+        if arguments.output.suffix != ".safetensors":
+            raise UserError(f"{arguments.output}: a weights file of detres ends in .safetensors")
+        names = _names(arguments.classes) if arguments.classes else None
+        backbone, foreign = convert_to_detres(arguments.input, arguments.output, names), []
+    facts = _facts(backbone)
+    if not arguments.quiet:
+        from detres.console import table
+
+        table(f"{arguments.input}", ("found", "value"), facts.items())
+    for difference in foreign:
+        print(f"not as torchvision uses its own: {difference}")
+    if backbone.missing and arguments.to == "torchvision":
+        print(f"a part of the network: {len(backbone.missing)} tensors are not there")
+    print(f"{arguments.output}: {len(backbone.tensors)} tensors, for {arguments.to}")
+    write_json(arguments.json, {**facts, "weights": str(arguments.output), "missing": list(backbone.missing)})
+    return None
+
+
+def _facts(backbone: Backbone) -> dict[str, str]:
+    """What was found out from the file."""
+    from detres.errors import listed
+    from detres.networks.config import NetworkConfig
+
+    network, preprocessing = NetworkConfig.model_validate(backbone.network), backbone.preprocessing
+    norms = "constant scale and offset" if backbone.folded else "statistics in the file"
+    facts = {"layout": backbone.layout, "network": network.name, "shortcut": network.shortcut}
+    if network.name.startswith("vgg"):
+        facts = {"layout": backbone.layout, "network": network.name, "max pool": network.pool}
+    elif not network.name.startswith("cifar"):
+        facts |= {"stride in": network.stride_in, "max pool": network.pool}
+    if not network.name.startswith("vgg"):
+        facts |= {"eps": f"{network.eps:g}", "BN": norms}
+    return facts | {
+        "channels": f"{preprocessing.channel_order}, 0..{preprocessing.value_range}",
+        "mean": listed(f"{number:.6g}" for number in preprocessing.mean),
+        "std": listed(f"{number:.6g}" for number in preprocessing.std),
+    }
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, or those of a data set."""
+    from detres.classification.pictures import read_pictures, sources_of
+    from detres.errors import UserError
+
+    if path.is_file() and path.suffix in (".txt", ".names", ""):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"--classes {path}: not a text file of names ({error.reason})") from error
+        return tuple(line.strip() for line in lines if line.strip())
+    return read_pictures(sources_of(str(path))[0]).class_names

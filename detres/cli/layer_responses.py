@@ -1,0 +1,107 @@
+"""Layer responses of trained networks as in Figure 7, with forward variances and gradient norms.
+
+He et al. 2015, §4.2 (Figure 7) and §4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.devices import select_device
+
+EXAMPLE = """
+detres layer-responses --weights runs/plain20/model.safetensors runs/resnet20/model.safetensors --data cifar10.zip \
+--split test --out figure7.png
+"""
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def main(argv: list[str]) -> int | None:
+    """Run `detres layer-responses`."""
+    parser = tool_parser(
+        "layer-responses", "Figure 7's two plots for any weights, and §4.1's signals.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="weights of classifiers")
+    add(
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help="their names in the plots (default: network and run folder)",
+    )
+    add("--split", metavar="NAME", help="split of the data (default: the only one)")
+    add("--images", type=int, default=1000, metavar="N", help="how many pictures (default: 1000)")
+    add("--out", type=Path, metavar="PICTURE", help="the plots to write (.png, .svg, .pdf)")
+    add("--all", action="store_true", help="every convolution, not only the 3x3 of which Figure 7 is")
+    add("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
+    add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    add_common_arguments(parser, "data", "device", "json", "quiet")
+    arguments = parser.parse_args(argv)
+
+    from detres.classification.classifier import crop_of, read_classifier
+    from detres.classification.pictures import read_pictures
+    from detres.classification.responses import responses_of_weights
+    from detres.console import table
+    from detres.data.config import Source
+    from detres.errors import UserError
+    from detres.report.responses import plot_responses
+
+    if arguments.data is None:
+        raise UserError("--data is missing: name labelled pictures, e.g. --data cifar10.zip --split test")
+    if min(arguments.images, arguments.batch) < 1 or arguments.workers < 0:
+        raise UserError("--images and --batch must be at least 1, --workers at least 0")
+    if arguments.labels and len(arguments.labels) != len(arguments.weights):
+        raise UserError(f"--labels: {len(arguments.labels)} names for {len(arguments.weights)} weights files")
+    if arguments.out and arguments.out.suffix not in PICTURES:
+        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(PICTURES)}")
+    crop = crop_of(read_classifier(arguments.weights[0])[2])
+    pictures = read_pictures(
+        [Source(dir=arguments.data, split=arguments.split)], side=crop.test_side or crop.size
+    )
+    networks = {}
+    for place, weights in enumerate(arguments.weights):
+        name, layers = responses_of_weights(
+            weights,
+            pictures,
+            images=arguments.images,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            device=select_device(arguments.device),
+            quiet=arguments.quiet,
+        )
+        label = arguments.labels[place] if arguments.labels else _label(name, weights)
+        if label in networks:
+            raise UserError(f"two weights files are called {label}; --labels names them")
+        networks[label] = [layer for layer in layers if arguments.all or layer.kernel == 3]
+    rows = [
+        (
+            label,
+            len(layers),
+            f"{sum(layer.deviation for layer in layers) / len(layers):.3f}",
+            f"{min(layer.forward_variance for layer in layers):.3g}",
+            f"{min(layer.gradient_norm for layer in layers):.3g}",
+            f"{max(layer.gradient_norm for layer in layers):.3g}",
+        )
+        for label, layers in networks.items()
+    ]
+    columns = ("network", "layers", "mean std", "least variance", "least gradient", "largest gradient")
+    table(f"Layer responses on {pictures.source}", columns, rows)
+    if arguments.out:
+        plot_responses(networks, arguments.out)
+        print(f"{arguments.out}: Figure 7, forward variances, gradient norms")
+    write_json(
+        arguments.json,
+        {
+            "networks": {label: [asdict(layer) for layer in layers] for label, layers in networks.items()},
+            "images": min(arguments.images, len(pictures)),
+        },
+    )
+    return None
+
+
+def _label(network: str, weights: Path) -> str:
+    """`plain20 (runs' folder)`: which network, and which file of it."""
+    folder = weights.parent.name if weights.name == "model.safetensors" else weights.stem
+    return f"{network} ({folder})"

@@ -1,0 +1,10 @@
+"""Convert weights between layouts: `detres convert-weights`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main
+
+if __name__ == "__main__":
+    main(["convert-weights", *sys.argv[1:]])

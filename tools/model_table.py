@@ -1,0 +1,10 @@
+"""Table 1 of every network and detector: `detres model-table`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main
+
+if __name__ == "__main__":
+    main(["model-table", *sys.argv[1:]])
