@@ -17,6 +17,7 @@ from detres.networks.initialisation import initialise
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 STAGE_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 HIDDEN = 4096
+DROPOUT = 0.5
 REGION_SIZE = 7
 TRUNK_STRIDE = 16
 
@@ -24,7 +25,8 @@ TRUNK_STRIDE = 16
 class VGG(nn.Module):
     """VGG without batch normalisation; parameters have torchvision's names.
 
-    Its dropout is left out: networks here compute the same in training and test.
+    After fc6 and fc7 comes dropout, in training alone (the one layer here that depends on the mode, as in all its
+    sources); what it draws comes from torch's global generator, which the training loop seeds for every step.
 
     Args:
         depth: 16 or 19.
@@ -57,10 +59,10 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(channels * REGION_SIZE**2, hidden),
             nn.ReLU(inplace=True),
-            nn.Identity(),  # torchvision's dropout: keeps the names
+            nn.Dropout(DROPOUT),
             nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            nn.Identity(),
+            nn.Dropout(DROPOUT),
             nn.Linear(hidden, num_classes),
         )
         self.out_channels, self.fc7_channels = channels, hidden
@@ -95,11 +97,11 @@ class VGGTrunk(nn.Module):
 
 
 class VGGHead(nn.Module):
-    """fc6 and fc7 with their ReLUs, run on each pooled region. Its keys are the whole network's."""
+    """fc6 and fc7, each with ReLU and dropout, run on each pooled region. Its keys are the whole network's."""
 
     def __init__(self, network: VGG) -> None:
         super().__init__()
-        self.classifier = nn.Sequential(*list(network.classifier)[:-2])
+        self.classifier = nn.Sequential(*list(network.classifier)[:-1])
         self.out_channels = network.fc7_channels
         self.region_size = REGION_SIZE
 

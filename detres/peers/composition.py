@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import vgg
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -37,10 +38,10 @@ from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
 from detres.detection.losses import StepOptions
 from detres.errors import ConfigError
-from detres.networks.config import NetworkConfig
-from detres.networks.resnet import REGION_SIZE, TRUNK_STRIDE, Plan, plan_of
+from detres.networks.config import NetworkConfig, scaled
+from detres.networks.resnet import TRUNK_STRIDE, Plan, plan_of
 
-PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
 # Prefix of a tensor's name here -> in the composition.
 PREFIXES = {
     "trunk.": "backbone.",
@@ -65,7 +66,7 @@ def torchvision_faster_rcnn(
     """The composition with the weights, constants, mode, device and dtype of `network`.
 
     Args:
-        network: A detector of ours on a ResNet.
+        network: A detector of ours on a ResNet or VGG.
         architecture: What it was built from.
         test: Its test options.
         training: The numbers of a training step; None leaves torchvision's own.
@@ -92,7 +93,9 @@ def torchvision_faster_rcnn(
         rpn_nms_thresh=architecture.proposal_nms,
         rpn_pre_nms_top_n_test=test.proposals_before_nms,
         rpn_post_nms_top_n_test=test.proposals,
-        box_roi_pool=MultiScaleRoIAlign(["0"], REGION_SIZE, architecture.sampling_ratio),
+        box_roi_pool=MultiScaleRoIAlign(
+            ["0"], network.region_head.pooling.cells, architecture.sampling_ratio
+        ),
         box_head=head,
         box_predictor=predictor,
         bbox_reg_weights=tuple(1 / divisor for divisor in architecture.box_divisors),
@@ -105,7 +108,7 @@ def torchvision_faster_rcnn(
     rpn, heads = parts_of(peer)
     rpn.min_size = architecture.proposal_min_side * scale
     if architecture.region_pooling == "max" or architecture.aligned:
-        heads.box_roi_pool = _OneMapPooling(architecture)
+        heads.box_roi_pool = _OneMapPooling(architecture, network.region_head.pooling.cells)
     for module in (rpn_head, predictor):
         module.register_forward_hook(_at_least_float32)
     weights = {name: tensor.clone() for name, tensor in torchvision_names(network.state_dict()).items()}
@@ -168,8 +171,9 @@ class _Transform(GeneralizedRCNNTransform):
 class _OneMapPooling(nn.Module):
     """RoI max pooling or shifted RoIAlign in the place of `MultiScaleRoIAlign`, by torchvision's operators."""
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture, cells: int):
         super().__init__()
+        self.cells = cells
         self.pool = roi_pool
         if architecture.region_pooling == "align":
             self.pool = partial(
@@ -179,16 +183,21 @@ class _OneMapPooling(nn.Module):
     def forward(
         self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        return self.pool(maps["0"], boxes, output_size=REGION_SIZE, spatial_scale=1 / TRUNK_STRIDE)
+        return self.pool(maps["0"], boxes, output_size=self.cells, spatial_scale=1 / TRUNK_STRIDE)
 
 
 def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential]:
-    """Torchvision's ResNet to layer3, and layer4 with average pooling, in the form that `config` describes."""
+    """Torchvision's ResNet to layer3, and layer4 with average pooling, in the form that `config` describes.
+
+    Of VGG the layers to conv5_3, and fc6 and fc7.
+    """
     if config.name not in PEER_NETWORKS or config.shortcut != "B":
         raise ConfigError(
             f"torchvision has no {config.name} with shortcut {config.shortcut}:"
             f" the peer is one of {', '.join(PEER_NETWORKS)} with shortcut B"
         )
+    if config.name.startswith("vgg"):
+        return _vgg_trunk_and_head(config)
     norm = partial(FrozenBatchNorm2d, eps=config.eps)
     resnet: Any = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
     if config.width != 1:
@@ -204,6 +213,29 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
     backbone.out_channels = resnet.layer4[0].conv1.in_channels  # type: ignore[assignment]
     head.add_module("layer4", resnet.layer4)
     head.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    return backbone, head
+
+
+def _vgg_trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential]:
+    """Torchvision's `features[:-1]` and `classifier[:-1]`, narrow where `config` says so."""
+    whole: Any = torchvision.models.get_model(config.name, weights=None)
+    plan: list[str | int] = []
+    for layer in whole.features:
+        if isinstance(layer, nn.Conv2d):
+            plan.append(scaled(layer.out_channels, config.width))
+        elif isinstance(layer, nn.MaxPool2d):
+            plan.append("M")
+    features: Any = vgg.make_layers(plan)[:-1]  # type: ignore[arg-type]
+    classifier = whole.classifier[:-1]
+    for layer in features:
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = config.pool == "caffe"
+    channels, hidden = int(plan[-2]), scaled(classifier[3].out_features, config.width)
+    classifier[0], classifier[3] = nn.Linear(channels * 7 * 7, hidden), nn.Linear(hidden, hidden)
+    backbone, head = nn.Sequential(), nn.Sequential(nn.Flatten())
+    backbone.add_module("features", features)
+    backbone.out_channels = channels  # type: ignore[assignment]
+    head.add_module("classifier", classifier)
     return backbone, head
 
 

@@ -86,6 +86,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
     "resnet18, RoI max pooling": ("resnet18", TORCHVISION_FORM, "max", TORCHVISION),
     "resnet18, narrow": ("resnet18", {**TORCHVISION_FORM, "width": 0.25}, "align", TORCHVISION),
     "resnet50, narrow, MSRA's form": ("resnet50", {**MSRA_FORM, "width": 0.25}, "align", MSRA),
+    "VGG-16, narrow": ("vgg16", {**TORCHVISION_FORM, "width": 0.25}, "align", TORCHVISION),
+    "VGG-16, narrow, RoI max pooling": ("vgg16", {"pool": "caffe", "width": 0.25}, "max", TORCHVISION),
 }
 
 
@@ -182,6 +184,14 @@ def check_detections(case: Case) -> None:
         assert_same_detections(ours, theirs, score=1e-4, box=0.05, lowest=lowest)
 
 
+def without_dropout(network: Any) -> Any:
+    """VGG's dropout drops nothing: the two would draw other units (networks/test_resnet.py compares it)."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return network
+
+
 def step(network: FasterRCNN, pictures: Pictures, seed: int = 1) -> dict[str, Tensor]:
     return training_losses(network, *pictures, SCALES, STEP, torch.Generator().manual_seed(seed))
 
@@ -189,6 +199,7 @@ def step(network: FasterRCNN, pictures: Pictures, seed: int = 1) -> dict[str, Te
 def peer_step(case: Case, network: FasterRCNN, pictures: Pictures, seed: int = 1):
     """The composition on the weights of `network`, and its losses on the samples that `step` draws."""
     peer: Any = peers.torchvision_faster_rcnn(network, case.architecture, TEST, STEP)
+    without_dropout(peer)
     assign = peer.rpn.assign_targets_to_anchors
     dtype = network.rpn.conv.weight.dtype
 
@@ -219,7 +230,7 @@ def check_gradients(case: Case) -> None:
     """In float64: float32 gradients differ by 1e-3 where a ReLU's sign flips."""
     images, boxes, labels = case.pictures
     pictures = images, [of_image.double() for of_image in boxes], labels
-    network = copy.deepcopy(case.network).double().train()
+    network = without_dropout(copy.deepcopy(case.network).double().train())
     ours = step(network, pictures)
     peer, theirs, (anchors, regions) = peer_step(case, network, pictures)
     assert [len(target.indices) for target in anchors] == [STEP.anchors.count] * 2
@@ -248,7 +259,7 @@ def check_gradients(case: Case) -> None:
 
 
 def test_the_same_losses_in_float32(case: Case):
-    network = copy.deepcopy(case.network).train()
+    network = without_dropout(copy.deepcopy(case.network).train())
     with torch.no_grad():
         ours = step(network, case.pictures)
         _, theirs, _ = peer_step(case, network, case.pictures)

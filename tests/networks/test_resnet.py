@@ -242,6 +242,12 @@ def test_vgg_equals_torchvision(depth: int) -> None:
     images = torch.randn(2, 3, 97, 70)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), peer(images), rtol=1e-5, atol=1e-6)
+        drawn = []
+        for network in (ours.train(), peer.train()):  # with the dropout of fc6 and fc7
+            torch.manual_seed(1)
+            drawn.append(network(images))
+        torch.testing.assert_close(*drawn, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(drawn[0], ours(images)), "another draw, another result"
 
 
 def test_vgg_counts() -> None:
