@@ -29,11 +29,10 @@ from detres.data.config import AugmentationConfig, DetectionDataConfig, Source
 from detres.data.discover import DATA_VARIABLE, list_splits, read_annotations, resolve_directory
 from detres.data.drawing import write_image
 from detres.data.sources import read_sources
-from detres.detection.config import DetectionConfig, ModelConfig
+from detres.detection.config import DetectionConfig, DetectorTrainConfig, ModelConfig
 from detres.detection.train import train_detector
 from detres.errors import UserError
 from detres.files import write_json
-from detres.training.config import TrainConfig
 from detres.training.run_folder import RunFolder
 
 SPLIT = "train"  # of the data sets written here
@@ -123,7 +122,7 @@ def waiting_share(options: LoaderOptions, data: str, split: str | None, workers:
             long_side=long_side,
         ),
         model=ModelConfig(network=options.detector.network_config, region_pooling="align"),
-        train=TrainConfig.model_validate(
+        train=DetectorTrainConfig.model_validate(
             {
                 "batch": BATCH,
                 "workers": workers,

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_common_arguments(parser, "data", "json", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
     parser.add_argument(
-        "--format", metavar="coco|voc|yolo", help="where the folder holds more than one format"
+        "--format", metavar="coco|voc|yolo|imagenet_det", help="where the folder holds more than one format"
     )
     parser.add_argument(
         "--headers", action="store_true", help="read pictures' headers only: quick, finds less"

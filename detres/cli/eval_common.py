@@ -47,7 +47,9 @@ def evaluation_parser(
     truth.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth: a COCO json")
     truth.add_argument("--data", metavar="DIR", help="ground truth: a data set (COCO, VOC, YOLO, shapes)")
     parser.add_argument("--split", metavar="NAME", help="split of --data (and of comp4 files)")
-    parser.add_argument("--format", metavar="coco|voc|yolo", help="format of --data, where it holds two")
+    parser.add_argument(
+        "--format", metavar="coco|voc|yolo|imagenet_det", help="format of --data, where it holds two"
+    )
     parser.add_argument("--save-results", type=Path, metavar="FILE", help="write the detections (COCO json)")
     add_common_arguments(parser, "set", "device", "json", "quiet")
     return parser

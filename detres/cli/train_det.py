@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         "--split", metavar="NAME", help="split of --data to train on (default: train, or its only one)"
     )
     parser.add_argument(
-        "--format", metavar="coco|voc|yolo", help="format of --data, where the folder holds two"
+        "--format", metavar="coco|voc|yolo|imagenet_det", help="format of --data, where the folder holds two"
     )
     arguments = parser.parse_args(argv)
     if not arguments.data and (arguments.split or arguments.format):

@@ -23,6 +23,7 @@ from detres.data import transforms
 from detres.data.colours import ColourComponents, colour_shift
 from detres.data.config import AugmentationConfig, CropConfig
 from detres.data.decoding import read_image, read_reduced
+from detres.data.proposals import Proposals
 from detres.data.records import Annotations, ImageLabels
 from detres.errors import DataError
 
@@ -42,6 +43,8 @@ class DetectionSample:
         image_id: The picture's id in its data set.
         index: Its place in the annotations.
         name: Its path, for messages.
+        proposals: (P, 4) float32 like `boxes`, where the data set has regions proposed beforehand.
+        exhaustive: Whether every object of the classes is annotated.
     """
 
     image: Tensor
@@ -52,6 +55,8 @@ class DetectionSample:
     image_id: str
     index: int
     name: str
+    proposals: Tensor | None = None
+    exhaustive: bool = True
 
     def pin_memory(self) -> DetectionSample:
         """The sample in page-locked memory, from where it reaches a GPU without waiting (a DataLoader calls it)."""
@@ -60,6 +65,7 @@ class DetectionSample:
             image=self.image.pin_memory(),
             boxes=self.boxes.pin_memory(),
             labels=self.labels.pin_memory(),
+            proposals=None if self.proposals is None else self.proposals.pin_memory(),
         )
 
 
@@ -73,6 +79,7 @@ class DetectionDataset(Dataset[DetectionSample]):
         augmentation: Training's changes; None for evaluation.
         seed: Of the changes.
         reduced_decoding: Decode large JPEGs at a part of their size (see `decoding.read_reduced`).
+        proposals: Regions of every picture; they are resized and flipped with it.
     """
 
     def __init__(
@@ -83,12 +90,14 @@ class DetectionDataset(Dataset[DetectionSample]):
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
         reduced_decoding: bool = False,
+        proposals: Proposals | None = None,
     ):
         self.annotations = annotations
         self.short_side, self.long_side = short_side, long_side
         self.augmentation = augmentation
         self.seed = seed
         self.reduced_decoding = reduced_decoding
+        self.proposals = proposals
         self._augment = transforms.DetectionAugmentation(augmentation) if augmentation else None
 
     def __len__(self) -> int:
@@ -113,8 +122,13 @@ class DetectionDataset(Dataset[DetectionSample]):
         scale = height / size[0], width / size[1]
         image = transforms.resize_image(image, height, width)
         boxes = transforms.resize_boxes(self.annotations.boxes[rows], scale)
+        proposals = np.zeros((0, 4), np.float32)
+        if self.proposals is not None:
+            proposals = transforms.resize_boxes(self.proposals[index], scale)
         if self._augment:
-            image, boxes, kept = self._augment(image, boxes, generator)
+            image, moved, kept = self._augment(image, np.concatenate((boxes, proposals)), generator)
+            objects = kept < len(rows)
+            boxes, proposals, kept = moved[objects], moved[~objects], kept[objects]
             if len(kept) != len(rows):
                 lost = sorted(set(range(len(rows))) - set(kept.tolist()))
                 raise DataError(
@@ -130,6 +144,8 @@ class DetectionDataset(Dataset[DetectionSample]):
             image_id=self.annotations.image_ids[index],
             index=index,
             name=self.annotations.paths[index],
+            proposals=None if self.proposals is None else torch.from_numpy(proposals),
+            exhaustive=self.annotations.is_exhaustive(index),
         )
 
     def _training_objects(self, index: int) -> np.ndarray:

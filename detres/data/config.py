@@ -21,7 +21,8 @@ class Source(Section):
         default=None, description="split to read; may stay out where the data set has only one"
     )
     format: str | None = Field(
-        default=None, description="coco, voc or yolo, where the folder holds more than one format"
+        default=None,
+        description="coco, voc, yolo or imagenet_det, where the folder holds more than one format",
     )
 
 

@@ -1,4 +1,4 @@
-"""Finds out what a folder holds (COCO, VOC, YOLO), reads it, joins several, and keeps class names agreed.
+"""Finds out what a folder holds (COCO, VOC, YOLO, ImageNet DET), reads it, joins several, and keeps class names agreed.
 
 Class names are the key everywhere: labels are places in one ordered list of names, never a data set's own numbers.
 """
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.readers import coco, voc, yolo
+from detres.data.readers import coco, imagenet_det, voc, yolo
 from detres.data.readers.assembly import Findings, strict
 from detres.data.records import Annotations, ReadReport, Strings
 from detres.data.shapes import SPLITS, is_shapes, read_shapes
 from detres.errors import DataError, UserError, listed, nearest
 
-READERS = {"coco": coco, "voc": voc, "yolo": yolo}
+READERS = {"coco": coco, "voc": voc, "yolo": yolo, "imagenet_det": imagenet_det}
 DATA_VARIABLE = "DETRES_DATA"
 
 
@@ -30,7 +30,7 @@ def read_annotations(
     Args:
         directory: The data set's folder, a COCO json (read alone, without pictures), or `shapes` (drawn pictures).
         split: Its name; None where there is only one.
-        format: `coco`, `voc` or `yolo`; found out by looking where None.
+        format: `coco`, `voc`, `yolo` or `imagenet_det`; found out by looking where None.
         need_pictures: Whether a picture that is not there is an error.
 
     Returns:
@@ -82,7 +82,10 @@ def find_format(directory: Path, format: str | None = None) -> str:
         choices = " or ".join(f"--format {name}" for name in found)
         raise UserError(f"{directory} holds {' and '.join(found)} data: choose with {choices}")
     if not found:
-        expected = "annotations/*.json (COCO), Annotations/*.xml (VOC), or labels/*.txt with images/ (YOLO)"
+        expected = (
+            "annotations/*.json (COCO), Annotations/*.xml (VOC), labels/*.txt with images/ (YOLO),"
+            " or Annotations/DET (ImageNet DET)"
+        )
         inside = listed(sorted(path.name for path in directory.iterdir()), 5) or "nothing"
         raise UserError(f"{directory} holds no data set that is known: expected {expected}, found {inside}")
     return found[0]
@@ -219,4 +222,5 @@ def _joined(parts: list[Annotations], reports: list[ReadReport]) -> Annotations:
         class_names=parts[0].class_names,
         category_ids=parts[0].category_ids,
         source=" + ".join(part.source for part in parts),
+        exhaustive=np.array([part.is_exhaustive(index) for part in parts for index in range(len(part))]),
     )

@@ -55,6 +55,8 @@ class Annotations:
         class_names: K names in the order of the data's own ids.
         category_ids: K ids as the data set has them, None where it has none.
         source: Where it was read, for messages.
+        exhaustive: (N,) bool, False where objects of the classes may be there that are not annotated (ImageNet DET's
+            training pictures); None: all are True.
     """
 
     paths: Strings
@@ -70,9 +72,14 @@ class Annotations:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...] | None = None
     source: str = ""
+    exhaustive: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def is_exhaustive(self, index: int) -> bool:
+        """Whether every object of picture `index` is annotated."""
+        return self.exhaustive is None or bool(self.exhaustive[index])
 
     def objects(self, index: int) -> slice:
         """The rows of picture `index` in the arrays of objects."""
@@ -100,6 +107,7 @@ class Annotations:
             crowd=self.crowd[keep],
             difficult=self.difficult[keep],
             areas=self.areas[keep],
+            exhaustive=None if self.exhaustive is None else self.exhaustive[chosen],
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from detres.boxes.coding import Divisors
-from detres.config import Section
+from detres.config import Length, Section
 from detres.data.config import DetectionDataConfig
 from detres.detection.inference import TestConfig
 from detres.detection.losses import StepOptions
@@ -22,6 +22,39 @@ from detres.networks.config import NetworkConfig
 from detres.training.config import TrainConfig
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+class AlternatingStepConfig(Section):
+    """What an alternating step has of its own; where a key says nothing, that of `train` holds."""
+
+    length: Length | None = Field(default=None, description="how long this kind of step trains")
+    milestones: tuple[Length, ...] | None = Field(default=None, description="where the rate falls")
+    batch: int | None = Field(default=None, ge=1, description="images of a micro-batch")
+    accumulate: int | None = Field(default=None, ge=1, description="micro-batches of an optimiser step")
+    reference_batch: int | None = Field(default=None, ge=1, description="images for which `lr` is stated")
+    lr: float | None = Field(default=None, gt=0, description="learning rate at the reference batch")
+
+
+class DetectorTrainConfig(TrainConfig):
+    """The keys of `train` for detectors."""
+
+    mode: Literal["joint", "alternating"] = Field(
+        default="joint",
+        description="approximate joint training, or the four alternating steps of Ren et al. 2015",
+    )
+    rpn_steps: AlternatingStepConfig = Field(
+        default=AlternatingStepConfig(), description="steps 1 and 3 of alternating training"
+    )
+    region_steps: AlternatingStepConfig = Field(
+        default=AlternatingStepConfig(), description="steps 2 and 4 of alternating training"
+    )
+
+    def of_step(self, kind: Literal["rpn", "regions"]) -> DetectorTrainConfig:
+        """The keys of one alternating step, its own put in the place of the common ones."""
+        own = self.rpn_steps if kind == "rpn" else self.region_steps
+        changes = {name: value for name in own.model_fields_set if (value := getattr(own, name)) is not None}
+        nothing = AlternatingStepConfig()
+        return self.model_copy(update={**changes, "rpn_steps": nothing, "region_steps": nothing})
 
 
 class ModelConfig(Section):
@@ -36,7 +69,13 @@ class ModelConfig(Section):
     init_partial: bool = Field(
         default=False, description="allow weights that lack parts; what stays random is listed"
     )
-    freeze_at: int = Field(default=2, ge=0, le=4, description="stages not trained: 2 = conv1 and conv2_x")
+    init_classes: dict[str, str] = Field(
+        default={},
+        description="classes that `init`, a detector, has under another name: `{aeroplane: airplane}`, name here first",
+    )
+    freeze_at: int = Field(
+        default=2, ge=0, le=4, description="stages not trained: 2 = conv1 and conv2_x (VGG: conv1 and conv2)"
+    )
     region_pooling: Literal["max", "align"] = Field(
         default="max", description="RoI max pooling (the paper's) or RoIAlign"
     )
@@ -96,6 +135,12 @@ class RegionConfig(Section):
     lowest_iou: float = Field(
         default=0.0, ge=0, lt=1, description="regions under this overlap are left out (VOC: 0.1)"
     )
+    partial_lowest_iou: float = Field(
+        default=0.1,
+        ge=0,
+        lt=0.3,
+        description="the same, of regions and of anchors, where not all objects are annotated (ImageNet DET's train)",
+    )
     beta: float = Field(default=1.0, gt=0, description="where smooth L1 turns from square to line")
     divisors: tuple[Positive, Positive, Positive, Positive] = Field(
         default=(0.1, 0.1, 0.2, 0.2), description="what the four box offsets are divided by"
@@ -130,7 +175,7 @@ class DetectionConfig(Section):
     model: ModelConfig = ModelConfig()
     rpn: RPNConfig = RPNConfig()
     rcnn: RegionConfig = RegionConfig()
-    train: TrainConfig = TrainConfig()
+    train: DetectorTrainConfig = DetectorTrainConfig()
     test: TestConfig = TestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -183,4 +228,5 @@ class DetectionConfig(Section):
             num_classes=num_classes,
             anchor_beta=self.rpn.beta,
             region_beta=self.rcnn.beta,
+            partial_lowest_iou=self.rcnn.partial_lowest_iou,
         )

@@ -87,10 +87,7 @@ class FasterRCNN(nn.Module):
         """
         outputs: dict[int, ImageOutputs] = {}
         for indices in _same_size(images):
-            pixels = torch.stack([images[i] for i in indices])
-            inputs = normalise(pixels, self.preprocessing, self.cell_anchors.dtype)
-            inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
-            features = self.trunk(inputs)
+            features = self._run_trunk([images[i] for i in indices])
             objectness, deltas = self.rpn(features)
             anchors = grid_anchors(self.cell_anchors, features.shape[2], features.shape[3], self.stride)
             for row, index in enumerate(indices):
@@ -99,6 +96,19 @@ class FasterRCNN(nn.Module):
                     features[row : row + 1], objectness[row], deltas[row], anchors, (height, width)
                 )
         return [outputs[index] for index in range(len(images))]
+
+    def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """The shared maps (1, C, h, w) alone, without the RPN; images as in `forward`."""
+        maps: dict[int, Tensor] = {}
+        for indices in _same_size(images):
+            features = self._run_trunk([images[i] for i in indices])
+            maps.update(zip(indices, features.split(1), strict=True))
+        return [maps[index] for index in range(len(images))]
+
+    def _run_trunk(self, images: Sequence[Tensor]) -> Tensor:
+        """The maps (N, C, h, w) of images of one size."""
+        inputs = normalise(torch.stack(list(images)), self.preprocessing, self.cell_anchors.dtype)
+        return self.trunk(inputs.to(self.dtype, memory_format=torch.channels_last))
 
 
 def _same_size(images: Sequence[Tensor]) -> list[list[int]]:

@@ -6,7 +6,7 @@ Each image's losses are divided by its own sampled references, then averaged ove
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class StepOptions:
         num_classes: K.
         anchor_beta: Where the RPN's smooth L1 turns from square to line (1/9, py-faster-rcnn).
         region_beta: The same of Fast R-CNN's (1; Girshick 2015).
+        partial_lowest_iou: In pictures whose objects are not all annotated, anchors and regions under this overlap are
+            left out: they may be objects. Without any object nothing of such a picture takes part.
     """
 
     anchors: AnchorSampling
@@ -43,6 +45,16 @@ class StepOptions:
     num_classes: int
     anchor_beta: float = 1 / 9
     region_beta: float = 1.0
+    partial_lowest_iou: float = 0.1
+
+    def sampling(self, objects: int, exhaustive: bool) -> tuple[AnchorSampling, RegionSampling]:
+        """How anchors and regions of a picture with so many objects are drawn."""
+        if exhaustive:
+            return self.anchors, self.regions
+        least = self.partial_lowest_iou
+        anchors = replace(self.anchors, lowest_iou=least, count=self.anchors.count if objects else 0)
+        lowest = max(least, self.regions.lowest_iou)
+        return anchors, replace(self.regions, lowest_iou=lowest, count=self.regions.count if objects else 0)
 
 
 def training_losses(
@@ -53,6 +65,7 @@ def training_losses(
     scales: Sequence[tuple[float, float]],
     options: StepOptions,
     generator: torch.Generator,
+    exhaustive: Sequence[bool] | None = None,
 ) -> dict[str, Tensor]:
     """One step of approximate joint training: outputs, targets, proposals, sampled regions, losses.
 
@@ -64,12 +77,15 @@ def training_losses(
         scales: For each image the (vertical, horizontal) factor from the original picture.
         options: The step's numbers.
         generator: Source of the random draws.
+        exhaustive: For each image whether all its objects are given; None: they are.
 
     Returns:
         Scalars `rpn_objectness`, `rpn_box`, `region_class`, `region_box`; their sum is minimised.
     """
     outputs = network(images)
-    anchor_targets, region_targets = draw_targets(outputs, boxes, labels, scales, options, generator)
+    anchor_targets, region_targets = draw_targets(
+        outputs, boxes, labels, scales, options, generator, exhaustive
+    )
     logits, deltas = network.region_head(
         [output.features for output in outputs], [t.boxes for t in region_targets]
     )
@@ -86,19 +102,22 @@ def draw_targets(
     scales: Sequence[tuple[float, float]],
     options: StepOptions,
     generator: torch.Generator,
+    exhaustive: Sequence[bool] | None = None,
 ) -> tuple[list[AnchorTargets], list[RegionTargets]]:
     """Sampled anchors, proposals, and sampled regions of every image; arguments as in `training_losses`."""
+    complete = exhaustive if exhaustive is not None else [True] * len(outputs)
+    samplings = [options.sampling(len(b), all_given) for b, all_given in zip(boxes, complete, strict=True)]
     anchor_targets = [
-        sample_anchors(output.anchors, boxes_of_image, output.size, options.anchors, generator)
-        for output, boxes_of_image in zip(outputs, boxes, strict=True)
+        sample_anchors(output.anchors, boxes_of_image, output.size, anchors, generator)
+        for output, boxes_of_image, (anchors, _) in zip(outputs, boxes, samplings, strict=True)
     ]
     proposals = [
         propose(output.objectness, output.deltas, output.anchors, output.size, scale, options.proposals)
         for output, scale in zip(outputs, scales, strict=True)
     ]
     region_targets = [
-        sample_regions(*of_image, options.num_classes, options.regions, generator)
-        for of_image in zip(proposals, boxes, labels, strict=True)
+        sample_regions(proposed, objects, classes, options.num_classes, regions, generator)
+        for proposed, objects, classes, (_, regions) in zip(proposals, boxes, labels, samplings, strict=True)
     ]
     return anchor_targets, region_targets
 

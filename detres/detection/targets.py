@@ -27,6 +27,7 @@ class AnchorSampling:
         positive_iou: Positive from this overlap on.
         negative_iou: Negative below this overlap with every object.
         cross_border: Whether anchors that cross the image's border take part.
+        lowest_iou: Anchors under this overlap are left out.
     """
 
     count: int = 256
@@ -34,6 +35,7 @@ class AnchorSampling:
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     cross_border: bool = False
+    lowest_iou: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def sample_anchors(
         box_iou(anchors[allowed], boxes),
         positive_iou=sampling.positive_iou,
         negative_iou=sampling.negative_iou,
+        lowest_iou=sampling.lowest_iou,
         keep_best=True,
     )
     positives, negatives = sample_matches(matches, sampling.count, sampling.positive_share, generator)

@@ -1,4 +1,5 @@
-"""Training a detector: data, network and measures tied to the loop (Ren et al. 2015, approximate joint training).
+"""Training a detector: data, network and measures tied to the loop (Ren et al. 2015, approximate joint training;
+the four alternating steps: `alternating`).
 
 All that `tools/train_det.py` does, for Python users.
 """
@@ -21,6 +22,7 @@ from detres.detection.build import prepare_for_training
 from detres.detection.config import Architecture, DetectionConfig
 from detres.detection.coverage import best_anchor_overlaps, coverage_line
 from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.finetuning import take_over_detector
 from detres.detection.inference import detect_split
 from detres.detection.losses import StepOptions, training_losses
 from detres.detection.pictures import draw_batch, draw_split
@@ -49,7 +51,7 @@ def train_detector(
     resume: bool = False,
     quiet: bool = False,
 ) -> Figures:
-    """Train a detector as configured and leave weights, checkpoints, metrics and pictures in `run`.
+    """Train a detector as configured (`train.mode`) and leave weights, checkpoints, metrics and pictures in `run`.
 
     Args:
         config: The whole configuration.
@@ -67,6 +69,10 @@ def train_detector(
         DivergedError: A loss is not finite.
     """
     data = data or read_training_data(config)
+    if config.train.mode == "alternating":
+        from detres.detection.alternating import train_alternating  # made of this module's parts
+
+        return train_alternating(config, run, device, data=data, quiet=quiet)
     task = build_task(config, data, device, pictures=run.pictures, quiet=quiet)
     log.info(plan_line(config.train, make_plan(config.train, len(data.train))))
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
@@ -93,6 +99,7 @@ def build_task(
     network, architecture = prepare_for_training(
         config.model, config.architecture, len(class_names), config.train.seed
     )
+    take_over_detector(network, architecture, class_names, config.model.init, config.model.init_classes)
     network.to(device)
     _log_data(config, data, network)
     sizes = config.data.short_side, config.data.long_side
@@ -153,6 +160,7 @@ def _losses(
         [sample.scale for sample in samples],
         options,
         generator,
+        [sample.exhaustive for sample in samples],
     )
 
 

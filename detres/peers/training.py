@@ -25,6 +25,7 @@ from detres.detection.fast_rcnn import Detections
 from detres.detection.inference import as_table
 from detres.detection.losses import training_losses
 from detres.detection.training_data import TrainingData, log_training_data
+from detres.errors import ConfigError
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.engines import Engine
 from detres.files import atomic_path
@@ -69,6 +70,10 @@ def build_peer_task(
         device: Where to train.
         quiet: No progress while evaluating.
     """
+    if config.train.mode != "joint":
+        raise ConfigError(
+            "train.mode: the composition is trained jointly; to compare, --set train.mode=joint"
+        )
     log_training_data(config, data)
     peer = build_peer(config, len(data.train.class_names)).to(device)
     sizes = config.data.short_side, config.data.long_side

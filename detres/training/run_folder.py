@@ -30,7 +30,8 @@ FILES = (
     "model.safetensors",
     "pixels.npz",
 )
-FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "tensorboard")
+# `steps`: run folders of the parts of a run, where it has parts.
+FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "steps", "tensorboard")
 
 
 class RunFolder:
@@ -114,7 +115,11 @@ class RunFolder:
     def _has_begun(self) -> bool:
         """Whether a step was taken that something was written of."""
         metrics = self.path / "metrics.jsonl"
-        return (self.path / "last").exists() or (metrics.exists() and metrics.stat().st_size > 0)
+        return (
+            any(self.path.glob("steps/*/last"))
+            or (self.path / "last").exists()
+            or (metrics.exists() and metrics.stat().st_size > 0)
+        )
 
     def close(self) -> None:
         """Stop copying the log into log.txt."""

@@ -35,7 +35,8 @@ def test_two_formats_in_one_folder(tmp_path):
     assert read_annotations(tmp_path, "train", format="voc")[0].image_ids[0] == "a"
     assert len(read_annotations(tmp_path, "val", format="coco")[0]) == 2
     with pytest.raises(
-        UserError, match=r"format 'cocoo' is not one of coco, voc, yolo \(did you mean 'coco'\?\)"
+        UserError,
+        match=r"format 'cocoo' is not one of coco, voc, yolo, imagenet_det \(did you mean 'coco'\?\)",
     ):
         read_annotations(tmp_path, "val", format="cocoo")
     with pytest.raises(UserError, match="holds no yolo data; found: coco, voc"):

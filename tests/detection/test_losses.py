@@ -10,8 +10,15 @@ import torch
 from detectors import drawn_pictures, lively_detector, small_architecture
 from torch import Tensor
 
+from detres.boxes.geometry import box_iou
 from detres.detection.faster_rcnn import FasterRCNN, ImageOutputs
-from detres.detection.losses import StepOptions, region_losses, rpn_losses, training_losses
+from detres.detection.losses import (
+    StepOptions,
+    draw_targets,
+    region_losses,
+    rpn_losses,
+    training_losses,
+)
 from detres.detection.rpn import ProposalOptions
 from detres.detection.targets import (
     AnchorSampling,
@@ -200,3 +207,35 @@ def test_the_same_seed_gives_the_same_losses(network):
     runs = [training_losses(network, *pictures, [(1.0, 1.0)] * 2, options, seeded(s)) for s in (5, 5, 6)]
     assert all(runs[0][name].equal(runs[1][name]) for name in NAMES)
     assert runs[0]["rpn_objectness"] != runs[2]["rpn_objectness"]
+
+
+def test_pictures_whose_objects_are_not_all_given(network):
+    """Truth: overlaps counted in the test: nothing that lies apart from all given objects is a negative."""
+    images, boxes, labels = drawn_pictures(96, 128, CLASSES)
+    options = replace(STEP, partial_lowest_iou=0.1, anchors=replace(STEP.anchors, count=4096))
+    options = replace(options, regions=replace(STEP.regions, count=4096))
+    with torch.no_grad():
+        outputs = network(images)
+    drawn = [
+        draw_targets(outputs, boxes, labels, [(1.0, 1.0)] * 2, options, seeded(), exhaustive)
+        for exhaustive in (None, [True, True], [True, False])
+    ]
+    assert torch.equal(drawn[0][1][0].boxes, drawn[1][1][0].boxes)
+    for anchors, regions in (drawn[0], drawn[1]):
+        assert least_overlap(outputs[1].anchors[anchors[1].indices], boxes[1]) == 0
+        assert len(regions[1].boxes) >= len(drawn[2][1][1].boxes)
+    anchors, regions = drawn[2]
+    assert least_overlap(outputs[0].anchors[anchors[0].indices], boxes[0]) == 0, "the other picture is whole"
+    negatives = anchors[1].indices[anchors[1].positives :]
+    assert least_overlap(outputs[1].anchors[negatives], boxes[1]) >= 0.1
+    assert least_overlap(regions[1].boxes, boxes[1]) >= 0.1
+    none, no_labels = empty(2)
+    anchors, regions = draw_targets(
+        outputs, none, no_labels, [(1.0, 1.0)] * 2, options, seeded(), [False, True]
+    )
+    assert len(anchors[0].indices) == len(regions[0].labels) == 0
+    assert len(anchors[1].indices) > 0
+
+
+def least_overlap(references: Tensor, boxes: Tensor) -> float:
+    return box_iou(references, boxes).max(dim=1).values.min().item()

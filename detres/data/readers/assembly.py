@@ -67,6 +67,8 @@ def assemble(
     category_ids: Sequence[int] | None,
     source: str,
     findings: Findings,
+    *,
+    exhaustive: bool = True,
 ) -> Annotations:
     """Apply the law for bad boxes and put what is left into flat arrays, sorted by picture.
 
@@ -79,6 +81,7 @@ def assemble(
         category_ids: K ids of the data, or None where the names were found by looking.
         source: For messages.
         findings: Gets an error for each coordinate that is not finite, a line for each box that is clipped or dropped.
+        exhaustive: Whether every object of the classes is annotated.
     """
     if not len(paths):
         findings.error("empty data set", source, "holds no picture; check the folder and the split")
@@ -103,6 +106,7 @@ def assemble(
         class_names=tuple(class_names),
         category_ids=None if category_ids is None else tuple(int(number) for number in category_ids),
         source=source,
+        exhaustive=np.full(len(paths), exhaustive),
     )
 
 

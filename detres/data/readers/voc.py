@@ -174,7 +174,10 @@ def _refuse_sides(corners: np.ndarray, source: str, findings: Findings) -> None:
 def _years(directory: Path) -> list[Path]:
     """The devkit years at or under `directory`."""
     places = [directory, *sorted(directory.glob("VOC20*")), *sorted(directory.glob("VOCdevkit/VOC20*"))]
-    return [place for place in places if (place / "Annotations").is_dir() and (place / "ImageSets").is_dir()]
+    years = [place for place in places if (place / "Annotations").is_dir() and (place / "ImageSets").is_dir()]
+    return [
+        year for year in years if not (year / "Annotations" / "DET").is_dir()
+    ]  # ImageNet DET is laid out alike
 
 
 def _lists(year: Path) -> dict[str, Path]:

@@ -1,0 +1,79 @@
+"""`detres prepare-imagenet-det`: verify ImageNet DET where it lies, and write the lists val1 and val2.
+
+The data itself is behind a registration with image-net.org and is not downloaded.
+"""
+
+from __future__ import annotations
+
+from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.errors import DataError, UserError
+
+EXAMPLE = """
+python3 datasets/prepare_imagenet_det.py --data /data/ILSVRC
+"""
+VAL_PICTURES = 20_121
+
+
+def main(argv: list[str]) -> None:
+    """Run the tool.
+
+    Raises:
+        UserError: The data is not there, or is not what it should be; other lists of these names are there.
+    """
+    parser = tool_parser(
+        "prepare-imagenet-det",
+        "Verify ImageNet DET and split its val into val1 and val2, balanced by class.",
+        EXAMPLE,
+    )
+    parser.add_argument(
+        "--val-only", action="store_true", help="leave the training pictures unread (they take minutes)"
+    )
+    add_common_arguments(parser, "data", "json", "quiet")
+    options = parser.parse_args(argv)
+
+    import numpy as np
+
+    from detres.data.balance import balanced_halves, class_counts, relative_imbalance
+    from detres.data.discover import read_annotations, resolve_directory
+    from detres.data.readers.imagenet_det import splits, write_list
+    from detres.data.sources import log_reports
+
+    root = resolve_directory(options.data or "ILSVRC")
+    val, report = read_annotations(root, "val", format="imagenet_det")
+    log_reports([report])
+    if len(val) != VAL_PICTURES:
+        raise DataError(f"{root}: split 'val' has {len(val)} pictures, it should have {VAL_PICTURES}")
+    print(f"{root} val: {len(val)} pictures, {len(val.boxes)} objects: complete")
+    counts = class_counts(val)
+    second = balanced_halves(counts)
+    there = splits(root)
+    written: dict[str, object] = {}
+    for name, chosen in (("val1", ~second), ("val2", second)):
+        ids = [val.image_ids[index] for index in np.flatnonzero(chosen).tolist()]
+        if name in there:
+            _refuse_another(root, name, ids)
+        path = write_list(root, name, ids)
+        written[name] = len(ids)
+        print(f"{path}: {len(ids)} pictures, {int(counts[chosen].sum())} objects")
+    imbalance = relative_imbalance(counts, second)
+    print(
+        f"imbalance of a class between the two: {imbalance.max():.1%} at most, median {np.median(imbalance):.1%}"
+    )
+    if not options.val_only:
+        train, report = read_annotations(root, "train", format="imagenet_det")
+        log_reports([report])
+        print(f"{root} train: {len(train)} pictures, {len(train.boxes)} objects: all there")
+        written["train"] = len(train)
+    figures = {"largest_imbalance": float(imbalance.max()), "median_imbalance": float(np.median(imbalance))}
+    write_json(options.json, {"pictures": written, **figures})
+
+
+def _refuse_another(root, name: str, ids: list[str]) -> None:
+    """A list that somebody else made is not replaced."""
+    from detres.data.readers.imagenet_det import listed_pictures
+
+    path, found = listed_pictures(root, name)
+    if set(found) != set(ids):
+        raise UserError(
+            f"{path} is there and lists other pictures: move it away, and the list of this tool is written"
+        )

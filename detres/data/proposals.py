@@ -1,0 +1,126 @@
+"""Regions proposed for the pictures of a split, kept in a file from one training step to the next.
+
+Ren et al. 2015, §3.2: Fast R-CNN is trained on proposals that were made once, by an RPN that no longer changes.
+
+N pictures, P proposals of one picture. Boxes are xyxy in continuous pixel coordinates of the stored picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from detres.data.records import Annotations
+from detres.errors import DataError
+from detres.files import atomic_path
+
+
+class Proposals:
+    """The proposals of every picture of a split, read from their file one picture at a time.
+
+    They are many gigabytes for a large data set, so nothing is held in memory but where each picture's begin.
+
+    Args:
+        path: A file that `write_proposals` made.
+        annotations: The split; its pictures must be those of the file.
+
+    Raises:
+        DataError: The file is damaged, or its pictures (ids, sizes, or their order) are others.
+    """
+
+    def __init__(self, path: Path, annotations: Annotations):
+        self.path = path
+        self._file: Any = None
+        try:
+            ids = bytes(self._open().get_tensor("image_ids")).decode("utf-8").split("\n")
+            sizes, self._offsets = self._open().get_tensor("sizes"), self._open().get_tensor("offsets")
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path}: proposals that cannot be read ({error}); remove the file, they are made again"
+            ) from error
+        wanted = _ids(annotations)
+        if ids != wanted or not np.array_equal(sizes, annotations.sizes):
+            other = next((pair for pair in zip(ids, wanted, strict=False) if pair[0] != pair[1]), None)
+            what = f"'{other[0]}' stands where '{other[1]}' is" if other else "their number or sizes differ"
+            raise DataError(
+                f"{path}: proposals for other pictures than those of {annotations.source} ({what}): train on the data"
+                " that they were made for, or remove the file"
+            )
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(P, 4) float32 of picture `index`, best first."""
+        start, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        if start == end:
+            return np.zeros((0, 4), np.float32)
+        return self._open().get_slice("boxes")[start:end]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # a worker process opens the file itself
+
+    def _open(self) -> Any:
+        if self._file is None:
+            self._file = safe_open(self.path, framework="np")
+        return self._file
+
+
+def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.ndarray]) -> None:
+    """Write the proposals of a split as safetensors, whole or not at all, without holding them in memory.
+
+    Args:
+        path: The `.safetensors` file.
+        annotations: The split.
+        boxes: For each of its pictures, in order, (P, 4).
+
+    Raises:
+        UserError: No space left, or the place cannot be written.
+    """
+    offsets = [0]
+    with atomic_path(path) as beside:
+        rows_path = beside.with_suffix(".rows")
+        try:
+            with open(rows_path, "wb") as rows:
+                for of_picture in boxes:
+                    rows.write(np.ascontiguousarray(of_picture, dtype="<f4").tobytes())
+                    offsets.append(offsets[-1] + len(of_picture))
+            assert len(offsets) == len(annotations) + 1
+            ends, sizes = np.array(offsets, dtype="<i8"), annotations.sizes.astype("<i8")
+            ids = "\n".join(_ids(annotations)).encode("utf-8")
+            with open(rows_path, "rb") as rows, open(beside, "wb") as file:
+                file.write(_header(len(annotations), offsets[-1], len(ids)))
+                file.write(ends.tobytes() + sizes.tobytes())
+                shutil.copyfileobj(rows, file, 1 << 20)
+                file.write(ids)
+        finally:
+            rows_path.unlink(missing_ok=True)
+
+
+def _header(pictures: int, proposals: int, id_bytes: int) -> bytes:
+    """The head of a safetensors file: its length in 8 bytes, then JSON on the tensors that follow, in order."""
+    entries: dict[str, Any] = {}
+    start = 0
+    for name, kind, width, shape in (
+        ("offsets", "I64", 8, [pictures + 1]),
+        ("sizes", "I64", 8, [pictures, 2]),
+        ("boxes", "F32", 4, [proposals, 4]),
+        ("image_ids", "U8", 1, [id_bytes]),
+    ):
+        end = start + width * math.prod(shape)
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _ids(annotations: Annotations) -> list[str]:
+    return [annotations.image_ids[index] for index in range(len(annotations))]

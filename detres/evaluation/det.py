@@ -1,0 +1,147 @@
+"""Average precision as ILSVRC's development kit has it for detection (ImageNet DET): the measure of Table 12.
+
+Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015, §5.3; `eval_detection.m` of the kit.
+It is VOC's area under the curve with two differences: small objects need less overlap, and a detection whose best
+object is taken may still have the next one.
+
+D detections and M objects. Boxes are xyxy with width = x2 - x1: the kit's inclusive box (a, b, c, d), whose width it
+takes as c - a + 1, is (a, b, c + 1, d + 1) here, so that no 1 is added anywhere in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from detres.data.records import Annotations, DetectionTable
+from detres.evaluation.overlaps import overlapping_pairs, refuse_irregular
+from detres.evaluation.voc import average_precision_area
+
+LARGEST_THRESHOLD = 0.5
+TOLERANCE = 10.0  # pixels that a box may be off, both sides of an axis together
+
+
+@dataclass(frozen=True)
+class DetResult:
+    """The figures of a split.
+
+    Attributes:
+        figures: `mAP` and `median_AP` in 0..1 over the classes that have objects.
+        classes: For each class `AP`, `recall` (of all its detections), `objects`, `detections`.
+        images: Number of pictures.
+        detections: Number of detections.
+        left_out: Pairs of a picture and a class that count neither way.
+        reasons: Why a figure is None or 0.0.
+        class_reasons: Why a class has no figure, or 0.0.
+    """
+
+    figures: dict[str, float | None]
+    classes: dict[str, dict[str, float | int | None]]
+    images: int
+    detections: int
+    left_out: int
+    reasons: dict[str, str]
+    class_reasons: dict[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """The result as `--json` has it."""
+        return asdict(self)
+
+
+def evaluate_det(
+    truth: Annotations, detections: DetectionTable, blacklist: Collection[tuple[int, int]] = ()
+) -> DetResult:
+    """ILSVRC's average precision of each class and its mean.
+
+    Detections are taken in order of falling score (equal ones in order of pictures, then as they come). One is true
+    where an object of its class and picture that no earlier one has taken overlaps it by that object's threshold or
+    more, and takes the one that it overlaps most (of equals the first). `difficult` and crowds mean nothing here.
+
+    Args:
+        truth: Objects.
+        detections: Detections, in any order.
+        blacklist: (picture, label) in which neither objects nor detections count, as indices.
+
+    Raises:
+        DataError: A score or box that is not finite, a picture or label that `truth` does not have.
+    """
+    refuse_irregular(truth, detections)
+    out = set(blacklist)
+    pictures = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    counted_objects = _counted(pictures, truth.labels, out)
+    counted = _counted(detections.images, detections.labels, out)
+    order = np.argsort(detections.images, kind="stable")
+    order = order[np.argsort(-detections.scores[order], kind="stable")]
+    order = order[counted[order]]
+    is_true = _matched(truth, detections, order)
+    classes: dict[str, dict[str, float | int | None]] = {}
+    class_reasons: dict[str, str] = {}
+    for label, name in enumerate(truth.class_names):
+        objects = int((counted_objects & (truth.labels == label)).sum())
+        rows = order[detections.labels[order] == label]
+        found = np.cumsum(is_true[rows]).astype(np.float64)
+        precision, recall = found / np.arange(1, len(rows) + 1), found / max(objects, 1)
+        figure = average_precision_area(recall, precision) if objects else None
+        classes[name] = {
+            "AP": figure,
+            "recall": (float(recall[-1]) if len(rows) else 0.0) if objects else None,
+            "objects": objects,
+            "detections": len(rows),
+        }
+        if not figure:
+            why = (
+                "no detection of this class has enough overlap"
+                if len(rows)
+                else "no detections of this class"
+            )
+            class_reasons[name] = why if objects else "no objects in the ground truth: left out of the mean"
+    known = [figures["AP"] for figures in classes.values() if figures["AP"] is not None]
+    mean = float(np.mean(known)) if known else None
+    figures = {"mAP": mean, "median_AP": float(np.median(known)) if known else None}
+    reasons = {}
+    if not mean:
+        why = "no class has a true detection" if len(detections) else "there are no detections"
+        reasons = dict.fromkeys(figures, why if known else "no class has objects in the ground truth")
+    return DetResult(figures, classes, len(truth), len(detections), len(out), reasons, class_reasons)
+
+
+def overlap_thresholds(boxes: np.ndarray) -> np.ndarray:
+    """The overlap that each object needs: min(0.5, w h / ((w + 10) (h + 10))).
+
+    Boxes drawn up to 5 px off on every side must do; less than 0.5 for objects of less than about 25 x 25 px.
+
+    Args:
+        boxes: (M, 4).
+
+    Returns:
+        (M,) float64.
+    """
+    width, height = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).T
+    return np.minimum(LARGEST_THRESHOLD, width * height / ((width + TOLERANCE) * (height + TOLERANCE)))
+
+
+def _matched(truth: Annotations, detections: DetectionTable, order: np.ndarray) -> np.ndarray:
+    """(D,) bool: which detections are true, given the order in which they choose."""
+    pairs = overlapping_pairs(truth, detections)
+    of_class = detections.labels[pairs.detections] == truth.labels[pairs.objects]
+    pairs = pairs.where(of_class & (pairs.ious >= overlap_thresholds(truth.boxes)[pairs.objects]))
+    starts = np.searchsorted(pairs.detections, np.arange(len(detections) + 1))
+    is_true, taken = np.zeros(len(detections), bool), np.zeros(len(truth.labels), bool)
+    for row in order[np.diff(starts)[order] > 0].tolist():
+        objects = pairs.objects[starts[row] : starts[row + 1]]
+        free = ~taken[objects]
+        if free.any():
+            ious = np.where(free, pairs.ious[starts[row] : starts[row + 1]], -1.0)
+            taken[objects[int(ious.argmax())]] = is_true[row] = True
+    return is_true
+
+
+def _counted(images: np.ndarray, labels: np.ndarray, out: set[tuple[int, int]]) -> np.ndarray:
+    """Which rows are not of a blacklisted pair."""
+    if not out:
+        return np.ones(len(images), bool)
+    return np.array(
+        [pair not in out for pair in zip(images.tolist(), labels.tolist(), strict=True)], dtype=bool
+    )

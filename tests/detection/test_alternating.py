@@ -1,0 +1,240 @@
+"""Four-step alternating training: what each step trains, starts from and leaves; stopped anywhere and resumed.
+
+Truths: weights files compared bit by bit, an unbroken run, joint training's own losses on the same samples.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import detres.training.loop as loop
+from detres.config import Length, load_config
+from detres.data.batching import DetectionDataset, collate_detection
+from detres.data.proposals import Proposals
+from detres.data.shapes import shapes_annotations
+from detres.detection import alternating
+from detres.detection.build import read_detector
+from detres.detection.config import DetectionConfig
+from detres.detection.losses import training_losses
+from detres.detection.train import build_task, train_detector
+from detres.detection.training_data import TrainingData
+from detres.errors import DataError, UserError
+from detres.training.run_folder import RunFolder
+from detres.weights.ours import read_weights
+
+CPU = torch.device("cpu")
+SETTINGS = [
+    "data.train=[{dir: 'shapes:5', split: train}]",
+    "data.val=[{dir: 'shapes:2', split: val}]",
+    "data.short_side=96",
+    "data.long_side=128",
+    "model.network={name: resnet18, width: 0.125}",
+    "model.region_pooling=align",
+    "model.freeze_at=1",
+    "rpn.channels=16",
+    "rpn.sizes=[16, 32, 64]",
+    "rpn.samples=32",
+    "rpn.proposals_before_nms=100",
+    "rpn.proposals=20",
+    "rpn.min_side=2",
+    "rcnn.samples=8",
+    "train.mode=alternating",
+    "train.lr=0.05",
+    "train.warmup_iterations=0",
+    "train.length=3 iterations",
+    "train.region_steps.length=2 iterations",
+    "train.evaluate_every=1 iterations",
+    "train.checkpoint_every=1 iterations",
+    "train.log_every=1",
+    "train.workers=0",
+    "test.proposals=10",
+]
+NAMES = [step.name for step in alternating.STEPS]
+
+
+def configured(*more: str) -> DetectionConfig:
+    return load_config(DetectionConfig, None, [*SETTINGS, *more])
+
+
+def run_in(path: Path, config: DetectionConfig, *, resume: bool = False) -> dict[str, float | None]:
+    with RunFolder.open(path, config, resume=resume) as run:
+        return train_detector(config, run, CPU, resume=resume, quiet=True)
+
+
+def weights(run: Path, step: str) -> dict[str, torch.Tensor]:
+    return read_weights(run / "steps" / step / "model.safetensors")[0]
+
+
+def part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("alternating") / "run"
+    figures = run_in(path, configured())
+    assert "AP" in figures
+    return path
+
+
+def test_steps_3_and_4_leave_the_trunk_bit_equal(unbroken):
+    one, two, three, four = (weights(unbroken, name) for name in NAMES)
+    assert same(part(three, "trunk"), part(two, "trunk"))
+    assert same(part(four, "trunk"), part(two, "trunk"))
+    assert not same(part(one, "trunk"), part(two, "trunk"))
+
+
+def test_each_step_trains_its_own_and_starts_where_it_should(unbroken):
+    one, two, three, four = (weights(unbroken, name) for name in NAMES)
+    config = configured()
+    data = TrainingData(shapes_annotations("train", 5), None)
+    initial = {
+        name: tensor.clone() for name, tensor in build_task(config, data, CPU).network.state_dict().items()
+    }
+    assert same(part(one, "region_head"), part(initial, "region_head"))
+    assert same(part(two, "rpn"), part(initial, "rpn"))
+    assert same(part(three, "region_head"), part(two, "region_head"))
+    assert same(part(four, "rpn"), part(three, "rpn"))
+    for before, after, name in ((initial, one, "rpn"), (initial, two, "region_head"), (two, three, "rpn"),
+                                (three, four, "region_head")):  # fmt: skip
+        assert not same(part(before, name), part(after, name))
+    assert same(part(one, "trunk.conv1"), part(initial, "trunk.conv1")), "frozen by model.freeze_at"
+    assert not same(part(two, "trunk.layer1"), part(initial, "trunk.layer1"))
+
+
+def test_the_whole_detector_is_put_together(unbroken):
+    assert (unbroken / "model.safetensors").read_bytes() == (
+        unbroken / "steps" / NAMES[-1] / "model.safetensors"
+    ).read_bytes()
+    network, _, metadata = read_detector(unbroken / "model.safetensors")
+    assert metadata.class_names == shapes_annotations("train", 1).class_names
+    assert same(dict(network.state_dict()), weights(unbroken, NAMES[-1]))
+    log = (unbroken / "log.txt").read_text()
+    for number, step in enumerate(alternating.STEPS, start=1):
+        assert f"step {number} of 4, {step.title}: done" in log
+    assert log.count("proposals a training picture reach IoU 0.5") == 2
+
+
+def test_lengths_of_the_steps(unbroken):
+    ends = [(unbroken / "steps" / name / "last").read_text().strip() for name in NAMES]
+    assert ends == ["checkpoints/3", "checkpoints/2", "checkpoints/3", "checkpoints/2"]
+    train = configured("train.region_steps.batch=4", "train.rpn_steps.lr=1").train
+    assert (train.of_step("regions").batch, train.of_step("regions").lr) == (4, 0.05)
+    assert (train.of_step("rpn").batch, train.of_step("rpn").lr) == (train.batch, 1)
+    assert train.of_step("regions").length == Length(2, "iterations")
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_stopped_anywhere_and_resumed(unbroken, tmp_path, monkeypatch):
+    """Dies at one optimiser step after another, while proposals are made, and stops at Ctrl-C; ends bit-equal."""
+    run, inner = tmp_path / "run", loop._step
+    taken = 0
+
+    def dying(task, config, plan, state, *rest):
+        nonlocal taken
+        taken += 1
+        if taken > 1:
+            raise Killed
+        return inner(task, config, plan, state, *rest)
+
+    monkeypatch.setattr(loop, "_step", dying)
+    for _ in range(5):  # one optimiser step further each time: into step 2
+        taken = 0
+        with pytest.raises(Killed):
+            run_in(run, configured(), resume=True)
+    assert (run / "steps" / NAMES[1] / "last").exists()
+    monkeypatch.setattr(loop, "_step", inner)
+
+    def interrupted(task, config, plan, state, *rest):
+        if "rpn_box" in task.losses.func.__name__ or task.losses.func is alternating.rpn_step_losses:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(task, config, plan, state, *rest)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # in step 3
+        run_in(run, configured(), resume=True)
+    assert (run / "steps" / NAMES[2] / "last").read_text() == "checkpoints/1\n"
+    monkeypatch.setattr(loop, "_step", inner)
+    made = alternating.propose
+
+    def broken(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(alternating, "propose", broken)
+    with pytest.raises(Killed):
+        run_in(run, configured(), resume=True)
+    assert [path.name for path in (run / "steps" / NAMES[2]).glob("*proposals*")] == []
+    monkeypatch.setattr(alternating, "propose", made)
+    run_in(run, configured(), resume=True)
+    for name in NAMES:
+        assert same(weights(run, name), weights(unbroken, name)), name
+    before = (run / "model.safetensors").read_bytes()
+    assert before == (unbroken / "model.safetensors").read_bytes()
+    assert run_in(run, configured(), resume=True).keys() >= {"AP", "mAP"}, "finished: gives its figures again"
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_fault_in_a_later_step_costs_no_earlier_one(tmp_path, monkeypatch):
+    def at_fault(*arguments):
+        raise UserError("a picture is gone")
+
+    monkeypatch.setattr(alternating, "region_step_losses", at_fault)
+    with pytest.raises(UserError, match="a picture is gone"):
+        run_in(tmp_path / "run", configured())
+    assert (tmp_path / "run" / "steps" / NAMES[0] / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "steps" / NAMES[1]).exists()
+    run_again = RunFolder.open(tmp_path / "run", configured(), overwrite=True)
+    run_again.close()
+    assert not (tmp_path / "run" / "steps").exists()
+
+
+def test_the_losses_are_those_of_joint_training(unbroken):
+    """With everything sampled that there is, order and proposals being the same, the four losses agree."""
+    config = configured("rpn.samples=100000", "rcnn.samples=100000", "data.augmentation.flip=0")
+    annotations = shapes_annotations("train", 5)
+    network, _, _ = read_detector(unbroken / "model.safetensors")
+    options = config.step_options(len(annotations.class_names))
+    proposals = Proposals(unbroken / "steps" / "3_rpn" / "proposals.safetensors", annotations)
+    dataset = DetectionDataset(annotations, 96, 128, proposals=proposals)
+    samples = collate_detection([dataset[0], dataset[1]])
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    with torch.no_grad():
+        ours = {
+            **alternating.rpn_step_losses(network, options, CPU, samples, seeded()),
+            **alternating.region_step_losses(network, options, CPU, samples, seeded()),
+        }
+        joint = training_losses(
+            network,
+            [sample.image for sample in samples],
+            [sample.boxes for sample in samples],
+            [sample.labels for sample in samples],
+            [sample.scale for sample in samples],
+            replace(options, proposals=config.step_options(5).proposals),
+            seeded(),
+        )
+    assert ours.keys() == joint.keys()
+    for name, loss in joint.items():
+        assert ours[name].item() == pytest.approx(loss.item(), rel=1e-3), name
+
+
+def test_proposals_of_other_data_are_refused(unbroken):
+    path = unbroken / "steps" / "1_rpn" / "proposals.safetensors"
+    with pytest.raises(DataError, match="proposals for other pictures"):
+        Proposals(path, shapes_annotations("train", 4))

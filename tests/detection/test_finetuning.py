@@ -1,0 +1,129 @@
+"""A detector that starts from another: what it takes over, row by row, and what it says of it.
+
+Truth: the rows of the weights file, placed by hand.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classifier
+
+from detres.config import load_config
+from detres.data.shapes import shapes_annotations
+from detres.detection.config import DetectionConfig
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.finetuning import take_over_detector
+from detres.detection.train import build_task
+from detres.detection.training_data import TrainingData
+from detres.errors import ConfigError
+from detres.weights.ours import read_weights
+
+SETTINGS = [
+    f"data.short_side={SHORT_SIDE}",
+    f"data.long_side={LONG_SIDE}",
+    "model.region_pooling=align",
+    "rpn.channels=32",
+    "rpn.sizes=[16, 32, 64]",
+    "train.workers=0",
+]
+SCENES = shapes_annotations("train", 2)
+NAMES = SCENES.class_names
+
+
+def started(init: Path | str | None, *more: str, aliases: dict[str, str] | None = None) -> FasterRCNN:
+    config = load_config(DetectionConfig, None, [*SETTINGS, *more])
+    model = config.model.model_copy(
+        update={"init": str(init) if init else None, "init_classes": aliases or {}}
+    )
+    config = config.model_copy(update={"model": model})
+    network = build_task(config, TrainingData(SCENES, None), torch.device("cpu"), quiet=True).network
+    assert isinstance(network, FasterRCNN)
+    return network
+
+
+def test_rows_of_agreeing_names_are_copied(tmp_path, caplog):
+    """There: (other, name 1, name 0); here: name 0, name 1, name 2...: by name, in whatever order."""
+    init = write_detector(tmp_path / "a.safetensors", ("something", NAMES[1], NAMES[0]))
+    tensors, _ = read_weights(init)
+    with caplog.at_level(logging.INFO, "detres"):
+        network = started(init)
+    own = network.state_dict()
+    fresh = own["region_head.class_logits.weight"][2:-1]
+    assert 0.005 < fresh.std() < 0.02, "normal with 0.01"
+    for kind in ("weight", "bias"):
+        logits, theirs = own[f"region_head.class_logits.{kind}"], tensors[f"region_head.class_logits.{kind}"]
+        assert torch.equal(logits[0], theirs[2])
+        assert torch.equal(logits[1], theirs[1])
+        assert torch.equal(logits[-1], theirs[-1]), "background"
+        deltas, theirs = own[f"region_head.box_deltas.{kind}"], tensors[f"region_head.box_deltas.{kind}"]
+        assert torch.equal(deltas[:4], theirs[8:])
+        assert torch.equal(deltas[4:8], theirs[4:8])
+        assert deltas[8:].abs().max() < 0.01
+    for name, tensor in tensors.items():
+        if not name.startswith(("region_head.class_logits", "region_head.box_deltas")):
+            assert torch.equal(own[name], tensor), name
+    (line,) = [message for message in caplog.messages if message.startswith("class layers:")]
+    assert f"2 of {len(NAMES)} classes taken over" in line
+    assert f": {NAMES[0]}, {NAMES[1]}; fresh: {NAMES[2]}, " in line
+
+
+def test_the_same_classes_give_the_same_detector(tmp_path):
+    init = write_detector(tmp_path / "a.safetensors", NAMES)
+    own, (tensors, _) = started(init).state_dict(), read_weights(init)
+    assert own.keys() == tensors.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in tensors.items())
+
+
+def test_other_names_for_the_same_class(tmp_path, caplog):
+    init = write_detector(tmp_path / "a.safetensors", ("airplane", "cat"))
+    with caplog.at_level(logging.INFO, "detres"):
+        network = started(init, aliases={NAMES[3]: "airplane"})
+    theirs = read_weights(init)[0]["region_head.class_logits.weight"]
+    assert torch.equal(network.region_head.class_logits.weight[3], theirs[0])
+    assert f"{NAMES[3]} (there airplane)" in caplog.text
+    with pytest.raises(ConfigError, match=r"has no class 'airplan' \(did you mean 'airplane'\?\)"):
+        started(init, aliases={NAMES[3]: "airplan"})
+    with pytest.raises(ConfigError, match="the training data has no class 'aeroplane'"):
+        started(init, aliases={"aeroplane": "airplane"})
+
+
+def test_no_name_in_common(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "detres"):
+        network = started(write_detector(tmp_path / "a.safetensors", ("cat", "dog")))
+    assert "0 of" in caplog.text
+    assert network.region_head.class_logits.weight.abs().max() < 0.1
+
+
+def test_other_anchors_leave_the_rpn_fresh(tmp_path, caplog):
+    init = write_detector(tmp_path / "a.safetensors", NAMES)
+    network = started(init, "rpn.sizes=[16, 32]")
+    tensors, _ = read_weights(init)
+    assert "the RPN starts fresh" in caplog.text
+    assert "anchor_sizes (16.0, 32.0, 64.0), here (16.0, 32.0)" in caplog.text
+    assert not torch.equal(network.rpn.conv.weight, tensors["rpn.conv.weight"])
+    assert torch.equal(network.region_head.class_logits.weight, tensors["region_head.class_logits.weight"])
+
+
+def test_other_divisors_leave_the_box_layer_fresh(tmp_path, caplog):
+    init = write_detector(tmp_path / "a.safetensors", NAMES)
+    network = started(init, "rcnn.divisors=[1, 1, 1, 1]")
+    assert "the box layer starts fresh" in caplog.text
+    assert network.region_head.box_deltas.weight.abs().max() < 0.01
+    tensors, _ = read_weights(init)
+    assert torch.equal(network.region_head.class_logits.weight, tensors["region_head.class_logits.weight"])
+
+
+def test_a_backbone_is_left_to_the_backbone(tmp_path):
+    init = write_tiny_classifier(tmp_path / "c.safetensors")
+    network = started(init)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    config = load_config(DetectionConfig, None, SETTINGS)
+    for source in (str(init), None, "torchvision:resnet18"):
+        take_over_detector(network, config.architecture(config.model.network), NAMES, source, {})
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    with pytest.raises(ConfigError, match=r"c\.safetensors is no detector's weights"):
+        started(init, aliases={NAMES[0]: "a"})

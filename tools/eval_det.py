@@ -1,0 +1,10 @@
+"""ImageNet DET's figures of weights or results: `detres eval-det`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main
+
+if __name__ == "__main__":
+    main(["eval-det", *sys.argv[1:]])
