@@ -1,6 +1,7 @@
 """Regions proposed for the pictures of a split, kept in a file from one training step to the next.
 
 Ren et al. 2015, §3.2: Fast R-CNN is trained on proposals that were made once, by an RPN that no longer changes.
+A file has 16 bytes for each: 2,000 of all 82,783 pictures of COCO's train2014 are 2.6 GB.
 
 N pictures, P proposals of one picture. Boxes are xyxy in continuous pixel coordinates of the stored picture.
 """
