@@ -250,7 +250,9 @@ def _pooled_convolution(
     """`norm(conv(pool(maps, 1)))` of a 1x1 convolution and a constant norm, pooled last."""
     weight, offset = weight_and_offset(conv, norm)
     pooled = pool([F.conv2d(features, weight) for features in maps], conv.stride[0])
-    return pooled if offset is None else pooled.add_(offset[:, None, None])
+    if offset is None:
+        return pooled
+    return pooled.add_(offset.to(pooled.dtype)[:, None, None])  # autocast: a wider offset would make a wide copy
 
 
 class CaffeMaxPool(nn.Module):
