@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detres.classification.config import Architecture, ModelConfig
 from detres.data.config import CropConfig
@@ -72,6 +72,12 @@ def prepare_for_training(
     network = build_classifier(architecture, len(class_names), torch.Generator().manual_seed(seed))
     if backbone is not None:
         _load(network, backbone, class_names, partial=model.init_partial)
+        if backbone.folded and any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            log.warning(
+                "the BN of %s has scale and offset but no statistics; trained as usual it begins with those of a batch "
+                "and the network computes something else: model.freeze_batch_norm: true keeps it",
+                model.init,
+            )
     elif model.freeze_at:
         log.warning(
             "model.freeze_at is %d without model.init: random stages stay as they are", model.freeze_at

@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int | None:
     if not arguments.quiet:
         from detres.console import table
 
-        table(f"{arguments.input}", ("found", "value"), facts.items())
+        print(arguments.input)
+        table("", ("found", "value"), facts.items())
     for difference in foreign:
         print(f"not as torchvision uses its own: {difference}")
     if backbone.missing and arguments.to == "torchvision":

@@ -187,6 +187,27 @@ def test_caffe_vgg(tmp_path):
     assert all(np.array_equal(backbone.tensors[name], array) for name, array in state.items())
 
 
+def test_networks_start_from_r50_pkl(tmp_path, arrays, caplog):
+    """A detector takes all of it but the last layer; a classifier is told that such BN should stay constant."""
+    from detres.classification.classifier import prepare_for_training
+    from detres.classification.config import ModelConfig
+    from detres.detection.build import build_detector, load_backbone
+    from detres.detection.config import DetectionConfig
+
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(arrays))
+    backbone = read_backbone(tmp_path / "R-50.pkl")
+    architecture = DetectionConfig().architecture(NetworkConfig.model_validate(backbone.network))
+    detector = build_detector(architecture, 3, backbone.preprocessing)
+    assert load_backbone(detector, backbone, partial=False) == []
+    scale = detector.trunk.get_submodule("layer3.5.bn2").scale_and_offset()[0]  # type: ignore[operator]
+    torch.testing.assert_close(scale, torch.from_numpy(arrays["res4_5_branch2b_bn_s"]))
+    for frozen in (True, False):
+        caplog.clear()
+        model = ModelConfig(init=str(tmp_path / "R-50.pkl"), freeze_batch_norm=frozen)
+        prepare_for_training(model, ("a", "b"), seed=0)
+        assert ("has scale and offset but no statistics" in caplog.text) is not frozen
+
+
 def test_what_is_not_of_the_layout_is_named(tmp_path, arrays):
     def refused(content, reason):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
