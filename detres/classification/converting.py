@@ -148,6 +148,8 @@ def _differences(network: NetworkConfig, backbone: Backbone) -> list[str]:
             f"{preprocessing.channel_order} 0..{preprocessing.value_range} minus {listed(preprocessing.mean)} over "
             f"{listed(preprocessing.std)}"
         )
+    if preprocessing.mean_image is not None:
+        found.append("the mean of each pixel, of which the metadata keep the mean per channel")
     return found
 
 
