@@ -21,6 +21,7 @@ from detres.data.transforms import resize_image
 from detres.detection.build import read_detector
 from detres.detection.inference import TestConfig, detect
 from detres.errors import DataError, UserError, WeightsError
+from detres.networks.config import NetworkConfig
 from detres.weights.ours import Metadata, read_safetensors, read_weights, save_weights
 
 
@@ -168,8 +169,11 @@ def test_options_of_a_call(detector, pictures):
     ("options", "message"),
     [
         ({"min_scores": 0.3}, r"'min_scores' \(did you mean 'min_score'\?\); they are min_score, "),
-        ({"refine": True}, "unknown test option 'refine'"),
-        ({"scales": (400, 600)}, "unknown test option 'scales'"),
+        ({"refined": True}, r"'refined' \(did you mean 'refine'\?\)"),
+        ({"refine": 1}, "test option refine=1"),
+        ({"scales": ()}, r"test option scales=\[\]: \[\] should be shorter sides in rising order, such as"),
+        ({"scales": (600, 400)}, r"test option scales=\[600, 400\]: \[600, 400\] should be shorter sides"),
+        ({"scales": [400, "600"]}, "test option scales"),
         ({"min_score": 1.5}, r"test option min_score=1\.5: .*less than 1"),
         ({"proposals": "many"}, "test option proposals='many'"),
     ],
@@ -271,12 +275,92 @@ def test_a_classifier(tmp_path, pictures):
         detres.evaluate(classifier, "shapes:2", split="val")  # type: ignore[arg-type]
 
 
-def test_several_files_wait_for_ensembles(weights):
-    with pytest.raises(UserError, match="2 weights files: one is needed"):
-        detres.load([weights, weights])
-    with pytest.raises(UserError, match="0 weights files"):
-        detres.load([])
-    assert isinstance(detres.load([weights]), Detector)
+ALL = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory) -> Path:
+    """ResNet-50 with global context at 80 px, its classes in another order."""
+    return write_detector(
+        tmp_path_factory.mktemp("weights") / "o.safetensors",
+        CLASS_NAMES[::-1],
+        category_ids=tuple(range(10, 10 + len(CLASS_NAMES))),
+        seed=1,
+        network_config=NetworkConfig.model_validate({"name": "resnet50", "width": 0.125}),
+        context=True,
+        sides=(80, 120),
+    )
+
+
+def test_one_scale_and_no_switch_is_the_plain_test(detector, pictures):
+    plain = detector(pictures)
+    same = detector(pictures, scales=[SHORT_SIDE], refine=False, vote=False, flip=False)
+    for found, expected in zip(same, plain, strict=True):
+        assert_same(found, expected)
+    assert_same(detector(pictures[0], scales=np.array([SHORT_SIDE])), plain[0])
+    assert_same(detector(pictures[0], scales=None), plain[0])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_switch_changes_what_is_found(detector, pictures, name):
+    plain, switched = detector(pictures[0]), detector(pictures[0], **{name: ALL[name]})
+    same_number = len(plain) == len(switched)
+    assert not same_number or not torch.equal(plain.boxes, switched.boxes)
+    assert_same(detector(pictures[0]), plain)
+
+
+def test_an_ensemble_of_a_file_with_itself_is_the_file(weights, detector, pictures):
+    both = detres.load([weights, weights], device="cpu")
+    assert isinstance(both, Detector)
+    assert (both.class_names, both.category_ids) == (detector.class_names, detector.category_ids)
+    for options in ({}, ALL, {"precision": "bfloat16"}):
+        for path in pictures:
+            assert_same(both(path, **options), detector(path, **options))
+
+
+def test_an_ensemble_of_different_networks(weights, other_weights, pictures):
+    """Labels are the first file's; the order of the files changes nothing but which names come first."""
+    ensembles = [
+        detres.load(pair, device="cpu") for pair in ([weights, other_weights], [other_weights, weights])
+    ]
+    for options in ({}, ALL):
+        one, two = (ensemble(pictures[0], **options) for ensemble in ensembles)  # type: ignore[arg-type]
+        assert isinstance(one, Found)
+        assert isinstance(two, Found)
+        assert one.class_names == two.class_names[::-1] == CLASS_NAMES
+        assert len(one) > 5
+        assert sorted(one.names) == sorted(two.names)
+        assert torch.allclose(one.scores, two.scores, atol=1e-4)
+    assert two.to_coco(1)[0]["category_id"] == 10 + int(two.labels[0])
+
+
+def test_an_ensemble_finds_a_split_as_its_pictures(weights, other_weights):
+    both = detres.load([weights, other_weights], device="cpu")
+    assert isinstance(both, Detector)
+    scenes = shapes_annotations("val", 2)
+    table, _ = detect_split(both, scenes, options=ALL, quiet=True)
+    for index in range(2):
+        found, rows = both(scenes.paths[index], **ALL), table.images == index
+        assert np.array_equal(table.boxes[rows], found.boxes.numpy())
+        assert np.array_equal(table.labels[rows], found.labels.numpy())
+
+
+def test_files_that_make_no_ensemble(weights, tmp_path):
+    names = [*CLASS_NAMES[:-1], "rings"]
+    other = write_detector(tmp_path / "o.safetensors", names)
+    classifier = write_tiny_classifier(tmp_path / "c.safetensors")
+    lacking = rf"o\.safetensors: its 5 classes are not the 5 of .*: it lacks {CLASS_NAMES[-1]} and adds rings"
+    for paths, message in (
+        ([weights, other], lacking),
+        ([weights, classifier], r"c\.safetensors: weights for classification, an ensemble is of detectors"),
+        ([classifier, weights], "an ensemble is of detectors"),
+        ([weights, tmp_path / "none.safetensors"], "no such weights file"),
+        ([], "0 weights files"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            detres.load(paths, device="cpu")
+        assert len(str(caught.value).splitlines()) == 1
+    assert isinstance(detres.load([weights], device="cpu"), Detector)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +368,7 @@ def test_several_files_wait_for_ensembles(weights):
     [
         ({"task": "localization"}, "weights for localization"),
         ({"sizes": {}}, "metadata are damaged or newer: 'short_side'"),
-        ({"test": {"vote": True}}, "metadata are damaged or newer: unknown test option 'vote'"),
+        ({"test": {"votes": True}}, "metadata are damaged or newer: unknown test option 'votes'"),
         ({"architecture": {}}, "architecture key network"),
         ({"class_names": ("one", "two")}, "weights of another architecture"),
     ],

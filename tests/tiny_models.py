@@ -29,13 +29,17 @@ def write_detector(
     category_ids: tuple[int, ...] | None = None,
     test: dict[str, object] | None = None,
     seed: int = 0,
+    network_config: NetworkConfig = NETWORK,
+    context: bool = False,
+    sides: tuple[int, int] = (SHORT_SIDE, LONG_SIDE),
 ) -> Path:
     """A detector of random weights whose logits and offsets spread as a trained one's do."""
     architecture = Architecture(
-        network=NETWORK,
+        network=network_config,
         region_pooling="align",
         sampling_ratio=2,
         aligned=False,
+        context=context,
         rpn_channels=32,
         anchor_sizes=(16, 32, 64),
         anchor_ratios=(0.5, 1, 2),
@@ -53,7 +57,7 @@ def write_detector(
         class_names=tuple(class_names),
         category_ids=category_ids,
         preprocessing=TORCHVISION,
-        sizes={"short_side": SHORT_SIDE, "long_side": LONG_SIDE},
+        sizes={"short_side": sides[0], "long_side": sides[1]},
         test={"proposals": 30} if test is None else test,
         source="a test",
     )
@@ -84,7 +88,7 @@ def _spread(network: FasterRCNN) -> None:
     (output,) = network([image])
     network.rpn.objectness.weight.mul_(2 / output.objectness.std())
     network.rpn.deltas.weight.mul_(0.2 / output.deltas.std())
-    logits, deltas = network.region_head([output.features], [output.anchors[::10]])
+    logits, deltas = network.region_head([output.features], [output.anchors[::10]], [output.size])
     for layer, values, spread in (
         (network.region_head.class_logits, logits, 4.0),
         (network.region_head.box_deltas, deltas, 0.5),

@@ -6,9 +6,9 @@ N objects found in a picture, K classes. Boxes are xyxy in pixels of the picture
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import pydantic
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from detres.api.pictures import Picture, as_image
-from detres.data.batching import to_tensor
 from detres.data.drawing import draw_detections, write_image
 from detres.data.records import Annotations, DetectionTable
-from detres.data.transforms import resize_image, resized_size
 from detres.detection import inference
 from detres.detection.config import Architecture
+from detres.detection.ensemble import class_order
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import TestConfig
+from detres.detection.views import Member, sized_pictures
 from detres.errors import UserError, WeightsError, nearest
 from detres.weights.ours import Metadata
 
@@ -81,60 +81,80 @@ class Found:
         ]
 
 
-class Detector:
-    """A trained Faster R-CNN with all that its weights file says about its use.
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network and what its weights file says about it.
 
-    Args:
-        network: The network in test mode, on its device.
+    Attributes:
+        network: In test mode, on its device.
         architecture: Its options.
         metadata: The weights file's.
+        source: The file, for messages.
+    """
+
+    network: FasterRCNN
+    architecture: Architecture
+    metadata: Metadata
+    source: str
+
+
+class Detector:
+    """A trained Faster R-CNN, or an ensemble of several, with all that their weights files say about their use.
+
+    Args:
+        networks: One, or the members of an ensemble (He et al. 2015, Appendix B). They may differ in depth,
+            preprocessing and picture size. Order of classes, category ids and test options are the first one's.
 
     Attributes:
         class_names: K names; a label is a place in them.
         category_ids: Their ids in the training data, None where it had none.
         test: The test options that hold where a call says nothing else.
-        short_side: Pictures are resized to this shorter side, in pixels,
+        short_side: Pictures are resized to this shorter side, in pixels (an ensemble: by the first network),
         long_side: unless the longer side would exceed this.
 
     Raises:
-        WeightsError: The metadata lack sizes or have test options that do not exist.
+        WeightsError: The metadata lack sizes or have test options that do not exist; class names that differ.
     """
 
-    def __init__(self, network: FasterRCNN, architecture: Architecture, metadata: Metadata):
-        self.network = network
-        self._low_precision: FasterRCNN | None = None
-        self.architecture = architecture
-        self.metadata = metadata
-        self.class_names = metadata.class_names
-        self.category_ids = metadata.category_ids
+    def __init__(self, networks: Sequence[TrainedNetwork]):
+        first = networks[0]
+        self.networks = tuple(networks)
+        self.class_names = first.metadata.class_names
+        self.category_ids = first.metadata.category_ids
+        self._low_precision: list[FasterRCNN] = []
+        self._class_orders = [
+            class_order(self.class_names, each.metadata.class_names, first.source, each.source)
+            for each in networks
+        ]
         try:
-            self.test = merged_test_options(TestConfig(), metadata.test)
-            self.short_side, self.long_side = (
-                int(metadata.sizes["short_side"]),
-                int(metadata.sizes["long_side"]),
-            )
+            self.test = merged_test_options(TestConfig(), first.metadata.test)
+            self._sides = [
+                (int(each.metadata.sizes["short_side"]), int(each.metadata.sizes["long_side"]))
+                for each in networks
+            ]
         except (KeyError, UserError) as error:
             raise WeightsError(f"the weights' metadata are damaged or newer: {error}") from error
+        self.short_side, self.long_side = self._sides[0]
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return self.network.cell_anchors.device
+        """Where the networks are."""
+        return self.networks[0].network.cell_anchors.device
 
     @overload
     def __call__(self, pictures: Picture, **options: Any) -> Found: ...
     @overload
     def __call__(self, pictures: Sequence[Picture], **options: Any) -> list[Found]: ...
     def __call__(self, pictures: Picture | Sequence[Picture], **options: Any) -> Found | list[Found]:
-        """Find objects (He et al. 2015, Appendix A; Ren et al. 2015, §3.3).
+        """Find objects (He et al. 2015, Appendix A and B; Ren et al. 2015, §3.3).
 
         Each picture goes through the network by itself, so that a list gives what its pictures give one by one.
 
         Args:
             pictures: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list. A file is turned
                 upright as its EXIF orientation says; a PIL image or array is taken as it is.
-            **options: Test options by name, for this call: `min_score`, `max_detections`, `nms`, `proposals`...
-                (the keys of `TestConfig`).
+            **options: Test options by name, for this call: `min_score`, `max_detections`, `nms`, `proposals`, `refine`,
+                `vote`, `flip`, `scales`... (the keys of `TestConfig`).
 
         Raises:
             UserError: A picture that cannot be read, an array of another form, an unknown option.
@@ -152,25 +172,37 @@ class Detector:
         """
         return merged_test_options(self.test, options)
 
-    def _network_in(self, precision: Literal["float32", "bfloat16"]) -> FasterRCNN:
-        """The network cast once for all pictures."""
-        if precision == "float32":
-            return self.network
-        if self._low_precision is None or self._low_precision.cell_anchors.device != self.device:
-            self._low_precision = inference.for_inference(self.network, precision)
-        return self._low_precision
+    def members(self, test: TestConfig) -> list[Member]:
+        """The networks as a test with these options uses them."""
+        return [
+            Member(
+                each.network,
+                *sides,
+                each.architecture.proposal_options(test),
+                each.architecture.box_divisors,
+                None if order == tuple(range(len(order))) else order,
+            )
+            for each, sides, order in zip(self.networks, self._sides, self._class_orders, strict=True)
+        ]
+
+    def _members_in(self, test: TestConfig) -> list[Member]:
+        """The same, in the precision of the test, cast once for all pictures."""
+        members = self.members(test)
+        if test.precision == "float32":
+            return members
+        if not self._low_precision or self._low_precision[0].cell_anchors.device != self.device:
+            self._low_precision = [
+                inference.for_inference(each.network, test.precision) for each in self.networks
+            ]
+        return [
+            replace(member, network=network)
+            for member, network in zip(members, self._low_precision, strict=True)
+        ]
 
     def _find(self, image: np.ndarray, test: TestConfig) -> Found:
-        stored_height, stored_width = image.shape[0], image.shape[1]
-        height, width, _ = resized_size(stored_height, stored_width, self.short_side, self.long_side)
-        resized = to_tensor(resize_image(image, height, width)).to(self.device)
-        (found,) = inference.detect(
-            self._network_in(test.precision),
-            [resized],
-            [(height / stored_height, width / stored_width)],
-            self.architecture.proposal_options(test),
-            self.architecture.box_divisors,
-            test,
+        sized = sized_pictures(image, self._sides, test.scales)
+        (found,) = inference.detect_pictures(
+            self._members_in(test), [[picture.to(self.device) for picture in sized]], test
         )
         boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
         return Found(boxes, scores, labels, self.class_names, self.category_ids, image)
@@ -191,17 +223,8 @@ def detect_split(
         options: Test options by name.
         quiet: Show no progress.
     """
-    test = merged_test_options(detector.test, options or {})
-    return inference.detect_split(
-        detector.network,
-        annotations,
-        short_side=detector.short_side,
-        long_side=detector.long_side,
-        proposal_options=detector.architecture.proposal_options(test),
-        box_divisors=detector.architecture.box_divisors,
-        test=test,
-        quiet=quiet,
-    )
+    test = detector.test_options(options or {})
+    return inference.detect_split(detector.members(test), annotations, test=test, quiet=quiet)
 
 
 def merged_test_options(test: TestConfig, options: Mapping[str, Any]) -> TestConfig:
@@ -216,11 +239,18 @@ def merged_test_options(test: TestConfig, options: Mapping[str, Any]) -> TestCon
         raise UserError(
             f"unknown test option '{unknown[0]}'{nearest(unknown[0], TestConfig.model_fields)}; they are {names}"
         )
-    plain = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()
-    }
+    plain = {name: _plain(value) for name, value in options.items()}
     try:
         return TestConfig.model_validate({**test.model_dump(), **plain})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"test option {first['loc'][0]}={first['input']!r}: {first['msg']}") from error
+        name = str(first["loc"][0])
+        fault = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"test option {name}={plain[name]!r}: {fault}") from error
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, and lists of such numbers, as Python's."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detres.api.classifier import Classifier
-from detres.api.detector import Detector, detect_split
+from detres.api.detector import Detector, TrainedNetwork, detect_split
 from detres.classification import classifier
 from detres.data.config import Source
 from detres.data.discover import select_classes
@@ -25,29 +25,36 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     """Rebuild a trained network from its weights file; nothing else is needed.
 
     Args:
-        weights: A `.safetensors` that a detres tool wrote (or a list with that one).
+        weights: A `.safetensors` that a detres tool wrote; several of detectors with the same class names are an
+            ensemble (He et al. 2015, Appendix B).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
         A `Detector` or a `Classifier`, as the file's task says.
 
     Raises:
-        UserError: The file is missing, damaged or not one of ours; the device is not there.
+        UserError: A file is missing, damaged or not one of ours; files that make no ensemble; the device is not there.
     """
     paths = [weights] if isinstance(weights, (str, Path)) else list(weights)
-    if len(paths) != 1:
-        raise UserError(f"{len(paths)} weights files: one is needed (ensembles are not supported yet)")
+    if not paths:
+        raise UserError("0 weights files: one is needed, or several of an ensemble")
     place = select_device(device)
-    tensors, metadata = read_weights(paths[0])
-    if metadata.task == "classification":
-        network, _ = classifier.from_tensors(tensors, metadata, str(paths[0]))
-        return Classifier(network.to(place), metadata)
-    if metadata.task != "detection":
-        raise WeightsError(
-            f"{paths[0]}: weights for {metadata.task}, which this version of detres does not use"
-        )
-    network, architecture = build.from_tensors(tensors, metadata, str(paths[0]))
-    return Detector(for_inference(network.to(place)), architecture, metadata)
+    networks = []
+    for path in paths:
+        tensors, metadata = read_weights(path)
+        if metadata.task == "classification" and len(paths) == 1:
+            network, _ = classifier.from_tensors(tensors, metadata, str(path))
+            return Classifier(network.to(place), metadata)
+        if metadata.task != "detection":
+            wanted = (
+                "an ensemble is of detectors"
+                if len(paths) > 1
+                else "which this version of detres does not use"
+            )
+            raise WeightsError(f"{path}: weights for {metadata.task}, {wanted}")
+        network, architecture = build.from_tensors(tensors, metadata, str(path))
+        networks.append(TrainedNetwork(for_inference(network.to(place)), architecture, metadata, str(path)))
+    return Detector(networks)
 
 
 def evaluate(

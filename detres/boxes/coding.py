@@ -54,6 +54,14 @@ def decode_boxes(deltas: Tensor, references: Tensor, divisors: Divisors = UNIT) 
     return torch.cat((new_centres - half_sides, new_centres + half_sides), dim=-1)
 
 
+def flip_deltas(deltas: Tensor) -> Tensor:
+    """Deltas (..., 4) between the mirror images of what `deltas` are between: (-dx, dy, dw, dh).
+
+    The law: decode(flip_deltas(deltas), flip_boxes(references)) == flip_boxes(decode(deltas, references)).
+    """
+    return deltas * deltas.new_tensor((-1.0, 1.0, 1.0, 1.0))
+
+
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Centres (..., 2) and sides (..., 2) as (x, y) and (width, height)."""
     sides = boxes[..., 2:] - boxes[..., :2]

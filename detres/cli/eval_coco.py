@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import write_json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """
 detres eval-coco --weights runs/cells/model.safetensors --data data/cells --split test
+detres eval-coco --weights a.safetensors b.safetensors --data coco --split val --set test.refine=true
 detres eval-coco --results detections.json --annotations instances_val2017.json --json coco.json
 """
 MEANINGS = {
@@ -59,11 +61,23 @@ def main(arguments: list[str]) -> None:
         choices=("auto", "pycocotools", "hotcoco"),
         help="what takes the measure; the figures are the same (default: auto, hotcoco where it is installed)",
     )
+    parser.add_argument(
+        "--submission",
+        type=Path,
+        metavar="FILE",
+        help="check the detections and write them for COCO's server: detections_<split>_<algorithm>_results.json",
+    )
     options = parser.parse_args(arguments)
+    if options.submission is not None:
+        from detres.evaluation.submissions import check_coco_name, write_coco_submission
+
+        check_coco_name(options.submission, options.split)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
     sources = read_sources(options)
     save_results(options, sources)
+    if options.submission is not None:
+        write_coco_submission(options.submission, sources.truth, sources.detections)
     sanity = print_sanity(sources)
 
     from detres.evaluation.bootstrap import bootstrap_coco

@@ -6,6 +6,7 @@ Heavy imports are inside the functions, so that `--help` is quick.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from detres.errors import UserError
 
 if TYPE_CHECKING:
     from detres.data.records import Annotations, DetectionTable
+
+log = logging.getLogger("detres")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def evaluation_parser(
     """A parser with the options of both evaluation tools."""
     parser = tool_parser(name, description, example)
     found = parser.add_mutually_exclusive_group(required=True)
-    found.add_argument("--weights", nargs="+", metavar="FILE", help="weights to test")
+    found.add_argument("--weights", nargs="+", metavar="FILE", help="weights to test; several: an ensemble")
     found.add_argument("--results", type=Path, metavar="PATH", help=results_help)
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth: a COCO json")
@@ -122,7 +125,7 @@ def parse_test_options(overrides: list[str]) -> dict[str, Any]:
 
 
 def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
-    from detres.data.discover import read_annotations, resolve_directory
+    from detres.data.discover import read_annotations, read_unlabelled, resolve_directory
     from detres.data.shapes import is_shapes, read_shapes
     from detres.data.sources import log_reports
 
@@ -134,6 +137,10 @@ def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annota
         return read_shapes(arguments.data, arguments.split)
     else:
         folder, chosen = resolve_directory(arguments.data), arguments.format
+        unlabelled = read_unlabelled(folder, arguments.split, format=chosen) if need_pictures else None
+        if unlabelled is not None:
+            log.warning("%s: no annotations: detections can be written, no figure exists", unlabelled.source)
+            return unlabelled
         truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
     log_reports([report])
     return truth

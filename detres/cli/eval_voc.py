@@ -39,15 +39,18 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--iou", type=float, default=0.5, help="the overlap that a match needs (0.5)")
     parser.add_argument(
-        "--save-comp4", type=Path, metavar="DIR", help="write the detections as comp4_det_<split>_<class>.txt"
+        "--save-comp4",
+        type=Path,
+        metavar="DIR",
+        help="check the detections and write them as comp4_det_<split>_<class>.txt",
     )
     options = parser.parse_args(arguments)
     sources = read_sources(options)
     save_results(options, sources)
     if options.save_comp4 is not None:
-        from detres.evaluation.results_files import write_comp4
+        from detres.evaluation.submissions import write_voc_submission
 
-        write_comp4(options.save_comp4, sources.truth, sources.detections, options.split or "test")
+        write_voc_submission(options.save_comp4, sources.truth, sources.detections, options.split or "test")
     sanity = print_sanity(sources)
 
     from detres.evaluation.voc import evaluate_voc

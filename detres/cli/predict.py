@@ -138,7 +138,13 @@ def _parse(argv: list[str]) -> Any:
         EXAMPLE,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, globs, videos")
-    parser.add_argument("--weights", required=True, nargs="+", metavar="FILE", help="a detector's weights")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="a detector's weights; several: an ensemble",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="draw nothing, write the COCO json alone")
     add_common_arguments(parser, "set", "out", "overwrite", "device", "quiet")
     parser.add_argument(

@@ -56,6 +56,25 @@ def scan_annotations(
     return reader.scan(directory, split, need_pictures=need_pictures)
 
 
+def read_unlabelled(directory: Path, split: str | None, *, format: str | None = None) -> Annotations | None:
+    """The pictures of a split whose objects are not public: COCO's test-dev, VOC 2012's test.
+
+    Args:
+        directory: The data set's folder.
+        split: Its name.
+        format: `coco` or `voc`; found out by looking where None.
+
+    Returns:
+        Annotations without objects; None for a split that has annotations, or that is not there.
+
+    Raises:
+        UserError: Pictures that are missing or cannot be read.
+    """
+    reader = None if split is None or not directory.is_dir() else READERS[find_format(directory, format)]
+    scanned = reader.scan_unlabelled(directory, split) if reader in (coco, voc) else None
+    return strict(*scanned)[0] if scanned is not None else None
+
+
 def list_splits(directory: Path, *, format: str | None = None) -> list[str]:
     """Names of the splits of a data set."""
     if is_shapes(str(directory)):

@@ -15,6 +15,7 @@ from torch import Tensor
 from detres.boxes.anchors import cell_anchors
 from detres.data.preprocessing import Preprocessing
 from detres.detection.config import Architecture, ModelConfig
+from detres.detection.context import check_context
 from detres.detection.fast_rcnn import RegionHead, RegionPooling
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.rpn import RPNHead
@@ -53,7 +54,7 @@ def build_detector(architecture: Architecture, num_classes: int, preprocessing: 
     return FasterRCNN(
         trunk=trunk,
         rpn=RPNHead(trunk.out_channels, architecture.rpn_channels, len(cell)),
-        region_head=RegionHead(body, body.out_channels, num_classes, pooling),
+        region_head=RegionHead(body, body.out_channels, num_classes, pooling, architecture.context),
         cell_anchors=cell,
         preprocessing=preprocessing,
         stride=trunk.stride,
@@ -155,5 +156,6 @@ def from_tensors(
     """The detector that `metadata` describes, with `tensors` in it."""
     architecture = architecture_of(metadata, Architecture, where)
     network = build_detector(architecture, len(metadata.class_names), metadata.preprocessing)
+    check_context(tensors, network.state_dict(), where)
     load_tensors(network, tensors, where=where)
     return network.eval(), architecture

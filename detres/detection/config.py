@@ -83,6 +83,9 @@ class ModelConfig(Section):
     aligned: bool = Field(
         default=False, description="RoIAlign shifted by half a pixel (detectron2) or not (torchvision)"
     )
+    context: bool = Field(
+        default=False, description="global context: the whole image's feature beside each region's"
+    )
 
 
 class RPNConfig(Section):
@@ -154,6 +157,7 @@ class Architecture(Section):
     region_pooling: Literal["max", "align"]
     sampling_ratio: int
     aligned: bool
+    context: bool = False  # older files do not say
     rpn_channels: int
     anchor_sizes: tuple[float, ...]
     anchor_ratios: tuple[float, ...]
@@ -196,6 +200,7 @@ class DetectionConfig(Section):
             region_pooling=self.model.region_pooling,
             sampling_ratio=self.model.sampling_ratio,
             aligned=self.model.aligned,
+            context=self.model.context,
             rpn_channels=self.rpn.channels,
             anchor_sizes=self.rpn.sizes,
             anchor_ratios=self.rpn.ratios,

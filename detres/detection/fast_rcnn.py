@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from detres.boxes.coding import Divisors, decode_boxes
 from detres.boxes.geometry import clip_boxes
 from detres.boxes.nms import nms_per_class
+from detres.boxes.voting import vote_boxes
+from detres.detection.context import beside_context, whole_image_boxes
 from detres.networks.resnet import Head
 from detres.networks.roi_pooling import roi_align, roi_max_pool
 
@@ -78,27 +80,45 @@ class RegionHead(nn.Module):
         features: D.
         num_classes: K.
         pooling: From the map to what the body takes.
+        context: Whether the sibling layers also get the whole image's feature (see `context`).
     """
 
-    def __init__(self, body: nn.Module, features: int, num_classes: int, pooling: RegionPooling):
+    def __init__(
+        self, body: nn.Module, features: int, num_classes: int, pooling: RegionPooling, context: bool = False
+    ):
         super().__init__()
         self.body = body
         self.pooling = pooling
-        self.class_logits = nn.Linear(features, num_classes + 1)
-        self.box_deltas = nn.Linear(features, num_classes * 4)
+        self.context = context
+        inputs = 2 * features if context else features
+        self.class_logits = nn.Linear(inputs, num_classes + 1)
+        self.box_deltas = nn.Linear(inputs, num_classes * 4)
         for layer, deviation in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1), background last, and deltas (R, K, 4) of every image's boxes, in order.
-
-        Both are at least float32, whatever the body computes in.
 
         Args:
             maps: For each image its shared map (1, C, h, w).
             boxes: For each image (R_i, 4) in pixels of the network's input.
+            sizes: Height and width of each image's input; only global context needs them.
         """
+        features = self.features(maps, boxes)
+        if self.context:
+            assert sizes is not None
+            whole = self.features(maps, whole_image_boxes(sizes, boxes[0]))  # (N, D)
+            features = beside_context(features, whole, [len(of_image) for of_image in boxes])
+        return self.siblings(features)
+
+    def features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Features (R, D) of every image's boxes, in order: pooling and the body; arguments as in `forward`."""
         regions = sum(len(boxes_of_image) for boxes_of_image in boxes)
         positions = sum(features.shape[2] * features.shape[3] for features in maps)
         if (
@@ -108,13 +128,42 @@ class RegionHead(nn.Module):
             and regions * self.pooling.cells**2 > positions
             and maps[0].device.type == "cpu"  # RoIAlign elsewhere pools the cells, too, that no one reads
         ):
-            features = self.body.of_maps(maps, lambda maps, every: self.pooling.pool(maps, boxes, every))
-        else:
-            features = self.body(self.pooling.pool(maps, boxes))  # (R, D)
+            return self.body.of_maps(maps, lambda maps, every: self.pooling.pool(maps, boxes, every))
+        return self.body(self.pooling.pool(maps, boxes))
+
+    def siblings(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and deltas of features (R, D), with context (R, 2 D); at least float32."""
         features = features.to(self.class_logits.weight.dtype)
         deltas = self.box_deltas(features).unflatten(1, (-1, 4))  # also of no regions
         precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
         return self.class_logits(features).to(precision), deltas.to(precision)
+
+
+@dataclass(frozen=True)
+class RegionOutputs:
+    """What a network says of one image's regions.
+
+    Attributes:
+        scores: (R, K) softmax without background.
+        offsets: (R, K, 4) from the regions to the objects, (dx/w, dy/h, log dw, log dh), not divided by anything:
+            networks trained with other divisors, or seeing the picture at another size, have the same.
+    """
+
+    scores: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True)
+class ScoredRegions:
+    """What one image's regions turned into, before suppression.
+
+    Attributes:
+        scores: (R, K), without background.
+        boxes: (R, K, 4) regressed for each class, clipped to the image.
+    """
+
+    scores: Tensor
+    boxes: Tensor
 
 
 @dataclass(frozen=True)
@@ -132,6 +181,23 @@ class Detections:
     labels: Tensor
 
 
+def region_outputs(logits: Tensor, deltas: Tensor, divisors: Divisors) -> RegionOutputs:
+    """Scores and offsets from a head's logits (R, K + 1), background last, and deltas (R, K, 4).
+
+    Args:
+        logits: From `RegionHead`.
+        deltas: From `RegionHead`.
+        divisors: What box offsets were divided by in training.
+    """
+    return RegionOutputs(logits.softmax(dim=1)[:, :-1], deltas * deltas.new_tensor(divisors))
+
+
+def regressed(outputs: RegionOutputs, regions: Tensor, image_size: tuple[int, int]) -> ScoredRegions:
+    """The boxes that the offsets make of `regions` (R, 4), clipped to an image of height and width `image_size`."""
+    boxes = decode_boxes(outputs.offsets, regions)  # (R, K, 4)
+    return ScoredRegions(outputs.scores, clip_boxes(boxes, *image_size))
+
+
 def class_scores_and_boxes(
     logits: Tensor,
     deltas: Tensor,
@@ -139,7 +205,7 @@ def class_scores_and_boxes(
     image_size: tuple[int, int],
     divisors: Divisors,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax scores without background (R, K) and boxes (R, K, 4) clipped to the image.
+    """Softmax scores without background (R, K) and boxes (R, K, 4) clipped to the image, of one network.
 
     Args:
         logits: (R, K + 1), background last.
@@ -148,8 +214,8 @@ def class_scores_and_boxes(
         image_size: Height and width of the network's input.
         divisors: The four divisors of the box targets.
     """
-    boxes = decode_boxes(deltas, proposals, divisors)  # (R, K, 4)
-    return logits.softmax(dim=1)[:, :-1], clip_boxes(boxes, *image_size)
+    scored = regressed(region_outputs(logits, deltas, divisors), proposals, image_size)
+    return scored.scores, scored.boxes
 
 
 def suppress(
@@ -160,8 +226,9 @@ def suppress(
     nms: float,
     max_detections: int,
     min_side: float = 1e-2,
+    vote: bool = False,
 ) -> Detections:
-    """The detections of one image: score threshold, suppression per class, the best of all classes.
+    """The detections of one image: score threshold, suppression per class, the best of all classes, voting.
 
     Args:
         scores: (R, K).
@@ -170,9 +237,13 @@ def suppress(
         nms: IoU above which a worse detection of the same class is dropped.
         max_detections: At most this many.
         min_side: Boxes with a side under this many input pixels are dropped.
+        vote: Move each kept box to the mean of those of its class around it (see `boxes.voting`).
     """
     sides = boxes[..., 2:] - boxes[..., :2]
     region, label = torch.nonzero((scores > min_score) & (sides >= min_side).all(dim=-1), as_tuple=True)
     scores, boxes = scores[region, label], boxes[region, label]
     keep = nms_per_class(boxes, scores, label, nms, max_detections)
-    return Detections(boxes[keep], scores[keep], label[keep])
+    kept = boxes[keep]
+    if vote:
+        kept = vote_boxes(kept, label[keep], boxes, scores, label)
+    return Detections(kept, scores[keep], label[keep])

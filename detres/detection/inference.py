@@ -1,30 +1,36 @@
-"""A picture's way through a test: trunk, RPN, proposals, regions, scores, boxes, suppression.
+"""A picture's way through a test: trunk, RPN, proposals, regions, scores, boxes, suppression; and what can be added.
 
-He et al. 2015, Appendix A.
+He et al. 2015, Appendix A; Appendix B: several scales, refinement, voting, ensembles. Each addition is a switch of
+`TestConfig` and a file of its own: `multiscale`, `refinement`, `flip`, `ensemble` and `context`, and `boxes.voting`.
 
-N images, R regions, K classes. Boxes come back in pixels of the original picture.
+N pictures, R regions, K classes. Boxes come back in pixels of the original picture.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from detres.boxes.coding import Divisors
 from detres.boxes.geometry import scale_boxes
 from detres.config import Section
 from detres.console import progress
-from detres.data.batching import DetectionDataset, collate_detection, make_loader
+from detres.data.batching import make_loader
 from detres.data.records import Annotations, DetectionTable
-from detres.detection.fast_rcnn import Detections, class_scores_and_boxes, suppress
+from detres.detection.ensemble import mean_outputs, union_of_boxes
+from detres.detection.fast_rcnn import Detections, ScoredRegions, regressed, suppress
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.rpn import ProposalOptions, propose
+from detres.detection.refinement import join_refined
+from detres.detection.rpn import ProposalOptions
+from detres.detection.views import Factor, Member, SizedPicture, SizedPictures, View, look
 from detres.networks.norm import folded
 
 
@@ -47,10 +53,30 @@ class TestConfig(Section):
     proposals_before_nms: int = Field(
         default=6000, ge=1, description="best anchors that become boxes before their suppression"
     )
+    refine: bool = Field(
+        default=False, description="pool and score the regressed boxes again and join both predictions"
+    )
+    vote: bool = Field(
+        default=False, description="move kept boxes to the mean, weighted by score, of those around them"
+    )
+    flip: bool = Field(default=False, description="average over the picture and its mirror image")
+    scales: tuple[int, ...] | None = Field(
+        default=None,
+        description="shorter sides that regions are pooled from, e.g. [200, 400, 600, 800, 1000]; "
+        "null: the network's own alone",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="of the convolutions; bfloat16: sooner where processors have it, scores differ in the third digit",
     )
+
+    @field_validator("scales")
+    @classmethod
+    def _check_scales(cls, scales: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if scales is not None and (not scales or scales[0] < 1 or list(scales) != sorted(set(scales))):
+            shown = f"[{', '.join(map(str, scales))}]"
+            raise ValueError(f"{shown} should be shorter sides in rising order, such as [400, 600, 800]")
+        return scales
 
 
 def for_inference(network: FasterRCNN, precision: Literal["float32", "bfloat16"] = "float32") -> FasterRCNN:
@@ -66,15 +92,93 @@ def for_inference(network: FasterRCNN, precision: Literal["float32", "bfloat16"]
 
 
 @torch.inference_mode()
+def detect_pictures(
+    members: Sequence[Member], pictures: Sequence[Sequence[SizedPicture]], test: TestConfig
+) -> list[Detections]:
+    """Detections of pictures that may differ in size; a batch gives what its pictures give one by one.
+
+    Args:
+        members: The network, or the networks of an ensemble.
+        pictures: Each as every member wants it, on the members' device.
+        test: Thresholds and switches.
+
+    Returns:
+        For each picture its detections, boxes in pixels of the original picture.
+    """
+    views = [  # [several scales, mirror images]; all boxes from here are in pixels of the first member's input
+        look(member, [picture[number] for picture in pictures], test.scales, test.flip)
+        for number, member in enumerate(members)
+    ]
+    proposals = _proposals_of_all(views)
+    regions = _score(views, proposals)
+    if test.refine:
+        regions = join_refined(regions, partial(_score, views))
+    found = []
+    for of_picture, scale in zip(regions, views[0].scales, strict=True):
+        best = suppress(
+            of_picture.scores,
+            of_picture.boxes,
+            min_score=test.min_score,
+            nms=test.nms,
+            max_detections=test.max_detections,
+            vote=test.vote,
+        )
+        boxes_of_picture = scale_boxes(best.boxes, (1 / scale[0], 1 / scale[1]))
+        found.append(Detections(boxes_of_picture, best.scores, best.labels))
+    return found
+
+
+def _proposals_of_all(views: Sequence[View]) -> list[Tensor]:
+    """For each picture the union of all members' proposals (R, 4), in pixels of the first member's input."""
+    of_views = [
+        [
+            scale_boxes(boxes, (1 / factor[0], 1 / factor[1]))
+            for boxes, factor in zip(view.proposals(), _factors(views[0], view), strict=True)
+        ]
+        for view in views
+    ]
+    return [union_of_boxes(of_picture) for of_picture in zip(*of_views, strict=True)]
+
+
+def _score(views: Sequence[View], boxes: Sequence[Tensor]) -> list[ScoredRegions]:
+    """For each picture scores and regressed boxes of its regions, the mean over all members.
+
+    Args:
+        views: Of each member.
+        boxes: For each picture (R, 4) in pixels of the first member's input, as are the regressed ones.
+    """
+    of_views = [
+        view.score(
+            [
+                scale_boxes(regions, factor)
+                for regions, factor in zip(boxes, _factors(views[0], view), strict=True)
+            ]
+        )
+        for view in views
+    ]
+    return [
+        regressed(mean_outputs(of_picture), regions, size)
+        for of_picture, regions, size in zip(zip(*of_views, strict=True), boxes, views[0].sizes, strict=True)
+    ]
+
+
+def _factors(first: View, view: View) -> list[Factor]:
+    """For each picture the factor from the first member's input to that of `view`; 1 exactly for the first itself."""
+    return [
+        (height / first_height, width / first_width)
+        for (height, width), (first_height, first_width) in zip(view.sizes, first.sizes, strict=True)
+    ]
+
+
 def detect(
     network: FasterRCNN,
     images: Sequence[Tensor],
-    scales: Sequence[tuple[float, float]],
+    scales: Sequence[Factor],
     proposal_options: ProposalOptions,
     box_divisors: Divisors,
     test: TestConfig,
 ) -> list[Detections]:
-    """Detections of images that may differ in size; a batch gives what its images give one by one.
+    """`detect_pictures` of one network and images that are resized already.
 
     Args:
         network: The detector.
@@ -82,41 +186,22 @@ def detect(
         scales: For each image the (vertical, horizontal) factor from the original picture.
         proposal_options: Proposals an image.
         box_divisors: What box offsets were divided by in training.
-        test: Thresholds.
+        test: Thresholds and switches, without `scales`: there is one size.
 
     Returns:
         For each image its detections, boxes in pixels of the original picture.
     """
-    outputs = network(images)
-    proposals = [
-        propose(output.objectness, output.deltas, output.anchors, output.size, scale, proposal_options)
-        for output, scale in zip(outputs, scales, strict=True)
-    ]
-    logits, deltas = network.region_head([output.features for output in outputs], proposals)
-    counts = [len(boxes) for boxes in proposals]
-    found = []
-    for output, scale, boxes, image_logits, image_deltas in zip(
-        outputs, scales, proposals, logits.split(counts), deltas.split(counts), strict=True
-    ):
-        scores, class_boxes = class_scores_and_boxes(
-            image_logits, image_deltas, boxes, output.size, box_divisors
-        )
-        best = suppress(
-            scores, class_boxes, min_score=test.min_score, nms=test.nms, max_detections=test.max_detections
-        )
-        boxes_of_picture = scale_boxes(best.boxes, (1 / scale[0], 1 / scale[1]))
-        found.append(Detections(boxes_of_picture, best.scores, best.labels))
-    return found
+    assert test.scales is None
+    own = 1  # whatever its size: the only one
+    member = Member(network, own, own, proposal_options, box_divisors)
+    pictures = [[SizedPicture({own: image}, scale)] for image, scale in zip(images, scales, strict=True)]
+    return detect_pictures([member], pictures, test)
 
 
 def detect_split(
-    network: FasterRCNN,
+    members: Sequence[Member],
     annotations: Annotations,
     *,
-    short_side: int,
-    long_side: int,
-    proposal_options: ProposalOptions,
-    box_divisors: Divisors,
     test: TestConfig,
     workers: int = 0,
     quiet: bool = False,
@@ -124,32 +209,25 @@ def detect_split(
     """Detections of a whole split, one picture at a time.
 
     Args:
-        network: The detector; its mode is left alone, on its own device.
+        members: The network, or those of an ensemble; their modes are left alone, on their own device.
         annotations: The split; only its pictures are used.
-        short_side: Pictures are resized to this shorter side.
-        long_side: Limit of the longer side.
-        proposal_options: Proposals an image.
-        box_divisors: What box offsets were divided by in training.
-        test: Thresholds.
+        test: Thresholds and switches.
         workers: Processes that load pictures.
         quiet: Show no progress.
 
     Returns:
         The table, and seconds an image including loading.
     """
-    device = network.cell_anchors.device
-    network = for_inference(network, test.precision)
-    dataset = DetectionDataset(annotations, short_side, long_side)
-    loader = make_loader(
-        dataset, [[index] for index in range(len(dataset))], collate_detection, workers=workers
-    )
+    device = members[0].network.cell_anchors.device
+    members = [replace(member, network=for_inference(member.network, test.precision)) for member in members]
+    sides = [(member.short_side, member.long_side) for member in members]
+    dataset = SizedPictures(annotations, sides, test.scales)
+    loader = make_loader(dataset, [[index] for index in range(len(dataset))], list, workers=workers)
     tables = []
     started = time.perf_counter()
-    for (sample,) in progress(loader, "detecting", total=len(dataset), quiet=quiet):
-        (found,) = detect(
-            network, [sample.image.to(device)], [sample.scale], proposal_options, box_divisors, test
-        )
-        tables.append(as_table(found, sample.index))
+    for ((index, picture),) in progress(loader, "detecting", total=len(dataset), quiet=quiet):
+        (found,) = detect_pictures(members, [[sized.to(device) for sized in picture]], test)
+        tables.append(as_table(found, index))
     seconds = (time.perf_counter() - started) / max(len(dataset), 1)
     return DetectionTable.concatenate(tables), seconds
 

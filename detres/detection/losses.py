@@ -87,7 +87,9 @@ def training_losses(
         outputs, boxes, labels, scales, options, generator, exhaustive
     )
     logits, deltas = network.region_head(
-        [output.features for output in outputs], [t.boxes for t in region_targets]
+        [output.features for output in outputs],
+        [target.boxes for target in region_targets],
+        [output.size for output in outputs],
     )
     return {
         **rpn_losses(outputs, anchor_targets, options.anchor_beta),

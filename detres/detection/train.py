@@ -27,6 +27,7 @@ from detres.detection.inference import detect_split
 from detres.detection.losses import StepOptions, training_losses
 from detres.detection.pictures import draw_batch, draw_split
 from detres.detection.training_data import TrainingData, log_training_data, read_training_data
+from detres.detection.views import Member
 from detres.errors import listed
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
@@ -176,13 +177,16 @@ def _evaluate(
     """COCO's figures and VOC's mAP on the validation pictures; the first of them are drawn with what was found."""
     assert isinstance(network, FasterRCNN)
     with plain_errors():
-        table, _ = detect_split(
+        member = Member(
             network,
+            config.data.short_side,
+            config.data.long_side,
+            architecture.proposal_options(config.test),
+            architecture.box_divisors,
+        )
+        table, _ = detect_split(
+            [member],
             validation,
-            short_side=config.data.short_side,
-            long_side=config.data.long_side,
-            proposal_options=architecture.proposal_options(config.test),
-            box_divisors=architecture.box_divisors,
             test=config.test,
             workers=min(config.train.workers, 1),
             quiet=quiet,

@@ -78,8 +78,12 @@ def torchvision_faster_rcnn(
         Takes `peer_images` and, in training, `peer_targets`.
 
     Raises:
-        ConfigError: A network that torchvision does not have.
+        ConfigError: A network, or an addition to it or to the test, that torchvision does not have.
     """
+    added = [name for name in ("refine", "vote", "flip", "scales") if getattr(test, name)]
+    if architecture.context or added:
+        key = "model.context" if architecture.context else f"test.{added[0]}"
+        raise ConfigError(f"{key}: torchvision's composition has nothing like it; leave it out for the peer")
     hidden, channels = network.rpn.conv.out_channels, network.rpn.conv.in_channels
     outputs = network.region_head.class_logits
     with torch.device("meta"):  # no fresh weights: they are copied

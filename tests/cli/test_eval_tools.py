@@ -8,10 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_models import write_detector
 
-from detres.api import Detector
+import detres
+from detres.api import Detector, detect_split
 from detres.cli import common, eval_coco, eval_voc
+from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
+from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shapes import shapes_annotations
 from detres.errors import UserError
 
 FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -196,6 +201,92 @@ def test_nan_scores_end_with_status_2_and_one_line(folder, capsys):
     assert "picture 7" in error
     assert len(error.splitlines()) == 1
     assert not (folder / "out.json").exists()
+
+
+SWITCHES = ("refine=true", "vote=true", "flip=true", "scales=[64, 96, 128]")
+
+
+@pytest.mark.parametrize("tool", [eval_coco, eval_voc])
+def test_an_ensemble_with_all_switches(tool, tmp_path):
+    """Two weights files and every switch by `--set`: the detections are those of the Python API."""
+    weights = [write_detector(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (0, 1)]
+    options = [
+        "--data",
+        "shapes:2",
+        "--split",
+        "val",
+        "--device",
+        "cpu",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    sets = [argument for switch in SWITCHES for argument in ("--set", f"test.{switch}")]
+    saved = tmp_path / "saved.json"
+    tool.main(["--weights", *map(str, weights), *options, *sets, "--save-results", str(saved), "--quiet"])
+    detector, scenes = detres.load(weights, device="cpu"), shapes_annotations("val", 2)
+    assert isinstance(detector, Detector)
+    switches = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
+    expected, _ = detect_split(detector, scenes, options=switches, quiet=True)
+    rows = json.loads(saved.read_text())
+    assert [row["score"] for row in rows] == expected.scores.tolist()
+    assert json.loads((tmp_path / "out.json").read_text())["test"]["scales"] == [64, 96, 128]
+
+
+def test_detections_for_cocos_server(tmp_path, caplog, capsys):
+    """A split of pictures and categories alone: pycocotools loads what is written; the name is looked at first."""
+    from pycocotools.coco import COCO
+
+    data = tmp_path / "coco"
+    pictures = [
+        {"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 120} for number in (7, 42)
+    ]
+    categories = [{"id": 3 * label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+    for picture in pictures:
+        write_image(data / "test2015" / picture["file_name"], np.full((80, 120, 3), picture["id"], np.uint8))
+    info = data / "annotations" / "image_info_test-dev2015.json"
+    info.parent.mkdir()
+    info.write_text(json.dumps({"images": pictures, "categories": categories}))
+    ids = tuple(category["id"] for category in categories)
+    weights = write_detector(
+        tmp_path / "w.safetensors", category_ids=ids, test={"proposals": 30, "min_score": 0.0}
+    )
+    options = ["--weights", str(weights), "--data", str(data), "--split", "test-dev2015", "--device", "cpu"]
+    target = tmp_path / "detections_test-dev2015_tiny_results.json"
+    eval_coco.main([*options, "--submission", str(target)])
+    assert "no annotations: detections can be written, no figure exists" in caplog.text
+    kit = COCO()
+    kit.dataset = {**json.loads(info.read_text()), "annotations": []}
+    kit.createIndex()
+    loaded = kit.loadRes(str(target))
+    assert {row["image_id"] for row in loaded.anns.values()} == {7, 42}
+    assert {row["category_id"] for row in loaded.anns.values()} <= set(ids)
+    for wrong in (tmp_path / "found.json", tmp_path / "detections_val2014_tiny_results.json"):
+        with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
+            eval_coco.main([*options, "--submission", str(wrong)])
+        assert not wrong.exists()
+    capsys.readouterr()
+
+
+def test_detections_for_vocs_server(tmp_path, capsys):
+    """VOC 2012's test set has lists and pictures, and no XML: every class gets its file, empty or not."""
+    year = tmp_path / "VOC2012"
+    (year / "Annotations").mkdir(parents=True)
+    (year / "ImageSets" / "Main").mkdir(parents=True)
+    (year / "ImageSets" / "Main" / "test.txt").write_text("2008_000001\n2008_000004\n")
+    for stem in ("2008_000001", "2008_000004"):
+        write_image(year / "JPEGImages" / f"{stem}.jpg", np.full((80, 120, 3), 99, np.uint8))
+    weights = write_detector(tmp_path / "w.safetensors", test={"proposals": 30, "min_score": 0.0})
+    options = ["--weights", str(weights), "--data", str(year), "--split", "test", "--device", "cpu"]
+    eval_voc.main([*options, "--save-comp4", str(tmp_path / "Main")])
+    files = {path.name for path in (tmp_path / "Main").iterdir()}
+    assert files == {f"comp4_det_test_{name}.txt" for name in CLASS_NAMES}
+    lines = [line.split() for path in (tmp_path / "Main").iterdir() for line in path.read_text().splitlines()]
+    assert {line[0] for line in lines} == {"2008_000001", "2008_000004"}
+    for _, score, x1, y1, x2, y2 in lines:
+        assert 0 <= float(score) <= 1
+        assert 1 <= float(x1) <= float(x2) + 1 <= 121.01
+        assert 1 <= float(y1) <= float(y2) + 1 <= 81.01
+    capsys.readouterr()
 
 
 def test_help_does_not_import_torch():

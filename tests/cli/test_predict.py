@@ -92,9 +92,30 @@ def test_score_and_other_test_options(weights, pictures, tmp_path):
     usual, low, few = (json.loads((tmp_path / name).read_text()) for name in ("usual", "low", "few"))
     assert 0.1 < min(row["score"] for row in low) <= 0.5 < min(row["score"] for row in usual)
     assert few == usual[:1]
-    with pytest.raises(UserError, match="unknown test option 'flip'"):
-        run(weights, pictures / "a.png", "--out", tmp_path / "x", "--set", "test.flip=true")
+    for wrong, message in (
+        ("flips=true", "unknown test option 'flips'"),
+        ("scales=[]", "shorter sides in rising"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(weights, pictures / "a.png", "--out", tmp_path / "x", "--set", f"test.{wrong}")
     assert not (tmp_path / "x").exists()
+
+
+def test_an_ensemble_with_all_switches(weights, pictures, tmp_path):
+    """What the tool writes is what `detres.load` of both files finds with the same options."""
+    other = write_detector(tmp_path / "o.safetensors", seed=3)
+    options = ("refine=true", "vote=true", "flip=true", "scales=[64, 96]")
+    sets = [argument for option in options for argument in ("--set", f"test.{option}")]
+    target = tmp_path / "f.json"
+    both = ["--weights", str(weights), str(other)]
+    predict.main(
+        [str(pictures / "a.png"), *both, "--device", "cpu", "--no-pictures", "--json", str(target), *sets]
+    )
+    ensemble = detres.load([weights, other], device="cpu")
+    found = ensemble(  # type: ignore[call-arg]
+        pictures / "a.png", min_score=0.5, refine=True, vote=True, flip=True, scales=(64, 96)
+    )
+    assert json.loads(target.read_text()) == found.to_coco(str(pictures / "a.png"))  # type: ignore[union-attr]
 
 
 def test_inputs(pictures):

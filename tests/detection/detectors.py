@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from detres.data.decoding import read_image
 from detres.data.preprocessing import TORCHVISION, Preprocessing
@@ -17,6 +19,8 @@ from detres.detection.build import build_detector
 from detres.detection.config import Architecture
 from detres.detection.fast_rcnn import Detections
 from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.inference import TestConfig, detect_pictures
+from detres.detection.views import Member, SizedPicture, View, look, sized_pictures
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import FrozenBatchNorm2d
 
@@ -74,10 +78,63 @@ def _spread(network: FasterRCNN, image: Tensor) -> None:
     for layer, values, spread in ((rpn.objectness, output.objectness, 2.0), (rpn.deltas, output.deltas, 0.2)):
         layer.weight.mul_(spread / values.std())
     regions = output.anchors[torch.randperm(len(output.anchors))[:32]]
-    logits, deltas = network.region_head([output.features], [regions])
+    logits, deltas = head([output.features], [regions], [output.size])
     for layer, values, spread in ((head.class_logits, logits, 4.0), (head.box_deltas, deltas, 0.5)):
         layer.weight.mul_(spread / (values - values.mean(dim=0)).std())
         layer.bias.sub_(values.mean(dim=0).flatten() * spread / (values - values.mean(dim=0)).std())
+
+
+def member_of(
+    network: FasterRCNN,
+    architecture: Architecture,
+    test: TestConfig,
+    short_side: int = 96,
+    long_side: int = 160,
+) -> Member:
+    """A network as one member of a test."""
+    options = architecture.proposal_options(test)
+    return Member(network, short_side, long_side, options, architecture.box_divisors)
+
+
+def sized_for(members: Sequence[Member], image: Tensor, test: TestConfig) -> list[SizedPicture]:
+    """An image (3, H, W) as each member wants it."""
+    sides = [(member.short_side, member.long_side) for member in members]
+    return sized_pictures(image.permute(1, 2, 0).numpy(), sides, test.scales)
+
+
+def found_by(members: Sequence[Member], images: Sequence[Tensor], test: TestConfig) -> list[Detections]:
+    """Detections of images (3, H, W) of any size."""
+    return detect_pictures(members, [sized_for(members, image, test) for image in images], test)
+
+
+def view_of(member: Member, image: Tensor, test: TestConfig) -> View:
+    """One picture as one member sees it; to be called where no gradients are wanted."""
+    return look(member, sized_for([member], image, test), test.scales, test.flip)
+
+
+class Calls:
+    """Counts the calls of modules while it is open.
+
+    Args:
+        modules: By name.
+    """
+
+    def __init__(self, **modules: nn.Module):
+        self.modules = modules
+        self.counts = dict.fromkeys(modules, 0)
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> dict[str, int]:
+        for name, module in self.modules.items():
+            self.handles.append(module.register_forward_pre_hook(partial(self._count, name)))
+        return self.counts
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _count(self, name: str, *_: object) -> None:
+        self.counts[name] += 1
 
 
 def drawn_pictures(height: int, width: int, num_classes: int, count: int = 2) -> Pictures:

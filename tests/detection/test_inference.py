@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from detectors import assert_same_detections, drawn_pictures, lively_detector, small_architecture
+from detectors import assert_same_detections, drawn_pictures, lively_detector, member_of, small_architecture
 
 from detres.data.shapes import shapes_annotations
 from detres.detection.faster_rcnn import FasterRCNN
@@ -137,16 +137,8 @@ def test_thresholds_do_what_they_say(network):
 
 def test_a_split_is_found_as_its_pictures_are(network):
     scenes = shapes_annotations("val", 3, seed=2)
-    table, seconds = detect_split(
-        network,
-        scenes,
-        short_side=96,
-        long_side=160,
-        proposal_options=OPTIONS,
-        box_divisors=DIVISORS,
-        test=TEST,
-        quiet=True,
-    )
+    members = [member_of(network, ARCHITECTURE, TEST)]
+    table, seconds = detect_split(members, scenes, test=TEST, quiet=True)
     assert seconds > 0
     assert set(table.images.tolist()) == {0, 1, 2}
     for index in range(3):
@@ -155,14 +147,5 @@ def test_a_split_is_found_as_its_pictures_are(network):
         assert table.boxes[rows, 2].max() <= width + 1e-3
         assert table.boxes[rows, 3].max() <= height + 1e-3
         assert table.boxes[rows].max() > 160, "in pixels of the stored picture, not of the resized one"
-    again, _ = detect_split(
-        network,
-        scenes.select([2]),
-        short_side=96,
-        long_side=160,
-        proposal_options=OPTIONS,
-        box_divisors=DIVISORS,
-        test=TEST,
-        quiet=True,
-    )
+    again, _ = detect_split(members, scenes.select([2]), test=TEST, quiet=True)
     np.testing.assert_array_equal(again.boxes, table.boxes[table.images == 2])

@@ -99,10 +99,15 @@ def plain_losses(
         pool = torchvision.ops.roi_pool
     logits, deltas = [], []
     for output, sampled in zip(outputs, regions, strict=True):
-        cells = pool(output.features, [sampled.boxes], output_size=14, spatial_scale=1 / network.stride)
+        height, width = output.size
+        whole = sampled.boxes.new_tensor([[0, 0, width, height]])
+        regions_and_whole = [torch.cat((sampled.boxes, whole))]
+        cells = pool(output.features, regions_and_whole, output_size=14, spatial_scale=1 / network.stride)
         for block in network.region_head.body.layer4:
             cells = plain_block(block, cells)
-        features = cells.mean(dim=(2, 3))
+        features, context = cells.mean(dim=(2, 3)).split([len(sampled.boxes), 1])
+        if network.region_head.context:
+            features = torch.cat((features, context.expand_as(features)), dim=1)
         logits.append(network.region_head.class_logits(features))
         deltas.append(network.region_head.box_deltas(features).view(len(features), CLASSES, 4))
     return {
@@ -112,12 +117,12 @@ def plain_losses(
 
 
 def detector_and_pictures(
-    name: str, stride_in: str, pooling: str, sizes: tuple[tuple[int, int], ...]
+    name: str, stride_in: str, pooling: str, sizes: tuple[tuple[int, int], ...], context: bool = False
 ) -> tuple[FasterRCNN, list[Tensor], list[Tensor], list[Tensor]]:
     parts = [drawn_pictures(*size, CLASSES, count=1) for size in sizes]
     images, boxes, labels = ([picture for part in parts for picture in part[kind]] for kind in range(3))
     network_config = NetworkConfig.model_validate({"name": name, "width": 0.125, "stride_in": stride_in})
-    architecture = small_architecture(network=network_config, region_pooling=pooling)
+    architecture = small_architecture(network=network_config, region_pooling=pooling, context=context)
     network = lively_detector(architecture, CLASSES, images[0]).double().train()
     return network, images, [objects.double() for objects in boxes], labels
 
@@ -135,7 +140,17 @@ def our_losses(
     ("name", "stride_in"), [("resnet18", "1x1"), ("resnet50", "1x1"), ("resnet50", "3x3")]
 )
 def test_losses_and_all_gradients_equal_the_plain_detectors(name, stride_in, pooling, sizes):
-    network, *pictures = detector_and_pictures(name, stride_in, pooling, sizes)
+    assert_losses_and_gradients_equal(*detector_and_pictures(name, stride_in, pooling, sizes))
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("resnet18", "max"), ("resnet50", "align")])
+def test_with_global_context_they_equal_too(name, pooling):
+    """The gradient of each trunk weight has a share that came through the whole image's feature."""
+    sizes = ((96, 128), (133, 101))
+    assert_losses_and_gradients_equal(*detector_and_pictures(name, "3x3", pooling, sizes, context=True))
+
+
+def assert_losses_and_gradients_equal(network: FasterRCNN, *pictures: list[Tensor]) -> None:
     plain = copy.deepcopy(network)
     losses, expected = our_losses(network, *pictures, seed=1), plain_losses(plain, *pictures, seed=1)
     for term, loss in losses.items():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from detres.config import load_config
+from detres.data.preprocessing import TORCHVISION
+from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig
 from detres.detection.training_data import read_training_data
+from detres.errors import ConfigError
+from detres.peers.composition import torchvision_faster_rcnn
 from detres.peers.training import losses_side_by_side
 
 SETTINGS = [
@@ -37,3 +41,13 @@ def test_losses_stay_equal_to_torchvisions_over_20_steps():
     assert sums[0][0] != pytest.approx(sums[-1][0], rel=1e-2)  # something was learnt
     for ours, theirs in sums:
         assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("key", ["model.context", "test.refine", "test.vote", "test.flip", "test.scales"])
+def test_what_torchvision_has_nothing_like_is_not_left_out_in_silence(key):
+    value = "[64, 128]" if key == "test.scales" else "true"
+    config = load_config(DetectionConfig, None, [*SETTINGS, f"{key}={value}"])
+    architecture = config.architecture(config.model.network)
+    network = build_detector(architecture, 2, TORCHVISION)
+    with pytest.raises(ConfigError, match=f"{key}: torchvision's composition has nothing like it"):
+        torchvision_faster_rcnn(network, architecture, config.test)

@@ -22,7 +22,8 @@ from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
 ROBOFLOW = "_annotations.coco.json"
-OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
+PICTURES_ALONE = "image_info_"  # of the test sets: pictures and categories, no annotations
+OTHER_TASKS = ("captions_", "person_keypoints_", PICTURES_ALONE, "stuff_", "panoptic_")
 SNIFFED_BYTES = 65536
 
 
@@ -46,6 +47,21 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     return scan_file(
         path, directory, tuple(dict.fromkeys([name, *([split] if split else [])])), need_pictures
     )
+
+
+def scan_unlabelled(directory: Path, split: str) -> tuple[Annotations, Findings] | None:
+    """The pictures and classes of a split without annotations (`image_info_<split>.json`); None for any other split."""
+    files = {
+        path.stem.removeprefix(PICTURES_ALONE): path
+        for path in directory.glob(f"annotations/{PICTURES_ALONE}*.json")
+    }
+    near = [split] if split in files else [name for name in files if split in name]
+    labelled = any(
+        split in name for name in annotation_files(directory) if not name.startswith(PICTURES_ALONE)
+    )
+    if len(near) != 1 or labelled:
+        return None
+    return scan_file(files[near[0]], directory, (near[0],), need_pictures=True)
 
 
 def read_file(path: Path) -> tuple[Annotations, ReadReport]:
@@ -149,6 +165,8 @@ def _load(path: Path) -> dict:
         raise DataError(f"{path}: not UTF-8 text at byte {error.start}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if isinstance(content, dict) and path.stem.startswith(PICTURES_ALONE):
+        content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(

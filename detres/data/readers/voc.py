@@ -117,6 +117,36 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     ), findings
 
 
+def scan_unlabelled(directory: Path, split: str) -> tuple[Annotations, Findings] | None:
+    """The pictures of a devkit's split whose objects are not public (VOC 2012's test); None for any other split.
+
+    Fewer than half of such a split's pictures have an XML (some have one of another task, which is left aside).
+    Class names are not known from it: there are none.
+    """
+    findings = Findings()
+    listed_in = [(year, path) for year in _years(directory) if (path := _lists(year).get(split))]
+    ids: list[str] = []
+    files: list[Path | None] = []
+    labelled = 0
+    for year, path in listed_in:
+        of_year = pictures_in(year / "JPEGImages")
+        for stem in _listed_stems(path, findings):
+            ids.append(f"{year.name}/{stem}" if len(listed_in) > 1 else stem)
+            files.append(of_year.get(stem))
+            labelled += (year / "Annotations" / f"{stem}.xml").is_file()
+            if files[-1] is None:
+                findings.error("missing picture", f"{path}, '{stem}'", f"is not in {year / 'JPEGImages'}")
+    if 2 * labelled >= len(ids):
+        return None
+    paths = [str(file) for file in files if file is not None]
+    kept = [image_id for image_id, file in zip(ids, files, strict=True) if file is not None]
+    sizes = np.zeros((len(paths), 2), dtype=np.int64)
+    fill_sizes(paths, sizes, range(len(paths)), findings)
+    none, flags = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+    objects = Objects(none, np.zeros((0, 4)), none, flags, flags, np.zeros(0), str)
+    return assemble(paths, kept, sizes, objects, (), None, f"{directory} ({split})", findings), findings
+
+
 def _gather(
     pictures: list[Picture],
     described: dict[Path, Described],

@@ -1,0 +1,54 @@
+"""Box voting: a box that suppression kept moves to the mean of the boxes around it, weighted by their scores.
+
+Gidaris and Komodakis 2015 ("Object detection via a multi-region and semantic segmentation-aware CNN model"), the last
+step of their localisation scheme; He et al. 2015, Appendix B, Box refinement.
+
+M kept boxes, N voters (all boxes before suppression, the kept among them). Boxes are xyxy of one picture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detres.boxes.geometry import box_iou
+
+NEIGHBOURS = 0.5  # voters overlap by more than this (Gidaris and Komodakis 2015)
+
+
+def vote_boxes(
+    boxes: Tensor,
+    labels: Tensor,
+    voters: Tensor,
+    voter_scores: Tensor,
+    voter_labels: Tensor,
+    iou: float = NEIGHBOURS,
+) -> Tensor:
+    """Where the voters of its class say that each box is:
+
+        voted = box + sum_j w_j (voter_j - box) / sum_j w_j,   w_j = max(0, score_j),
+
+    over the voters j of the box's class with IoU(box, voter_j) > `iou`. That is their weighted mean, written so that
+    voters equal to the box leave it as it is to the last bit; a box without voters stays.
+
+    Args:
+        boxes: (M, 4) kept boxes.
+        labels: (M,) int64, their classes.
+        voters: (N, 4), same dtype.
+        voter_scores: (N,).
+        voter_labels: (N,) int64.
+        iou: Voters must overlap a box by more than this.
+
+    Returns:
+        (M, 4).
+    """
+    voted = boxes.clone()
+    for label in labels.unique():
+        rows = torch.nonzero(labels == label)[:, 0]
+        of_class = torch.nonzero(voter_labels == label)[:, 0]
+        kept, around = boxes[rows], voters[of_class]
+        weights = (box_iou(kept, around) > iou) * voter_scores[of_class].clamp(min=0)  # (m, n)
+        moves = (weights[:, :, None] * (around[None] - kept[:, None])).sum(dim=1)  # (m, 4)
+        total = weights.sum(dim=1, keepdim=True)
+        voted[rows] = kept + moves / torch.where(total > 0, total, torch.ones_like(total))
+    return voted
