@@ -122,7 +122,7 @@ def joint_or_alternating(config, task, network, folder) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("path", DETECTION, ids=name_of)
 def test_a_detector_trains_and_tests(path: Path, tmp_path: Path):
     config = load_config(DetectionConfig, path)
-    model = {"init": None, "network": network_of(config, path, NARROW)}
+    model = {"init": None, "init_classes": {}, "network": network_of(config, path, NARROW)}
     train_and_test(changed(shrunk(config), model=model), tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_a_detector_trains_and_tests(path: Path, tmp_path: Path):
 @pytest.mark.parametrize("path", DETECTION, ids=name_of)
 def test_a_detector_trains_and_tests_at_full_size(path: Path, tmp_path: Path):
     config = load_config(DetectionConfig, path)
-    model = {"init": None, "network": network_of(config, path, None)}
+    model = {"init": None, "init_classes": {}, "network": network_of(config, path, None)}
     train_and_test(changed(config, model=model), tmp_path)
 
 
