@@ -271,6 +271,11 @@ def test_a_classifier(tmp_path, pictures):
     both = classifier([pictures[1], Image.open(pictures[0])])
     assert both[1].names == classified.names
     assert torch.equal(both[1].scores, classified.scores)
+    assert not torch.equal(classifier(pictures[0], crops=10).scores, classified.scores)
+    with pytest.raises(UserError, match=r"no test option 'scale' of classifiers \(did you mean 'scales'\?\)"):
+        classifier(pictures[0], scale=(32,))
+    with pytest.raises(UserError, match="crops and scales are two ways"):
+        classifier(pictures[0], scales=(32,), crops=10)
     with pytest.raises(UserError, match="evaluate needs a detector, this is a Classifier"):
         detres.evaluate(classifier, "shapes:2", split="val")  # type: ignore[arg-type]
 
@@ -352,8 +357,14 @@ def test_files_that_make_no_ensemble(weights, tmp_path):
     lacking = rf"o\.safetensors: its 5 classes are not the 5 of .*: it lacks {CLASS_NAMES[-1]} and adds rings"
     for paths, message in (
         ([weights, other], lacking),
-        ([weights, classifier], r"c\.safetensors: weights for classification, an ensemble is of detectors"),
-        ([classifier, weights], "an ensemble is of detectors"),
+        (
+            [weights, classifier],
+            r"c\.safetensors: weights for classification; an ensemble has one task, the first's detection",
+        ),
+        (
+            [classifier, weights],
+            "weights for detection; an ensemble has one task, the first's classification",
+        ),
         ([weights, tmp_path / "none.safetensors"], "no such weights file"),
         ([], "0 weights files"),
     ):
@@ -409,3 +420,28 @@ def test_a_weights_file_is_read_once(write, tmp_path, monkeypatch):
     monkeypatch.setattr("detres.weights.ours.read_safetensors", counted)
     detres.load(weights, device="cpu")
     assert reads == [weights]
+
+
+def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, pictures):
+    """By hand from each alone; the second names its classes in another order."""
+    first = write_tiny_classifier(tmp_path / "a.safetensors")
+    tensors, metadata = read_weights(write_tiny_classifier(tmp_path / "b.safetensors"))
+    tensors["fc.weight"] = tensors["fc.weight"].flip(0) * 3
+    save_weights(
+        tmp_path / "b.safetensors",
+        tensors,
+        metadata.model_copy(update={"class_names": tuple(reversed(CLASS_NAMES))}),
+    )
+    alone = [
+        detres.load(path, device="cpu")(pictures[0], flip=True)
+        for path in (first, tmp_path / "b.safetensors")
+    ]
+    both = detres.load([first, tmp_path / "b.safetensors"], device="cpu")(pictures[0], flip=True)
+    for name, score in zip(both.names, both.scores.tolist(), strict=True):
+        expected = sum(one.scores[one.names.index(name)].item() for one in alone) / 2
+        assert score == pytest.approx(expected, rel=1e-5)
+    other = write_tiny_classifier(tmp_path / "c.safetensors", ("x", "y"))
+    with pytest.raises(
+        WeightsError, match=r"c\.safetensors: other classes than the first weights: unknown x, y"
+    ):
+        detres.load([first, other], device="cpu")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
+import pydantic
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detres.api.pictures import Picture, as_image
-from detres.classification.classifier import crop_of
-from detres.data.batching import to_tensor
-from detres.data.preprocessing import normalise
-from detres.data.transforms import centre_crop
-from detres.weights.ours import Metadata
+from detres.classification.config import TestConfig
+from detres.classification.testing import Member
+from detres.classification.views import Views, ViewSample, collate_views, view_scores
+from detres.errors import UserError, nearest
+
+OPTIONS = ("crops", "scales", "flip")
 
 
 @dataclass(frozen=True)
@@ -32,41 +34,69 @@ class Classified:
 
 
 class Classifier:
-    """A trained classification network: central crop, softmax (He et al. 2015, §3.4).
+    """Trained classification networks, one or an ensemble, whose scores are averaged (He et al. 2015, §3.4).
 
     Args:
-        network: The network in test mode, on its device.
-        metadata: The weights file's.
+        members: The networks in test mode, on their device, with what they expect; of the same class names.
+
+    Attributes:
+        class_names: K names, in the order of the first member.
+
+    Raises:
+        WeightsError: Class names differ; both sides are named.
     """
 
-    def __init__(self, network: nn.Module, metadata: Metadata):
-        self.network = network
-        self.metadata = metadata
-        self.class_names = metadata.class_names
-        self.crop = crop_of(metadata)
+    def __init__(self, members: Sequence[Member]):
+        self.members = list(members)
+        self.class_names = self.members[0].class_names
+        self._orders = [member.order_for(self.class_names) for member in self.members]
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
+        """Where the networks are."""
+        return next(self.members[0].network.parameters()).device
 
     @overload
-    def __call__(self, pictures: Picture) -> Classified: ...
+    def __call__(self, pictures: Picture, **options: Any) -> Classified: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Classified]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Classified | list[Classified]:
+    def __call__(self, pictures: Sequence[Picture], **options: Any) -> list[Classified]: ...
+    def __call__(
+        self, pictures: Picture | Sequence[Picture], **options: Any
+    ) -> Classified | list[Classified]:
         """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
 
+        Args:
+            pictures: One or several.
+            **options: `crops=10`, or `scales=(224, 256, ...)` for whole pictures; `flip=True` for their mirrors too.
+
         Raises:
-            UserError: A picture that cannot be read, an array of another form.
+            UserError: A picture that cannot be read, an array of another form, an unknown option.
         """
+        views = _views(options)
         if isinstance(pictures, (list, tuple)):
-            return [self._classify(as_image(picture)) for picture in pictures]
-        return self._classify(as_image(pictures))
+            return [self._classify(as_image(picture), views) for picture in pictures]
+        return self._classify(as_image(pictures), views)
 
     @torch.inference_mode()
-    def _classify(self, image: np.ndarray) -> Classified:
-        crop = to_tensor(centre_crop(image, self.crop)).to(self.device)
-        scores = self.network(normalise(crop[None], self.metadata.preprocessing)).softmax(dim=1)[0].cpu()
-        scores, order = scores.sort(descending=True, stable=True)
-        return Classified([self.class_names[label] for label in order.tolist()], scores)
+    def _classify(self, image: np.ndarray, views: Views) -> Classified:
+        total = torch.zeros(len(self.class_names), dtype=torch.float64)
+        for member, order in zip(self.members, self._orders, strict=True):
+            batch = collate_views([ViewSample(views.tensors(image, member.crop), 0)])
+            dense = bool(views.scales)
+            total += view_scores(member.network, member.preprocessing, batch, self.device, dense=dense)[
+                0, order
+            ]
+        scores, ranks = (total / len(self.members)).float().sort(descending=True, stable=True)
+        return Classified([self.class_names[label] for label in ranks.tolist()], scores)
+
+
+def _views(options: dict[str, Any]) -> Views:
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise UserError(f"no test option '{unknown[0]}' of classifiers{nearest(unknown[0], OPTIONS)}")
+    try:
+        return TestConfig.model_validate(options).views()
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "test options"
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from detres.api.classifier import Classifier
 from detres.api.detector import Detector, TrainedNetwork, detect_split
-from detres.classification import classifier
+from detres.classification.testing import member_of
 from detres.data.config import Source
 from detres.data.discover import select_classes
 from detres.data.sources import log_reports, read_sources
@@ -25,8 +25,8 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     """Rebuild a trained network from its weights file; nothing else is needed.
 
     Args:
-        weights: A `.safetensors` that a detres tool wrote; several of detectors with the same class names are an
-            ensemble (He et al. 2015, Appendix B).
+        weights: A `.safetensors` that a detres tool wrote; several with the same class names are an ensemble (He et al.
+            2015, §4.1 for classifiers, Appendix B for detectors).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
@@ -39,21 +39,21 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     if not paths:
         raise UserError("0 weights files: one is needed, or several of an ensemble")
     place = select_device(device)
-    networks = []
-    for path in paths:
-        tensors, metadata = read_weights(path)
-        if metadata.task == "classification" and len(paths) == 1:
-            network, _ = classifier.from_tensors(tensors, metadata, str(path))
-            return Classifier(network.to(place), metadata)
-        if metadata.task != "detection":
-            wanted = (
-                "an ensemble is of detectors"
-                if len(paths) > 1
-                else "which this version of detres does not use"
+    files = [(str(path), *read_weights(path)) for path in paths]
+    task = files[0][2].task
+    if task == "localization":
+        raise WeightsError(f"{paths[0]}: weights for {task}, which this version of detres does not use")
+    for path, _, metadata in files:
+        if metadata.task != task:
+            raise WeightsError(
+                f"{path}: weights for {metadata.task}; an ensemble has one task, the first's {task}"
             )
-            raise WeightsError(f"{path}: weights for {metadata.task}, {wanted}")
-        network, architecture = build.from_tensors(tensors, metadata, str(path))
-        networks.append(TrainedNetwork(for_inference(network.to(place)), architecture, metadata, str(path)))
+    if task == "classification":
+        return Classifier([member_of(tensors, metadata, path, place) for path, tensors, metadata in files])
+    networks = []
+    for path, tensors, metadata in files:
+        network, architecture = build.from_tensors(tensors, metadata, path)
+        networks.append(TrainedNetwork(for_inference(network.to(place)), architecture, metadata, path))
     return Detector(networks)
 
 

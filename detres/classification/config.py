@@ -5,11 +5,13 @@ He et al. 2015, §3.4.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from detres.classification.mixing import MixingConfig
+from detres.classification.views import Views
 from detres.config import Section
 from detres.data.config import CropConfig, Source
 from detres.networks.config import NetworkConfig
@@ -43,6 +45,9 @@ class ClassificationDataConfig(Section):
         ge=1,
         description="pictures over which that mean and the colours of `crop.pca_colour` are computed; null: all",
     )
+    mixing: MixingConfig = Field(
+        default=MixingConfig(), description="soft targets and mixed pictures in training (not in the paper)"
+    )
     unreadable: Literal["stop", "skip"] = Field(
         default="stop",
         description="a picture that cannot be read stops the run, or is left out, named and counted",
@@ -73,9 +78,30 @@ class ModelConfig(Section):
 
 
 class TestConfig(Section):
-    """How a classifier is tested: the central crop."""
+    """How a classifier is tested: on the central crop, ten crops, or whole pictures of several sizes."""
 
     batch: int = Field(default=64, ge=1, description="crops that go through the network at once")
+    crops: Literal[1, 10] = Field(
+        default=1, description="the central crop, or also the corners' and all mirrored; scores are averaged"
+    )
+    scales: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(),
+        description="fully convolutional on whole pictures of these shorter sides instead of crops"
+        " (the paper: [224, 256, 384, 480, 640]); scores are averaged",
+    )
+    flip: bool = Field(
+        default=False, description="average with the mirrored view's scores (not in the paper)"
+    )
+
+    def views(self) -> Views:
+        """What the network looks at."""
+        return Views(self.crops, self.scales, self.flip)
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        if self.scales and self.crops > 1:
+            raise ValueError("crops and scales are two ways to test: give one of them")
+        return self
 
 
 class ClassificationConfig(Section):

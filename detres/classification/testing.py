@@ -1,27 +1,32 @@
-"""Testing a classifier on the central crop of each picture.
+"""Testing classifiers, one or an ensemble, on views of each picture.
 
-He et al. 2015, §3.4 and §4.1. N pictures, K classes, s the crop's side.
+He et al. 2015, §3.4 and §4.1 (top-1 and top-5; ensembles average the scores). N pictures, K classes, s a crop's side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detres.classification.classifier import crop_of, from_tensors
 from detres.classification.pictures import LeftOut
+from detres.classification.views import ViewDataset, Views, collate_views, view_scores
 from detres.console import progress
-from detres.data.batching import (
-    ClassificationBatch,
-    ClassificationDataset,
-    collate_classification,
-    make_loader,
-)
+from detres.data.batching import ClassificationBatch, ClassificationDataset, make_loader
+from detres.data.config import CropConfig
 from detres.data.preprocessing import Preprocessing, normalise
+from detres.data.records import ImageLabels
+from detres.errors import WeightsError, listed
 from detres.evaluation.classification import cross_entropy, top_k_error
 from detres.training.feed import plain_errors
+from detres.weights.ours import Metadata, read_weights
+
+DENSE_BATCH = 8  # whole pictures of several sizes that one loader's batch holds
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class ClassificationFigures:
     Attributes:
         top1_error: Share of pictures whose best class is wrong, 0..1.
         top5_error: Share of pictures whose class is not among the best five; None for five classes or fewer.
-        loss: Mean softmax cross entropy.
+        loss: Mean of -log score of the right class (softmax cross entropy).
         images: Number of pictures.
         left_out: Pictures that could not be read.
     """
@@ -47,49 +52,189 @@ class ClassificationFigures:
         return {"top1_error": self.top1_error, "top5_error": self.top5_error}
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Class scores of the pictures that could be read.
+
+    Attributes:
+        scores: (N, K) float64, softmax, averaged over views and members.
+        labels: (N,) int64.
+        left_out: Pictures that could not be read.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    left_out: int
+
+    def in_order(self, order: Sequence[int]) -> Scores:
+        """The same with other labels: class i becomes what was class `order[i]`."""
+        place = np.argsort(np.asarray(order, dtype=np.int64))
+        return Scores(self.scores[:, order], place[self.labels], self.left_out)
+
+    def figures(self) -> ClassificationFigures:
+        """Top-1 and top-5 errors and the mean loss."""
+        with np.errstate(divide="ignore"):
+            loss = cross_entropy(np.log(self.scores), self.labels)
+        return ClassificationFigures(
+            top1_error=top_k_error(self.scores, self.labels, 1),
+            top5_error=top_k_error(self.scores, self.labels, 5),
+            loss=loss,
+            images=len(self.labels),
+            left_out=self.left_out,
+        )
+
+
+@dataclass(frozen=True)
+class Member:
+    """A classifier to be tested.
+
+    Attributes:
+        network: In evaluation mode.
+        preprocessing: What it expects.
+        crop: Sizes of its crops.
+        class_names: Its K classes.
+        source: Its file.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    crop: CropConfig
+    class_names: tuple[str, ...]
+    source: str = ""
+
+    def order_for(self, class_names: tuple[str, ...]) -> list[int]:
+        """Places of `class_names` among its own.
+
+        Raises:
+            WeightsError: Other classes; both sides are named.
+        """
+        unknown = [name for name in self.class_names if name not in class_names]
+        lacking = [name for name in class_names if name not in self.class_names]
+        if unknown or lacking:
+            raise WeightsError(
+                f"{self.source}: other classes than the first weights: unknown {listed(unknown) or 'none'}, "
+                f"missing {listed(lacking) or 'none'}"
+            )
+        return [self.class_names.index(name) for name in class_names]
+
+
+def read_members(paths: Sequence[str | Path], device: torch.device) -> list[Member]:
+    """Classifiers of an ensemble, on `device`, from their weights files.
+
+    Raises:
+        WeightsError: A file is not a classifier's, or has other classes than the first.
+    """
+    members: list[Member] = []
+    for path in paths:
+        member = member_of(*read_weights(path), path, device)
+        member.order_for(members[0].class_names if members else member.class_names)
+        members.append(member)
+    return members
+
+
+def member_of(
+    tensors: Mapping[str, Tensor], metadata: Metadata, path: str | Path, device: torch.device
+) -> Member:
+    """The classifier of a weights file that has been read, on `device`.
+
+    Raises:
+        WeightsError: Not a classifier's, or tensors that do not fit its own architecture.
+    """
+    if metadata.task != "classification":
+        raise WeightsError(
+            f"{path}: weights for {metadata.task}, not for classification; choose a classifier's file"
+        )
+    network, _ = from_tensors(tensors, metadata, str(path))
+    crop = crop_of(metadata)
+    return Member(network.to(device), metadata.preprocessing, crop, metadata.class_names, str(path))
+
+
+def classify_pictures(
+    member: Member,
+    pictures: ImageLabels,
+    views: Views = Views(),  # noqa: B008  frozen
+    *,
+    batch: int = 64,
+    workers: int = 0,
+    device: torch.device | None = None,
+    skip_unreadable: bool = False,
+    quiet: bool = False,
+) -> Scores:
+    """Scores of a classifier, its own classes in its own order.
+
+    Args:
+        member: The classifier.
+        pictures: Their labels are places in its classes.
+        views: What it looks at.
+        batch: Views that go through at once.
+        workers: Processes that decode.
+        device: Where the network is; None: the CPU.
+        skip_unreadable: Leave out, name and count pictures that cannot be read.
+        quiet: No progress on standard error.
+
+    Raises:
+        UserError: A picture cannot be read; a scale does not suit the network.
+    """
+    dataset = ViewDataset(pictures, member.crop, views, skip_unreadable=skip_unreadable)
+    together = DENSE_BATCH if views.scales else max(1, batch // views.crops)
+    keys = range(len(dataset))
+    batches = [list(keys[start : start + together]) for start in range(0, len(keys), together)]
+    loader = make_loader(dataset, batches, collate_views, workers=workers)
+    scores, labels, left_out = [], [], LeftOut()
+    device = device or torch.device("cpu")
+    with torch.inference_mode(), plain_errors():
+        for found in progress(loader, "classify", total=len(batches), quiet=quiet):
+            left_out.add(found.unreadable)
+            if len(found):
+                dense = bool(views.scales)
+                scores.append(
+                    view_scores(member.network, member.preprocessing, found, device, dense=dense, limit=batch)
+                )
+                labels.append(found.labels)
+    return Scores(
+        scores=torch.cat(scores).numpy() if scores else np.zeros((0, len(member.class_names))),
+        labels=torch.cat(labels).numpy() if labels else np.zeros(0, np.int64),
+        left_out=len(left_out),
+    )
+
+
+def average_scores(members: Sequence[Scores]) -> Scores:
+    """An ensemble's scores: the mean of its members', of the same pictures and classes in the same order."""
+    first = members[0]
+    assert all(np.array_equal(member.labels, first.labels) for member in members)
+    total = np.mean([member.scores for member in members], axis=0)
+    return Scores(total, first.labels, first.left_out)
+
+
 def evaluate_classifier(
     network: nn.Module,
     preprocessing: Preprocessing,
     pictures: ClassificationDataset,
+    views: Views = Views(),  # noqa: B008  frozen
     *,
     batch: int = 64,
     workers: int = 0,
     device: torch.device | None = None,
     quiet: bool = False,
 ) -> ClassificationFigures:
-    """Test a network, in evaluation mode and on `device`, on the crops of `pictures`.
+    """Figures of a network, in evaluation mode and on `device`.
 
     Args:
-        network: (N, 3, s, s) -> logits (N, K).
+        network: (V, 3, h, w) -> logits (V, K).
         preprocessing: What it expects.
-        pictures: The crops, made with `train=False`.
-        batch: Crops that go through at once.
+        pictures: Pictures and crops; those that cannot be read are left out where it skips them.
+        views: What the network looks at.
+        batch: Views that go through at once.
         workers: Processes that decode.
         device: Where the network is; None: the CPU.
         quiet: No progress on standard error.
     """
-    logits, labels, left_out = [], [], LeftOut()
-    keys = range(len(pictures))
-    batches = [list(keys[start : start + batch]) for start in range(0, len(keys), batch)]
-    loader = make_loader(pictures, batches, collate_classification, workers=workers)
-    with torch.inference_mode(), plain_errors():
-        for crops in progress(loader, "classify", total=len(batches), quiet=quiet):
-            left_out.add(crops.unreadable)
-            if not len(crops):
-                continue
-            logits.append(network(network_input(crops, preprocessing, device)).float().cpu())
-            labels.append(crops.labels)
-    all_logits = (
-        torch.cat(logits).numpy() if logits else np.zeros((0, len(pictures.pictures.class_names)), np.float32)
-    )
-    all_labels = torch.cat(labels).numpy() if labels else np.zeros(0, np.int64)
-    return ClassificationFigures(
-        top1_error=top_k_error(all_logits, all_labels, 1),
-        top5_error=top_k_error(all_logits, all_labels, 5),
-        loss=cross_entropy(all_logits, all_labels),
-        images=len(all_labels),
-        left_out=len(left_out),
-    )
+    labels = pictures.pictures
+    member = Member(network, preprocessing, pictures.crop, labels.class_names)
+    skip = pictures.skip_unreadable
+    return classify_pictures(
+        member, labels, views, batch=batch, workers=workers, device=device, skip_unreadable=skip, quiet=quiet
+    ).figures()
 
 
 def network_input(

@@ -5,16 +5,17 @@ He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.classification.classifier import prepare_for_training, write_classifier
 from detres.classification.config import ClassificationConfig
+from detres.classification.mixing import mix, soft_cross_entropy
 from detres.classification.pictures import LeftOut, hold_out, scan_pictures, select_classes
 from detres.classification.pixels import (
     PixelStatistics,
@@ -33,6 +34,8 @@ from detres.networks.resnet import ResNet
 from detres.networks.vgg import VGG
 from detres.training.loop import Figures, Task, train
 from detres.training.run_folder import RunFolder
+
+log = logging.getLogger("detres")
 
 TRAINING_ERROR = "top1_error"
 PIXELS = "pixels.npz"
@@ -67,6 +70,8 @@ def train_classifier(
     """
     data = data or read_training_pictures(config)
     log_reports(data.reports)
+    evaluated = f"evaluated on {len(data.val)} ({data.val.source})" if data.val else "not evaluated"
+    log.info("%d pictures of %d classes, %s", len(data.train), len(data.train.class_names), evaluated)
     statistics = _statistics(config, data.train, run.path / PIXELS, quiet=quiet)
     task = build_task(config, data.train, data.val, device, statistics=statistics, quiet=quiet)
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
@@ -130,11 +135,13 @@ def build_task(
         left_out.add(batch.unreadable)
         if not len(batch):
             raise DataError(f"no picture of a batch can be read: {listed(batch.unreadable, 3)}")
-        inputs = network_input(batch, preprocessing, device).contiguous(memory_format=layout)
+        mixed = mix(network_input(batch, preprocessing, device), config.data.mixing, generator)
         labels = batch.labels.to(device, non_blocking=True)
-        logits = network(inputs)  # (N, K)
+        logits = network(mixed.inputs.contiguous(memory_format=layout))  # (N, K)
+        smoothing = config.data.mixing.label_smoothing
+        loss = soft_cross_entropy(logits, labels, mixed.partners, mixed.share, smoothing)
         wrong = logits.detach().argmax(dim=1) != labels
-        return {"class": F.cross_entropy(logits, labels), TRAINING_ERROR: wrong.float().mean()}
+        return {"class": loss, TRAINING_ERROR: wrong.float().mean()}
 
     def evaluate(evaluated: nn.Module) -> Mapping[str, float | None]:
         assert val is not None
@@ -142,6 +149,7 @@ def build_task(
             evaluated,
             preprocessing,
             ClassificationDataset(val, crop, train=False, skip_unreadable=skip),
+            config.test.views(),
             batch=config.test.batch,
             workers=config.train.workers,
             device=device,

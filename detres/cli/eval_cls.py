@@ -1,6 +1,6 @@
-"""Test a classifier: top-1 and top-5 errors on central crops.
+"""Test classifiers: top-1 and top-5 errors by central crop, ten crops or whole pictures; several are an ensemble.
 
-He et al. 2015, §3.4 and §4.1.
+He et al. 2015, §3.4, §4.1, Tables 3 to 5.
 """
 
 from __future__ import annotations
@@ -11,26 +11,52 @@ from pathlib import Path
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.devices import select_device
 
-EXAMPLE = "detres eval-cls --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --split val"
+EXAMPLE = """
+detres eval-cls --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --split val
+detres eval-cls --weights a.safetensors b.safetensors --data imagenet --split val --scales 224 256 384 480 640
+"""
 
 
 def main(argv: list[str]) -> int | None:
     """Run `detres eval-cls`."""
-    parser = tool_parser("eval-cls", "Top-1 and top-5 errors of a classifier on central crops.", EXAMPLE)
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="weights of a classifier")
-    parser.add_argument("--split", metavar="NAME", help="split of the data (default: the only one)")
-    parser.add_argument("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
-    parser.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)"
+    parser = tool_parser("eval-cls", "Top-1 and top-5 errors of a classifier, or of an ensemble.", EXAMPLE)
+    add = parser.add_argument
+    add(
+        "--weights",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="weights of a classifier; of several the scores are averaged",
+    )
+    add("--split", metavar="NAME", help="split of the data (default: the only one)")
+    add("--crops", type=int, choices=(1, 10), default=1, help="the central crop (1, default), or ten")
+    add(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="SIDE",
+        help="whole pictures of these shorter sides instead of crops (the paper: 224 256 384 480 640)",
+    )
+    add("--flip", action="store_true", help="average with the mirrored view")
+    add("--batch", type=int, default=64, metavar="N", help="views at once (default: 64)")
+    add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    add(
+        "--unreadable",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what a picture that cannot be read does (default: stop)",
     )
     add_common_arguments(parser, "data", "device", "json", "quiet")
     arguments = parser.parse_args(argv)
+    if arguments.scales and arguments.crops > 1:
+        parser.error("--crops and --scales are two ways to test: give one of them")
 
-    from detres.classification.classifier import crop_of, read_classifier
     from detres.classification.pictures import read_pictures, select_classes
-    from detres.classification.testing import evaluate_classifier
+    from detres.classification.testing import average_scores, classify_pictures, read_members
+    from detres.classification.views import Views
     from detres.console import table
-    from detres.data.batching import ClassificationDataset
     from detres.data.config import Source
     from detres.errors import UserError
 
@@ -38,28 +64,48 @@ def main(argv: list[str]) -> int | None:
         raise UserError(
             "--data is missing: name the pictures to test on, e.g. --data tiny-imagenet.zip --split val"
         )
-    if arguments.batch < 1 or arguments.workers < 0:
-        raise UserError("--batch must be at least 1, --workers at least 0")
+    if arguments.batch < 1 or arguments.workers < 0 or min(arguments.scales, default=1) < 1:
+        raise UserError("--batch and --scales must be at least 1, --workers at least 0")
     device = select_device(arguments.device)
-    network, _, metadata = read_classifier(arguments.weights)
-    crop = crop_of(metadata)
+    views = Views(arguments.crops, tuple(arguments.scales), arguments.flip)
+    members = read_members(arguments.weights, device)
+    names, crop = members[0].class_names, members[0].crop
     source = Source(dir=arguments.data, split=arguments.split)
-    pictures = select_classes(read_pictures([source], side=crop.test_side or crop.size), metadata.class_names)
+    pictures = select_classes(read_pictures([source], side=crop.test_side or crop.size), names)
     begun = time.perf_counter()
-    found = evaluate_classifier(
-        network.to(device),
-        metadata.preprocessing,
-        ClassificationDataset(pictures, crop, train=False),
-        batch=arguments.batch,
-        workers=arguments.workers,
-        device=device,
-        quiet=arguments.quiet,
-    )
-    seconds = (time.perf_counter() - begun) / found.images
-    print(f"{arguments.weights} on {pictures.source}: {found.images} pictures")
-    table("Central crop", ("figure", "value"), found.errors().items())
-    write_json(
-        arguments.json,
-        {"figures": found.errors(), "images": found.images, "seconds_per_image": round(seconds, 6)},
-    )
+    scores = []
+    for member in members:
+        found = classify_pictures(
+            member,
+            select_classes(pictures, member.class_names),
+            views,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            device=device,
+            skip_unreadable=arguments.unreadable == "skip",
+            quiet=arguments.quiet,
+        )
+        scores.append(found.in_order(member.order_for(names)))
+    figures = average_scores(scores).figures()
+    seconds = (time.perf_counter() - begun) / max(figures.images, 1)
+    left_out = f", {figures.left_out} that cannot be read left out" if figures.left_out else ""
+    print(f"{pictures.source}: {figures.images} pictures{left_out}; {views}")
+    rows = [
+        (member.source, *one.figures().errors().values()) for member, one in zip(members, scores, strict=True)
+    ]
+    if len(members) > 1:
+        rows.append((f"ensemble of {len(members)}", *figures.errors().values()))
+    table("", ("weights", *figures.errors()), rows)
+    content = {
+        "figures": figures.errors(),
+        "images": figures.images,
+        "left_out": figures.left_out,
+        "views": str(views),
+        "seconds_per_image": round(seconds, 6),
+    }
+    if len(members) > 1:
+        content["members"] = {
+            member.source: one.figures().errors() for member, one in zip(members, scores, strict=True)
+        }
+    write_json(arguments.json, content)
     return None

@@ -1,4 +1,4 @@
-"""`detres prepare`: VOC, COCO or BCCD, downloaded where there is internet, or verified where it lies.
+"""`detres prepare`: a public data set, downloaded where there is internet, or verified where it lies.
 
 `datasets/prepare_<name>.py` are the same programs.
 """
@@ -13,12 +13,21 @@ from detres.cli.common import add_common_arguments, tool_parser, write_json
 EXAMPLE = """
 detres prepare voc
 detres prepare coco --years 2017 --data /data/coco
+detres prepare imagenet --archives /downloads --out /data
 """
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO = "http://images.cocodataset.org"
 BCCD = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
-YEARS = {"voc": ("2007", "2012"), "coco": ("2017", "2014"), "bccd": ("all",)}
-FOLDERS = {"voc": "", "coco": "coco", "bccd": "bccd"}
+CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+YEARS = {
+    "voc": ("2007", "2012"),
+    "coco": ("2017", "2014"),
+    "bccd": ("all",),
+    "cifar10": ("all",),
+    "imagenet": ("2012",),
+}
+FOLDERS = {"voc": "", "coco": "coco", "bccd": "bccd", "cifar10": "", "imagenet": "imagenet"}
+PICTURES = ("cifar10", "imagenet")  # for classification
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("datasets"), metavar="DIR", help="(default: datasets)"
     )
+    parser.add_argument(
+        "--archives",
+        type=Path,
+        metavar="DIR",
+        help="ImageNet: folder of the three official archives (default: downloads in its folder)",
+    )
     add_common_arguments(parser, "data", "json", "quiet")
     options = parser.parse_args(argv)
     years = options.years or (YEARS["voc"] if options.name == "voc" else YEARS[options.name][:1])
@@ -44,24 +59,36 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from detres.data.discover import resolve_directory
     from detres.data.download import prepare
+    from detres.data.imagenet import unpack_imagenet
 
     root = resolve_directory(options.data) if options.data else options.out / FOLDERS[options.name]
     found: dict[str, dict[str, int]] = {}
     for year in years:
         part = _part(options.name, year, root)
-        found[year] = prepare(part, root, download_allowed=not options.data)
-        for split, objects in found[year].items():
-            print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {objects} objects: complete")
+        pictures = options.name in PICTURES
+        if options.name == "imagenet" and not options.data:
+            unpack_imagenet(root, options.archives or root / "downloads")
+        found[year] = prepare(part, root, download_allowed=not options.data, pictures=pictures)
+        for split, count in found[year].items():
+            what = "classes" if pictures else "objects"
+            print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {count} {what}: complete")
     write_json(options.json, found)
 
 
 def _part(name: str, year: str, root: Path):
     """What `detres.data.download` needs to know of one year of a data set."""
     from detres.data.download import Archive, Part
+    from detres.data.imagenet import COUNTS
 
     if name == "bccd":
         archives = (Archive(BCCD, inside="BCCD_Dataset-master/BCCD"),)
         return Part(archives, "", {"train": 205, "val": 87, "test": 72})
+    if name == "cifar10":
+        archives = (Archive(CIFAR10, "c58f30108f718f92721af3b95e74349a"),)
+        folder = "" if (root / "data_batch_1").is_file() or root.is_file() else "cifar-10-batches-py"
+        return Part(archives, folder, {"train": 50_000, "test": 10_000})
+    if name == "imagenet":
+        return Part((), "", dict(COUNTS))
     if name == "coco":
         counts = {
             "2017": {"train2017": 118_287, "val2017": 5_000},

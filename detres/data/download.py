@@ -15,8 +15,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from detres.console import progress
 from detres.data.discover import read_annotations
+from detres.data.readers import cifar, folders
 from detres.errors import DataError, UserError
 from detres.files import atomic_path
 
@@ -60,7 +63,7 @@ class Part:
 
 
 def prepare(
-    part: Part, root: Path, *, unpack_into: str = "", download_allowed: bool = True
+    part: Part, root: Path, *, unpack_into: str = "", download_allowed: bool = True, pictures: bool = False
 ) -> dict[str, int]:
     """Make sure that a part of a data set lies under `root` and is complete.
 
@@ -69,20 +72,21 @@ def prepare(
         root: The data set's folder.
         unpack_into: Where its archives go, relative to `root`.
         download_allowed: False only verifies.
+        pictures: It is for classification: pictures by class, not objects in pictures.
 
     Returns:
-        Objects by split.
+        Objects (or classes) by split.
 
     Raises:
         UserError: Not there and not to be downloaded, no connection, a wrong checksum, or wrong counts.
     """
     place = root / part.folder
-    if not _seems_there(place):
+    if not (_has_pictures(place) if pictures else _seems_there(place)):
         if not download_allowed:
             raise UserError(f"{place} is not there; without --data it is downloaded")
         for archive in part.archives:
             unpack(fetch(archive, root / "downloads"), root / unpack_into, inside=archive.inside)
-    return verify(place, part.counts)
+    return verify_pictures(place, part.counts) if pictures else verify(place, part.counts)
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -91,9 +95,9 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if not target.is_file():
         with atomic_path(target) as beside:
             _download(archive.url, beside)
-            _check_sum(beside, archive)
+            check_sum(beside, archive)
     else:
-        _check_sum(target, archive)
+        check_sum(target, archive)
     return target
 
 
@@ -141,8 +145,31 @@ def verify(directory: Path, counts: dict[str, int]) -> dict[str, int]:
     return objects
 
 
+def verify_pictures(place: Path, counts: dict[str, int]) -> dict[str, int]:
+    """Compare the number of pictures of each split: CIFAR-10's own files, class folders or an archive of those.
+
+    Returns:
+        Classes by split.
+
+    Raises:
+        UserError: A split lacks pictures, or has more, or anything a reader calls an error.
+    """
+    classes = {}
+    batches = cifar.find(place)
+    for split, expected in counts.items():
+        found = cifar.read(batches, split) if batches else folders.read(place, split)[0]
+        if len(found) != expected:
+            raise DataError(f"{place}: split '{split}' has {len(found)} pictures, it should have {expected}")
+        classes[split] = len(np.unique(found.labels))
+    return classes
+
+
 def _seems_there(place: Path) -> bool:
     return (place / "Annotations").is_dir() or (place / "annotations").is_dir()
+
+
+def _has_pictures(place: Path) -> bool:
+    return place.is_file() or cifar.find(place) is not None or (place / "train").is_dir()
 
 
 def _download(url: str, target: Path) -> None:
@@ -158,7 +185,12 @@ def _download(url: str, target: Path) -> None:
         raise UserError(f"{url} cannot be downloaded ({reason}): {hint}") from error
 
 
-def _check_sum(path: Path, archive: Archive) -> None:
+def check_sum(path: Path, archive: Archive) -> None:
+    """Compare a file with the MD5 sum that is known of the archive, if any.
+
+    Raises:
+        DataError: They differ.
+    """
     if archive.md5 is None:
         return
     digest = hashlib.md5(usedforsecurity=False)

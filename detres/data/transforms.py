@@ -116,7 +116,7 @@ def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Gener
         (config.size, config.size, 3) uint8.
     """
     if config.train_sides is not None:
-        image = _resize_shorter(
+        image = resize_shorter(
             image, int(generator.integers(config.train_sides[0], config.train_sides[1] + 1))
         )
     image = _pad(image, config.pad, config.size)
@@ -128,16 +128,33 @@ def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Gener
 
 def centre_crop(image: np.ndarray, config: CropConfig) -> np.ndarray:
     """The central square of a picture with shorter side `config.test_side`: (config.size, config.size, 3) uint8."""
-    if config.test_side is not None:
-        image = _resize_shorter(image, config.test_side)
-    image = _pad(image, 0, config.size)
-    top, left = ((side - config.size) // 2 for side in image.shape[:2])
-    return image[top : top + config.size, left : left + config.size]
+    return _square(_for_test(image, config), 0.5, 0.5, config.size)
 
 
-def _resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
+def ten_crops(image: np.ndarray, config: CropConfig) -> list[np.ndarray]:
+    """The centre, the four corners and their mirrors (Krizhevsky et al. 2012, §4.1), each as `centre_crop`'s."""
+    image = _for_test(image, config)
+    places = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
+    crops = [_square(image, down, right, config.size) for down, right in places]
+    return crops + [crop[:, ::-1] for crop in crops]
+
+
+def resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
+    """The picture with a shorter side of `side` pixels, its shape kept: (h, w, 3) uint8."""
     scale = side / min(image.shape[:2])
     return resize_image(image, *(max(side, int(length * scale + 0.5)) for length in image.shape[:2]))
+
+
+def _for_test(image: np.ndarray, config: CropConfig) -> np.ndarray:
+    if config.test_side is not None:
+        image = resize_shorter(image, config.test_side)
+    return _pad(image, 0, config.size)
+
+
+def _square(image: np.ndarray, down: float, right: float, size: int) -> np.ndarray:
+    """The square at a share, 0..1, of the way down and right that it could go; halves are rounded down."""
+    top, left = int((image.shape[0] - size) * down), int((image.shape[1] - size) * right)
+    return image[top : top + size, left : left + size]
 
 
 def _pad(image: np.ndarray, margin: int, size: int) -> np.ndarray:

@@ -252,7 +252,9 @@ def _pooled_convolution(
     pooled = pool([F.conv2d(features, weight) for features in maps], conv.stride[0])
     if offset is None:
         return pooled
-    return pooled.add_(offset.to(pooled.dtype)[:, None, None])  # autocast: a wider offset would make a wide copy
+    return pooled.add_(
+        offset.to(pooled.dtype)[:, None, None]
+    )  # autocast: a wider offset would make a wide copy
 
 
 class CaffeMaxPool(nn.Module):

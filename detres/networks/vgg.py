@@ -9,6 +9,7 @@ Glossary: N images, R regions, C channels, H and W the sides of an image, h and 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.networks.config import Pool, scaled
@@ -71,6 +72,22 @@ class VGG(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), sides at least 32, to logits (N, num_classes)."""
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Fully convolutional ([41], §3.2): fc6 slides as a 7x7 convolution, logits are averaged over its positions.
+
+        Args:
+            images: (N, 3, H, W), sides at least 224; at 224 what `forward` gives.
+
+        Returns:
+            (N, num_classes).
+        """
+        fc6, fc7, last = (layer for layer in self.classifier if isinstance(layer, nn.Linear))
+        maps = self.features(images)  # (N, C, h, w)
+        kernel = fc6.weight.view(len(fc6.weight), -1, REGION_SIZE, REGION_SIZE)
+        maps = F.relu(F.conv2d(maps, kernel, fc6.bias))  # (N, hidden, h - 6, w - 6)
+        maps = F.relu(F.conv2d(maps, fc7.weight[:, :, None, None], fc7.bias))
+        return last(maps.mean(dim=(2, 3)))
 
 
 class VGGTrunk(nn.Module):

@@ -17,7 +17,7 @@ from detres.config import Length, Section
 from detres.errors import ConfigError, DataError
 
 # Keys that may differ between a run and its resumption: they do not change what a step does (`length` says where to
-# stop; a cosine schedule then bends towards the new end).
+# stop; a cosine schedule then bends towards the new end, and milestones in % move with it).
 FREE_AT_RESUME = frozenset({"length", "workers", "evaluate_every", "checkpoint_every", "log_every", "keep"})
 
 

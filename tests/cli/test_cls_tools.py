@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from detres.data.drawing import write_image
 from detres.data.shapes import shapes_labels
 from detres.errors import DataError, UserError, WeightsError
 from detres.weights.foreign import read_backbone
+from detres.weights.ours import read_weights, save_weights
 
 SMALL = (
     "model.network={name: resnet18, width: 0.125}",
@@ -59,6 +62,51 @@ def test_from_folders_to_a_backbone(tree, tmp_path, capsys):
     trained = read_backbone(weights)
     assert np.array_equal(backbone.tensors["conv1.weight"], trained.tensors["conv1.weight"])
     assert not np.array_equal(backbone.tensors["bn1.running_var"], trained.tensors["bn1.running_var"])
+
+
+def test_views_and_ensembles(tree, tmp_path, capsys):
+    """Twice the same network is that network; a mirrored list of classes is met by name."""
+    train(tree, tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    common = ["--data", str(tree), "--split", "val", "--workers", "0", "--device", "cpu", "--quiet"]
+
+    def figures(*options: str) -> dict:
+        eval_cls.main([*common, *options, "--json", str(tmp_path / "eval.json")])
+        return json.loads((tmp_path / "eval.json").read_text())
+
+    one = figures("--weights", str(weights), "--crops", "10")
+    assert one["views"] == "ten crops"
+    assert "members" not in one
+    tensors, metadata = read_weights(weights)
+    names = tuple(reversed(metadata.class_names))
+    for name in ("fc.weight", "fc.bias"):
+        tensors[name] = tensors[name].flip(0)
+    other = tmp_path / "other.safetensors"
+    save_weights(other, tensors, metadata.model_copy(update={"class_names": names}))
+    two = figures("--weights", str(weights), str(other), "--crops", "10")
+    assert two["figures"] == one["figures"]
+    assert two["members"] == {str(path): one["figures"] for path in (weights, other)}
+    assert "ensemble of 2" in capsys.readouterr().out
+    dense = figures("--weights", str(weights), "--scales", "32", "40", "--flip")
+    assert dense["views"] == "fully convolutional, shorter sides 32, 40, mirrored too"
+    with pytest.raises(UserError, match="--crops and --scales are two ways to test"):
+        figures("--weights", str(weights), "--crops", "10", "--scales", "32")
+
+
+def test_corrupt_picture_in_a_test(tree, tmp_path, capsys):
+    copy = tmp_path / "forms"
+    shutil.copytree(tree, copy)
+    train(tree, tmp_path / "run")
+    broken = sorted((copy / "val").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:60])
+    common = ["--weights", str(tmp_path / "run" / "model.safetensors"), "--data", str(copy), "--split", "val"]
+    common += ["--workers", "1", "--device", "cpu", "--quiet"]
+    with pytest.raises(DataError, match=re.escape(f"picture {broken} cannot be decoded")):
+        eval_cls.main(common)
+    eval_cls.main([*common, "--unreadable", "skip", "--json", str(tmp_path / "eval.json")])
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert (found["images"], found["left_out"]) == (15, 1)
+    assert "15 pictures, 1 that cannot be read left out; central crop" in capsys.readouterr().out
 
 
 def test_run_that_is_there_is_refused_and_resumed(tree, tmp_path):

@@ -291,3 +291,19 @@ def test_frozen_network_has_no_trainable_norm() -> None:
     assert set(frozen.state_dict()) == keys
     assert not any("bn" in name or "downsample.1" in name for name, _ in frozen.named_parameters())
     assert isinstance(frozen.layer1[0].downsample[1], FrozenBatchNorm2d)
+
+
+@torch.no_grad()
+def test_vgg_slides_its_first_layer_over_larger_pictures() -> None:
+    """Truth: `forward` at 224 px, and its mean over the four windows of 7 x 7 cells that a picture of 256 px has."""
+    network = small("vgg16")
+    for layer in network.classifier:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    images = torch.randn(2, 3, 224, 224)
+    torch.testing.assert_close(network.dense(images), network(images))
+    larger = torch.randn(1, 3, 256, 256)
+    maps = network.features(larger)  # (1, C, 8, 8)
+    windows = [maps[:, :, y : y + 7, x : x + 7] for y in (0, 1) for x in (0, 1)]
+    expected = torch.stack([network.classifier(window.flatten(1)) for window in windows]).mean(dim=0)
+    torch.testing.assert_close(network.dense(larger), expected)

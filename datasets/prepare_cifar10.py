@@ -1,0 +1,10 @@
+"""Downloads or verifies CIFAR-10: `detres prepare cifar10`, without installing detres."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from detres.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["prepare", "cifar10", *sys.argv[1:]])

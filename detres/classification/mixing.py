@@ -1,0 +1,120 @@
+"""Soft targets of the modern recipe: label smoothing, and pictures that are mixed in pairs.
+
+Szegedy et al. 2016, §7 (label smoothing); Zhang et al. 2018 (mixup); Yun et al. 2019 (CutMix). Not in He et al. 2015.
+
+N pictures of a batch, K classes, s the side of a crop. `share` is how much of a mixed picture is its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from detres.config import Section
+
+
+class MixingConfig(Section):
+    """Soft targets and mixed pictures in training; all off where the values are 0."""
+
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of each target that is spread over all classes"
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="a of Beta(a, a), from which the share of two overlaid pictures is drawn; 0: off",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        description="a of Beta(a, a), from which the share left of a picture that gets a rectangle of another is drawn;"
+        " 0: off. With mixup each batch takes one of the two",
+    )
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch of which picture i is mixed with picture `partners[i]`.
+
+    Attributes:
+        inputs: (N, 3, s, s), network input.
+        partners: (N,) int64, a permutation.
+        share: What is left of each picture itself, 0..1.
+    """
+
+    inputs: Tensor
+    partners: Tensor
+    share: float
+
+
+def mix(inputs: Tensor, config: MixingConfig, generator: torch.Generator) -> Mixed:
+    """Mix a batch by mixup or CutMix, one share and one rectangle for the whole batch; unchanged where both are off.
+
+    Args:
+        inputs: (N, 3, s, s); mixing is linear, so it may come after normalisation.
+        config: Which, and how much.
+        generator: The only source of randomness, on the CPU.
+    """
+    choices = [name for name in ("mixup", "cutmix") if getattr(config, name) > 0]
+    if not choices:
+        return Mixed(inputs, torch.arange(len(inputs), device=inputs.device), 1.0)
+    numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    choice = choices[int(numbers.integers(len(choices)))]
+    partners = torch.from_numpy(numbers.permutation(len(inputs))).to(inputs.device)
+    share = float(numbers.beta(getattr(config, choice), getattr(config, choice)))
+    if choice == "mixup":
+        return Mixed(overlay(inputs, partners, share), partners, share)
+    centre = float(numbers.random()), float(numbers.random())
+    return paste(inputs, partners, share, centre)
+
+
+def overlay(inputs: Tensor, partners: Tensor, share: float) -> Tensor:
+    """mixup: share * picture + (1 - share) * its partner."""
+    return torch.lerp(inputs[partners], inputs, share)
+
+
+def paste(inputs: Tensor, partners: Tensor, share: float, centre: tuple[float, float]) -> Mixed:
+    """CutMix: a rectangle of the partner in the same place, 1 - share of the picture's area before it is cut off.
+
+    Args:
+        inputs: (N, 3, h, w).
+        partners: (N,).
+        share: Drawn; the result's is that of the pixels really left.
+        centre: Of the rectangle, down and right, shares 0..1 of the sides.
+    """
+    sides = inputs.shape[2:]
+    half = [0.5 * side * (1.0 - share) ** 0.5 for side in sides]
+    begin = [max(0, round(side * at - h)) for side, at, h in zip(sides, centre, half, strict=True)]
+    end = [min(side, round(side * at + h)) for side, at, h in zip(sides, centre, half, strict=True)]
+    rows, columns = (slice(first, last) for first, last in zip(begin, end, strict=True))
+    mixed = inputs.clone()
+    mixed[:, :, rows, columns] = inputs[partners][:, :, rows, columns]
+    area = max(0, end[0] - begin[0]) * max(0, end[1] - begin[1])
+    return Mixed(mixed, partners, 1.0 - area / (sides[0] * sides[1]))
+
+
+def soft_cross_entropy(
+    logits: Tensor, labels: Tensor, partners: Tensor, share: float, label_smoothing: float
+) -> Tensor:
+    """Cross entropy with the targets' mixture, which is the mixture of two cross entropies.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
+        partners: (N,) int64.
+        share: Weight of a picture's own label.
+        label_smoothing: e: a target is (1 - e) of its class and e / K of every class.
+
+    Returns:
+        A scalar, the mean over pictures.
+    """
+    own = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if share == 1.0:
+        return own
+    others = F.cross_entropy(logits, labels[partners], label_smoothing=label_smoothing)
+    return share * own + (1.0 - share) * others
