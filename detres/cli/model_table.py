@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int | None:
         ],
     )
     table(
-        "Networks: multiply-adds of convolutions and fully connected layers; the paper's figure beside",
+        "Networks; beside them the paper's multiply-adds, of CIFAR networks its parameters",
         ("network", "options", "input", "parameters", "multiply-adds", "paper"),
         [
             (
