@@ -12,9 +12,9 @@ from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classi
 
 import detres
 from detres.api import Classifier, Detector, Found, as_image, detect_split
-from detres.data.batching import to_tensor
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image
+from detres.data.preprocessing import to_tensor
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image

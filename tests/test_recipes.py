@@ -19,8 +19,8 @@ from detres.classification.classifier import Architecture as ClassifierArchitect
 from detres.classification.classifier import build_classifier
 from detres.classification.config import ClassificationConfig
 from detres.config import load_config
-from detres.data.batching import DetectionDataset
 from detres.data.decoding import read_image
+from detres.data.detection_samples import DetectionDataset
 from detres.data.proposals import Proposals, write_proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from detres.boxes.geometry import scale_boxes
-from detres.data.batching import to_tensor
 from detres.data.decoding import read_image
-from detres.data.preprocessing import TORCHVISION, normalise
+from detres.data.preprocessing import TORCHVISION, normalise, to_tensor
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
 from detres.detection.build import build_detector

@@ -24,8 +24,9 @@ from detres.benchmark.detectors import SEED, DetectorOptions, drawn_pictures
 from detres.benchmark.evaluating import OBJECTS_PER_IMAGE, random_objects
 from detres.config import Length
 from detres.console import table
-from detres.data.batching import DetectionDataset, KeyBatches, collate_detection, make_loader
+from detres.data.batching import KeyBatches, make_loader
 from detres.data.config import AugmentationConfig, DetectionDataConfig, Source
+from detres.data.detection_samples import DetectionDataset, collate_detection
 from detres.data.discover import DATA_VARIABLE, list_splits, read_annotations, resolve_directory
 from detres.data.drawing import write_image
 from detres.data.sources import read_sources

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from detres.console import progress
-from detres.data.batching import ClassificationDataset, collate_classification, make_loader
+from detres.data.batching import make_loader
+from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.colours import ColourComponents, principal_components
 from detres.data.config import CropConfig
 from detres.data.discover import resolve_directory

@@ -20,7 +20,8 @@ from detres.classification.classifier import crop_of, read_classifier, thawed
 from detres.classification.pictures import select_classes
 from detres.classification.testing import network_input
 from detres.console import progress
-from detres.data.batching import ClassificationDataset, collate_classification, make_loader
+from detres.data.batching import make_loader
+from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.records import ImageLabels
 
 

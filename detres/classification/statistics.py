@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from detres.classification.classifier import crop_of, read_classifier, thawed, write_classifier
 from detres.classification.testing import network_input
 from detres.console import progress
-from detres.data.batching import (
+from detres.data.batching import make_loader
+from detres.data.classification_samples import (
     ClassificationBatch,
     ClassificationDataset,
     collate_classification,
-    make_loader,
 )
 from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels

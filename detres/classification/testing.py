@@ -17,7 +17,8 @@ from detres.classification.classifier import crop_of, from_tensors
 from detres.classification.pictures import LeftOut
 from detres.classification.views import ViewDataset, Views, collate_views, view_scores
 from detres.console import progress
-from detres.data.batching import ClassificationBatch, ClassificationDataset, make_loader
+from detres.data.batching import make_loader
+from detres.data.classification_samples import ClassificationBatch, ClassificationDataset
 from detres.data.config import CropConfig
 from detres.data.preprocessing import Preprocessing, normalise
 from detres.data.records import ImageLabels

@@ -25,7 +25,11 @@ from detres.classification.pixels import (
     save_pixel_statistics,
 )
 from detres.classification.testing import evaluate_classifier, network_input
-from detres.data.batching import ClassificationBatch, ClassificationDataset, collate_classification
+from detres.data.classification_samples import (
+    ClassificationBatch,
+    ClassificationDataset,
+    collate_classification,
+)
 from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels, ReadReport
 from detres.data.sources import log_reports

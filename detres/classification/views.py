@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from detres.data.batching import to_tensor
 from detres.data.config import CropConfig
 from detres.data.decoding import read_image
-from detres.data.preprocessing import Preprocessing, normalise
+from detres.data.preprocessing import Preprocessing, normalise, to_tensor
 from detres.data.records import ImageLabels
 from detres.data.transforms import centre_crop, resize_shorter, ten_crops
 from detres.errors import DataError, UserError

@@ -139,3 +139,8 @@ def normalise(
         mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1) * scale
     std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1) * scale
     return (pixels - mean) / std
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(h, w, 3) uint8 -> (3, h, w) uint8, contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

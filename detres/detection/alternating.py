@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from detres.boxes.geometry import box_iou, scale_boxes
 from detres.console import progress
-from detres.data.batching import DetectionDataset, DetectionSample, collate_detection, make_loader
+from detres.data.batching import make_loader
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.proposals import Proposals, write_proposals
 from detres.detection.config import DetectionConfig
 from detres.detection.faster_rcnn import FasterRCNN

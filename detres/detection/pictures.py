@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.batching import DetectionSample, load_picture
+from detres.data.detection_samples import DetectionSample, load_picture
 from detres.data.drawing import contact_sheet, draw_annotations, draw_detections, write_image
 from detres.data.records import Annotations, DetectionTable
 from detres.data.transforms import resize_image

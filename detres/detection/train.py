@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from detres.console import progress
-from detres.data.batching import DetectionDataset, DetectionSample, collate_detection, make_loader
+from detres.data.batching import make_loader
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.records import Annotations
 from detres.detection.build import prepare_for_training
 from detres.detection.config import Architecture, DetectionConfig

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detres.boxes.coding import Divisors
-from detres.data.batching import load_picture, to_tensor
+from detres.data.detection_samples import load_picture
+from detres.data.preprocessing import to_tensor
 from detres.data.records import Annotations
 from detres.data.transforms import resize_image
 from detres.detection.context import beside_context, whole_image_boxes

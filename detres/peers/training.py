@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from detres.boxes.geometry import scale_boxes
 from detres.console import progress
-from detres.data.batching import DetectionDataset, DetectionSample, collate_detection
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.records import Annotations, DetectionTable
 from detres.detection.build import prepare_for_training
 from detres.detection.config import DetectionConfig

@@ -14,7 +14,7 @@ from detres.benchmark.evaluating import compare_figures, random_detections, rand
 from detres.benchmark.loading import chosen_data, compare_objects, write_data_set
 from detres.benchmark.operators import compare_indices, compare_maps, rpn_like_boxes
 from detres.benchmark.training_steps import compare_losses
-from detres.data.batching import DetectionDataset
+from detres.data.detection_samples import DetectionDataset
 from detres.data.discover import DATA_VARIABLE, read_annotations
 from detres.errors import UserError
 from detres.evaluation.coco import evaluate_coco

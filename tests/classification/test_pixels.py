@@ -17,7 +17,7 @@ from detres.classification.pixels import (
 )
 from detres.classification.train import build_task, train_classifier
 from detres.config import load_config
-from detres.data.batching import ClassificationDataset
+from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import CropConfig, Source
 from detres.errors import DataError
 from detres.training.run_folder import RunFolder

@@ -12,7 +12,7 @@ from detres.classification.classifier import build_classifier, read_classifier, 
 from detres.classification.config import Architecture
 from detres.classification.statistics import write_statistics
 from detres.classification.testing import network_input
-from detres.data.batching import ClassificationDataset, collate_classification
+from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shapes import shapes_labels

@@ -13,7 +13,7 @@ from detres.classification.pictures import hold_out, read_pictures
 from detres.classification.testing import evaluate_classifier
 from detres.classification.train import build_task, read_training_pictures, train_classifier
 from detres.config import load_config
-from detres.data.batching import ClassificationDataset
+from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import Source
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image

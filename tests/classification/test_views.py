@@ -22,9 +22,9 @@ from detres.classification.testing import (
     read_members,
 )
 from detres.classification.views import Views, ViewSample, collate_views, view_scores
-from detres.data.batching import ClassificationDataset, to_tensor
+from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import CropConfig
-from detres.data.preprocessing import TORCHVISION, MeanImage, Preprocessing, normalise
+from detres.data.preprocessing import TORCHVISION, MeanImage, Preprocessing, normalise, to_tensor
 from detres.data.records import ImageLabels, Strings
 from detres.data.shapes import shapes_labels
 from detres.data.transforms import centre_crop, resize_shorter, ten_crops

@@ -10,17 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from detres.data.batching import (
-    ClassificationDataset,
-    DetectionDataset,
-    DetectionSample,
-    KeyBatches,
-    collate_classification,
-    collate_detection,
-    load_picture,
-    make_loader,
-)
+from detres.data.batching import KeyBatches, make_loader
+from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.config import AugmentationConfig, CropConfig
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection, load_picture
 from detres.data.records import Annotations, Strings
 from detres.data.shapes import shapes_annotations, shapes_labels
 from detres.errors import UserError

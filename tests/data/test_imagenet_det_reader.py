@@ -13,7 +13,7 @@ from make_data import picture, xml
 
 from detres.cli import eval_det, prepare_imagenet_det
 from detres.data.balance import balanced_halves, class_counts, relative_imbalance
-from detres.data.batching import DetectionDataset
+from detres.data.detection_samples import DetectionDataset
 from detres.data.discover import find_format, list_splits, read_annotations, read_union
 from detres.data.readers import imagenet_det
 from detres.data.records import DetectionTable

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from detres.data.batching import DetectionDataset
 from detres.data.config import AugmentationConfig
+from detres.data.detection_samples import DetectionDataset
 from detres.data.proposals import Proposals, write_proposals
 from detres.data.shapes import shapes_annotations
 from detres.errors import DataError

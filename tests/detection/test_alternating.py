@@ -15,7 +15,7 @@ import torch
 
 import detres.training.loop as loop
 from detres.config import Length, load_config
-from detres.data.batching import DetectionDataset, collate_detection
+from detres.data.detection_samples import DetectionDataset, collate_detection
 from detres.data.proposals import Proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detres.config import load_config
-from detres.data.batching import DetectionDataset
+from detres.data.detection_samples import DetectionDataset
 from detres.data.discover import read_annotations
 from detres.data.preprocessing import TORCHVISION, normalise
 from detres.data.records import Annotations

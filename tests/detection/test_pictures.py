@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from detectors import annotations_of
 
-from detres.data.batching import DetectionSample
 from detres.data.decoding import read_image
+from detres.data.detection_samples import DetectionSample
 from detres.data.drawing import class_colour, write_image
 from detres.data.records import DetectionTable
 from detres.detection.pictures import LARGEST_SIDE, READABLE_SIDE, draw_batch, draw_split
