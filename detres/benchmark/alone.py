@@ -7,6 +7,8 @@ what PyTorch allocated there.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -18,10 +20,12 @@ from typing import Any, Protocol
 import torch
 
 from detres.benchmark import load
-from detres.benchmark.cases import OURS, Case
+from detres.benchmark.cases import Case
 from detres.devices import keep_freed_memory
 
 MIB = 2**20
+RESET_PEAK = "5"  # proc(5), /proc/PID/clear_refs
+SECONDS_TO_END = 10.0  # before a process is ended
 SHORTEST_SAMPLE = (
     0.1  # seconds; shorter runs are repeated within a sample (/proc/stat counts in steps of 0.01 s)
 )
@@ -39,6 +43,7 @@ class Request:
         form: Name of the form.
         device: Where it runs.
         threads: Of PyTorch.
+        keep_memory: Whether the process keeps freed memory (see `devices.keep_freed_memory`).
     """
 
     cases: Callable[[Any], list[Case]]
@@ -48,6 +53,7 @@ class Request:
     form: str
     device: str
     threads: int
+    keep_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Sampled(Protocol):
         ...
 
     def peak_mib(self) -> float | None:
-        """Peak memory up to now in MiB; None where the system does not tell."""
+        """Peak memory of the samples up to now in MiB; None where the system does not tell."""
         ...
 
     def close(self) -> None:
@@ -84,9 +90,11 @@ class SideHere:
         self._device = torch.device(request.device)
         self._run = form.prepare().run
         self._repeats: int | None = None
+        _forget_peak(self._device)
 
     def sample(self) -> Sample:
         if self._repeats is None:
+            self._seconds(1)  # cold: longer than those that follow
             self._repeats = max(1, round(SHORTEST_SAMPLE / max(self._seconds(1), 1e-6)))
         before = load.read_cpu_times()
         seconds = self._seconds(self._repeats)
@@ -119,6 +127,15 @@ class SideHere:
             torch.cuda.synchronize(self._device)
 
 
+def _forget_peak(device: torch.device) -> None:
+    """What building took (a peer's twin, an export) is not the peak of running: begin again at what is held now."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # not Linux: the peak includes the building
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
+
+
 class SideAlone:
     """The form of a request in a process of its own.
 
@@ -141,7 +158,8 @@ class SideAlone:
 
     def close(self) -> None:
         self._connection.close()  # which ends the process
-        self._process.join()
+        self._process.join(SECONDS_TO_END)
+        self._process.terminate()
 
     def _ask(self, what: str) -> Any:
         self._connection.send(what)
@@ -150,8 +168,8 @@ class SideAlone:
 
 def _serve(connection: Connection, request: Request) -> None:
     """The process: answer what is asked until the connection ends."""
-    if request.side == OURS:
-        keep_freed_memory()  # as our tools do; peers run as PyTorch's defaults have it
+    if request.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(request.threads)
     side = SideHere(request)
     while True:

@@ -5,6 +5,7 @@ Samples during which other processes used the CPU are dropped (see `load`); medi
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,18 +190,15 @@ def summary(samples: Sequence[Sample], most: float = MOST_OTHER_LOAD) -> Times:
 
 def _fastest(side: Side, start: Callable[[Side, Form], Sampled]) -> tuple[Form, Sampled]:
     """The form whose sample is fastest, started; a single one is taken as it is."""
-    best: tuple[Form, Sampled] | None = None
-    shortest = 0.0
-    for form in side.forms:
-        started = start(side, form)
-        if len(side.forms) == 1:
-            return form, started
-        seconds = started.sample().seconds
-        if best is None or seconds < shortest:
-            if best:
-                best[1].close()
-            best, shortest = (form, started), seconds
-        else:
-            started.close()
-    assert best is not None
-    return best
+    started: list[tuple[Form, Sampled]] = []
+    with contextlib.ExitStack() as at_failure:
+        for form in side.forms:
+            started.append((form, start(side, form)))
+            at_failure.callback(started[-1][1].close)
+        one = len(started) == 1
+        fastest = started[0] if one else min(started, key=lambda pair: pair[1].sample().seconds)
+        at_failure.pop_all()
+    for _, other in started:
+        if other is not fastest[1]:
+            other.close()
+    return fastest

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from detres.benchmark.alone import Request, Sampled, SideAlone
-from detres.benchmark.cases import TORCHVISION, Case, Form, Side
+from detres.benchmark.cases import OURS, TORCHVISION, Case, Form, Side
 from detres.benchmark.exported import EXPORTED, missing_packages
 from detres.benchmark.load import STAT, cores
 from detres.benchmark.measuring import measure
@@ -28,6 +28,7 @@ def measure_cases(
     rounds: int,
     device: torch.device,
     together: str = "",
+    same_allocator: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure, print a table of each case, and give what `--json` holds.
@@ -38,6 +39,7 @@ def measure_cases(
         rounds: Samples of each side.
         device: Where it runs.
         together: Title of one table for all cases, which then have no peers.
+        same_allocator: Peers keep freed memory as our tools do; else they run as PyTorch's defaults have it.
         quiet: No progress.
 
     Returns:
@@ -58,8 +60,10 @@ def measure_cases(
     for case in cases:
 
         def start(side: Side, form: Form, case: Case = case) -> Sampled:
+            keep = same_allocator or side.name == OURS
             threads = torch.get_num_threads()
-            return SideAlone(Request(make, options, case.name, side.name, form.name, str(device), threads))
+            names = case.name, side.name, form.name
+            return SideAlone(Request(make, options, *names, str(device), threads, keep))
 
         ceiling = ceilings[case.precision] if case.precision else None
         results = measure(case, rounds, ceiling=ceiling, start=start, quiet=quiet)
@@ -76,6 +80,7 @@ def measure_cases(
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "same_allocator": same_allocator,
         "ceilings": {
             str(precision).removeprefix("torch."): 2 * value for precision, value in ceilings.items()
         },

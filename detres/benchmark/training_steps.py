@@ -102,7 +102,9 @@ def train_cls_cases(options: ClassifierOptions) -> list[Case]:
             cases.append(
                 Case(
                     name=f"train-cls {name} {side} {precision}",
-                    ours=one_form(OURS, partial(prepare, False, True)),
+                    ours=one_form(
+                        OURS, partial(prepare, low, True)
+                    ),  # channels-last in bfloat16, as training has it
                     peers=(Side(TORCHVISION, forms),),
                     compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
                     precision=torch.bfloat16 if low else torch.float32,
@@ -159,7 +161,7 @@ def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last
     if channels_last:
         peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     del network
-    pictures = drawn_pictures(options.size, options.batch, options.device)
+    pictures = crowded(drawn_pictures(options.size, options.batch, options.device), options)
 
     def losses() -> Losses:
         targets = peer_targets(pictures.boxes, pictures.labels)

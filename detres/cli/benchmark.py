@@ -25,8 +25,8 @@ PRECISIONS = ("float32", "bfloat16")
 DETECTOR = {"network", "width", "size", "precision", "device"}
 # The options of each sub-command, and how many samples of each side are taken unless --rounds says otherwise.
 OPTIONS = {
-    "infer": DETECTOR | {"proposals", "batch", "peers"},
-    "train": DETECTOR | {"batch"},
+    "infer": DETECTOR | {"proposals", "batch", "peers", "same_allocator"},
+    "train": DETECTOR | {"batch", "same_allocator"},
     "train-cls": {"network", "size", "precision", "batch", "device"},
     "pool": {"size", "proposals", "precision", "device"},
     "nms": {"size", "device"},
@@ -93,6 +93,12 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     add("--workers", type=int, nargs="+", metavar="N", help="loader: numbers of loading processes (0 1 2)")
     add("--steps", type=int, metavar="N", help="loader: training steps in which waiting is measured (20)")
     add("--rounds", type=int, metavar="N", help="samples of each side, taken in turns")
+    add(
+        "--same-allocator",
+        action="store_true",
+        default=None,
+        help="infer, train: peers keep freed memory too, as our tools do; else they run as PyTorch's defaults have it",
+    )
     add_common_arguments(parser, "data", "device", "json", "quiet")
     parser.set_defaults(device=None)
     arguments = parser.parse_args(argv)
@@ -160,6 +166,7 @@ def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
         rounds=arguments.rounds or ROUNDS[what],
         device=device,
         together="How ours grows" if what == "growth" else "",
+        same_allocator=bool(arguments.same_allocator),
         quiet=arguments.quiet,
     )
 

@@ -93,6 +93,7 @@ def test_a_case_is_measured():
     ours, peer = measure(case_of(1.0, 1.0625, units=2), 2, ceiling=None, start=start, quiet=True)
     assert calls[:3] == ["peer one", "peer two", "peer one ended"]
     assert calls[3:5] == ["detres", "peer two"]  # warm-up
+    assert calls.count("peer one") == 1
     assert calls[-2:] == ["detres ended", "peer two ended"]
     assert (ours.name, ours.form, ours.difference, ours.operations, ours.peak_mib) == (
         "detres",
@@ -104,6 +105,19 @@ def test_a_case_is_measured():
     assert (ours.times.median, ours.times.samples) == ((3 + 4) / 2 / 2, 2)
     assert (peer.name, peer.form, peer.difference) == ("peer", "two", 0.0625)
     assert peer.times.median == (6 + 7) / 2 / 2
+
+
+def test_where_a_form_fails_those_that_run_are_ended():
+    calls: list[str] = []
+
+    def start(side: Side, form: Form) -> Noted:
+        if form.name == "two":
+            raise EOFError("no memory left")
+        return Noted(f"{side.name} {form.name}".strip(), calls)
+
+    with pytest.raises(EOFError):
+        measure(case_of(1.0, 1.0), 1, ceiling=None, start=start, quiet=True)
+    assert sorted(calls) == ["detres ended", "peer one ended"]
 
 
 def test_disagreement_is_an_error_that_names_both():
