@@ -153,7 +153,8 @@ def region_step_losses(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """`region_class` and `region_box` of a batch whose samples bring their proposals (steps 2 and 4)."""
-    maps = network.maps([sample.image.to(device, non_blocking=True) for sample in samples])
+    images = [sample.image.to(device, non_blocking=True) for sample in samples]
+    maps = network.maps(images)
     targets = []
     for sample in samples:
         assert sample.proposals is not None
@@ -167,7 +168,8 @@ def region_step_losses(
                 generator,
             )
         )
-    logits, deltas = network.region_head(maps, [target.boxes for target in targets])
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    logits, deltas = network.region_head(maps, [target.boxes for target in targets], sizes)
     return region_losses(logits, deltas, targets, options.region_beta)
 
 

@@ -13,6 +13,8 @@ import torch
 from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classifier
 
 from detres.config import load_config
+from detres.data.discover import read_annotations
+from detres.data.readers.voc import CLASS_NAMES as VOC_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.detection.config import DetectionConfig
 from detres.detection.faster_rcnn import FasterRCNN
@@ -127,3 +129,13 @@ def test_a_backbone_is_left_to_the_backbone(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     with pytest.raises(ConfigError, match=r"c\.safetensors is no detector's weights"):
         started(init, aliases={NAMES[0]: "a"})
+
+
+def test_every_class_of_voc_is_one_of_cocos_by_the_recipes_table(real_data):
+    """Truth: COCO's own 80 names and VOC's 20."""
+    coco, _ = read_annotations(real_data / "coco_val50", None)
+    for name in ("r101_c4_plus.yaml", "r101_c4_plus_07pp12.yaml"):
+        recipe = Path(__file__).resolve().parents[2] / "configs" / "voc" / name
+        other = load_config(DetectionConfig, recipe).model.init_classes
+        assert {other.get(name, name) for name in VOC_NAMES} < set(coco.class_names)
+        assert set(other) == set(VOC_NAMES) - set(coco.class_names)
