@@ -15,7 +15,8 @@ def main() -> int:
         "format": [*python, "ruff", "format", "--check", "."],
         "lint": [*python, "ruff", "check", "."],
         "types": [*python, "pyright", "--pythonpath", sys.executable],
-        "tests": [*python, "pytest", *arguments],
+        # One process a core, each test on one thread; `-n 0` among the arguments goes back to one process.
+        "tests": [*python, "pytest", "-n", "auto", "--dist", "worksteal", *arguments],
     }
     seconds: dict[str, float] = {}
     failed = []
