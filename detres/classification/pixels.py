@@ -24,6 +24,7 @@ from detres.data.records import ImageLabels
 from detres.errors import DataError
 from detres.files import atomic_path
 from detres.training.feed import plain_errors
+from detres.unpickling import DAMAGE
 
 BATCH = 256
 
@@ -104,7 +105,7 @@ def read_pixel_statistics(path: Path, side: int) -> PixelStatistics | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             statistics = PixelStatistics(content["mean"], content["covariance"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except DAMAGE:
         return None
     return statistics if statistics.mean.shape == (3, side, side) else None
 
@@ -122,7 +123,7 @@ def read_mean_picture(name: str, side: int) -> Preprocessing:
     path = resolve_directory(name)
     try:
         mean = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise DataError(f"data.mean: {path} is not a .npy file ({error})") from error
     if not isinstance(mean, np.ndarray) or mean.shape != (3, side, side) or mean.dtype.kind not in "fiu":
         form = f"{mean.shape} {mean.dtype}" if isinstance(mean, np.ndarray) else "no array"

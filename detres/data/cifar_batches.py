@@ -6,14 +6,13 @@ Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html. A picture is named
 from __future__ import annotations
 
 import functools
-import pickle
 import re
 from pathlib import Path
 
 import numpy as np
 
 from detres.errors import DataError
-from detres.unpickling import ArrayUnpickler, RefusedGlobal
+from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
 MEMBER = re.compile(r"(?P<file>(?:.*[/\\])?(?:data_batch_\d|test_batch)(?:\.bin)?)!(?P<index>\d+)")
 SIDE = 32
@@ -85,8 +84,12 @@ def _read_pickled(path: str) -> tuple[np.ndarray, np.ndarray]:
         or pixels.dtype != np.uint8
     ):
         raise DataError(f"{path}: not CIFAR-10's: 'data' is not (N, {PIXELS}) uint8")
-    if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise DataError(f"{path}: not CIFAR-10's: 'labels' is not a list of {len(pixels)}")
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(pixels)
+        or not all(isinstance(label, int) and abs(label) < 2**31 for label in labels)
+    ):
+        raise DataError(f"{path}: not CIFAR-10's: 'labels' is not a list of {len(pixels)} integers")
     return pixels, np.array(labels, dtype=np.int64)
 
 
@@ -99,7 +102,9 @@ def _unpickle(path: str) -> dict[str, object]:
         raise DataError(
             f"{path}: the pickle names '{error.name}', which pictures do not need and which could run code; refused"
         ) from error
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except DAMAGE as error:
         raise DataError(f"{path} is truncated or not a pickle ({error}): unpack the archive again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not CIFAR-10's: a pickled {type(content).__name__}, not a dictionary")

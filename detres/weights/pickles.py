@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from detres.errors import WeightsError
-from detres.unpickling import ArrayUnpickler, RefusedGlobal
+from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
 # torch.save's older form starts with this number, pickled by itself (torch/serialization.py, MAGIC_NUMBER).
 TORCH_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -48,7 +48,7 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
         if named:
             raise _refusal(path, named.group(1)) from error
         raise _damaged(path, error) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping):
         raise WeightsError(
@@ -61,8 +61,11 @@ def is_npz(path: Path) -> bool:
     """Whether a file is numpy's archive of arrays."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except DAMAGE:
+        return False  # reading it as a pickle says what is wrong
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
@@ -75,7 +78,7 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: _tensors(arrays[name]) for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise _damaged(Path(path), error) from error
 
 

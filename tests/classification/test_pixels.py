@@ -52,6 +52,10 @@ def test_statistics_are_those_of_all_pictures_at_once(tmp_path):
     assert np.array_equal(again.covariance, found.covariance)
     assert read_pixel_statistics(tmp_path / "pixels.npz", 32) is None
     assert read_pixel_statistics(tmp_path / "none.npz", 24) is None
+    whole = (tmp_path / "pixels.npz").read_bytes()
+    for size in range(0, len(whole), 997):
+        (tmp_path / "cut.npz").write_bytes(whole[:size])
+        assert read_pixel_statistics(tmp_path / "cut.npz", 24) is None
 
 
 def test_mean_travels_with_the_weights_and_is_what_the_network_saw(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detres.classification.pictures import read_pictures, sources_of
+from detres.data.cifar_batches import read_batch
 from detres.data.config import Source
 from detres.data.decoding import read_image
 from detres.data.readers import cifar
@@ -117,3 +118,13 @@ def test_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
     (tmp_path / "data_batch_1").write_bytes(as_python2([1]))
     with pytest.raises(DataError, match="a pickled list, not a dictionary"):
         cifar.read(tmp_path, "train")
+
+
+def test_labels_that_are_no_integers_are_named(tmp_path):
+    (tmp_path / "batches.meta").write_bytes(as_python2({"label_names": NAMES}))
+    flat = content(1)[0].reshape(3, -1)
+    for labels in (["a", "b", "c"], [1, 2, 10**30]):
+        (tmp_path / "data_batch_1").write_bytes(as_python2({"data": flat, "labels": labels}))
+        with pytest.raises(DataError, match="'labels' is not a list of 3 integers"):
+            cifar.read(tmp_path, "train")
+        read_batch.cache_clear()

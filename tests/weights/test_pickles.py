@@ -131,3 +131,26 @@ def test_lists_of_arrays_and_single_numbers_keep_their_shapes(tmp_path):
     read = read_pickle(tmp_path / "w.pkl")
     assert [tuple(blob.shape) for blob in read["fc1000"]] == [(2, 3), (2,)]
     assert (read["count"].shape, int(read["count"])) == ((), 7)
+
+
+def test_damage_of_any_kind_is_named(tmp_path):
+    """One byte at a time overwritten: the arrays come out, or the file is named."""
+    np.savez_compressed(tmp_path / "w.npz", w=np.arange(60.0), v=np.ones((2, 2)))
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": np.arange(3.0), "text": "a"}, protocol=4))
+    for name, read in (("w.npz", read_arrays), ("w.pkl", read_pickle)):
+        whole = (tmp_path / name).read_bytes()
+        broken = tmp_path / f"broken.{name}"
+        refused = 0
+        for place in range(0, len(whole), 2):
+            for value in (whole[place] ^ 0x80, 255):
+                broken.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+                try:
+                    read(broken)
+                except WeightsError:
+                    refused += 1
+        assert refused > 20
+    (tmp_path / "frame.pkl").write_bytes(b"\x80\x04\x95" + b"\xff" * 7 + b"\x7fN.")
+    with pytest.raises(WeightsError, match="truncated or not a weights pickle"):
+        read_pickle(tmp_path / "frame.pkl")
+    (tmp_path / "z.npz").write_bytes(b"PK\x03\x04" + b"\xff" * 80)
+    assert not is_npz(tmp_path / "z.npz")
