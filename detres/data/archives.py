@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
+import posixpath
 import re
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from detres.errors import DataError
+from detres.unpickling import DAMAGE
 
 MEMBER = re.compile(r"(?P<archive>.+?\.(?:zip|tar))!(?P<member>.+)", re.IGNORECASE)
 TAR_BLOCK = 512
@@ -32,15 +33,21 @@ def is_archive(path: Path) -> bool:
 def member_names(path: Path) -> list[str]:
     """Names of all members, folders that have entries of their own with a slash at the end.
 
+    Names are without `./` in front and doubled slashes, whatever the archive's program wrote.
+
     Raises:
-        DataError: Truncated, damaged or compressed as a whole.
+        DataError: Truncated, damaged or compressed as a whole; a zip by another name; links out of it.
     """
     try:
         if path.suffix.lower() == ".tar":
             return list(_index_tar(path))
+        if path.suffix.lower() != ".zip":
+            raise DataError(
+                f"{path} is a zip by its content, and is read in place where its name ends in .zip: name it .zip"
+            )
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+            return list(_index_zip(archive))
+    except DAMAGE as error:
         raise _unusable(path, error) from error
 
 
@@ -56,19 +63,22 @@ def read_member(archive: str | Path, member: str) -> bytes:
         raise DataError(f"picture {archive}!{member}: the archive has no such member") from error
     except FileNotFoundError as error:
         raise DataError(f"picture {archive}!{member}: the archive does not exist") from error
-    # zlib: damaged content; the last two: encrypted, or an unknown compression
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except DAMAGE as error:  # encrypted ones and those of an unknown compression among them
         raise DataError(f"picture {archive}!{member} cannot be read: {error}") from error
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(
+    maxsize=64
+)  # an archive for each of many parts of a data set must not be listed anew each time
 def _reader(archive: str, process: int) -> Callable[[str], bytes]:
     """A function from a member's name to its bytes.
 
     `process` is part of the key: a forked loader worker must not share its parent's place in the file.
     """
     if archive.lower().endswith(".zip"):
-        return zipfile.ZipFile(archive).read
+        content = zipfile.ZipFile(archive)  # kept open for the life of the process
+        entries = _index_zip(content)
+        return lambda name: content.read(entries[name])
     members = _index_tar(Path(archive))
     file = open(archive, "rb")  # noqa: SIM115 (kept open for the life of the process)
 
@@ -83,28 +93,64 @@ def _reader(archive: str, process: int) -> Callable[[str], bytes]:
     return read
 
 
+def _index_zip(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {_plain_name(entry.filename): entry for entry in archive.infolist()}
+
+
 def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
-    """Place and size of each file's content by name; folders (ending in a slash) have size 0."""
+    """Place and size of each file's content by name; folders (ending in a slash) have size 0.
+
+    A link has the place of what it leads to.
+    """
     members: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
     end = 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
+                name = _plain_name(member.name)
                 if member.isfile():
-                    members[member.name] = (member.offset_data, member.size)
+                    members[name] = (member.offset_data, member.size)
                     end = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-                else:
-                    end = member.offset_data
-                    if member.isdir():
-                        members[f"{member.name}/"] = (end, 0)
-    except tarfile.TarError as error:
+                    continue
+                end = member.offset_data
+                if member.isdir():
+                    members[f"{name}/"] = (end, 0)
+                elif member.islnk():
+                    links[name] = _plain_name(member.linkname)
+                elif member.issym():
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    except (tarfile.TarError, *DAMAGE) as error:
         raise _unusable(path, error) from error
+    for name in links:
+        members[name] = members[_end_of_link(path, name, links, members)]
     with open(path, "rb") as file:  # a whole archive ends in blocks of zeros; tarfile does not insist
         file.seek(end)
         block = file.read(TAR_BLOCK)
     if len(block) < TAR_BLOCK or any(block):
         raise _unusable(path, OSError("its end is missing" if len(block) < TAR_BLOCK else "a broken header"))
     return members
+
+
+def _end_of_link(path: Path, name: str, links: Mapping[str, str], files: Container[str]) -> str:
+    """The file that a link leads to, over other links where need be."""
+    target = links[name]
+    for _ in links:
+        if target not in links:
+            break
+        target = links[target]
+    if target not in files:
+        raise DataError(
+            f"{path}!{name} is a link to {links[name]}, which is no file of the archive: pack the files themselves"
+            " (`tar --dereference`)"
+        )
+    return target
+
+
+def _plain_name(name: str) -> str:
+    """Without `./` and doubled slashes; a folder's slash at the end stays."""
+    plain = "/".join(part for part in name.split("/") if part not in ("", "."))
+    return f"{plain}/" if name.endswith("/") else plain
 
 
 def _unusable(path: Path, error: Exception) -> DataError:
@@ -114,6 +160,8 @@ def _unusable(path: Path, error: Exception) -> DataError:
             return DataError(
                 f"{path} is compressed as a whole, its members cannot be read in place: `{program}` it"
             )
+    if path.suffix.lower() == ".tar" and _starts_with(path, ZIP_START):
+        return DataError(f"{path} is a zip by its content, not a tar: name it .zip")
     return DataError(f"{path} is truncated or damaged ({error}; {size} bytes): copy it again")
 
 

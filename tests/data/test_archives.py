@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from detres.data import archives
 from detres.data.archives import is_archive, member_names, read_member
 from detres.errors import DataError
 
@@ -92,3 +93,71 @@ def test_damaged_content_names_the_member(tmp_path):
         DataError, match="big cannot be read: 30000 bytes expected, the archive ends after 16"
     ):
         read_member(shrinking, "big")
+
+
+def test_names_are_plain_whatever_the_program_wrote(tmp_path):
+    write_tar(tmp_path / "a.tar", {f"./{name}": text for name, text in CONTENT.items()})
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, text in CONTENT.items():
+            archive.writestr(f"./{name}".replace("/a/", "//a/"), text)
+    for path in (tmp_path / "a.tar", tmp_path / "a.zip"):
+        assert member_names(path) == list(CONTENT)
+        assert {name: read_member(path, name) for name in CONTENT} == CONTENT
+
+
+def test_links_in_a_tar_give_what_they_lead_to(tmp_path):
+    """As `tar` packs two names of one file: the second is a link by name, with no content of its own."""
+
+    def write(links):
+        path = tmp_path / f"{len(links)}.tar"
+        write_tar(path, {"./train/a/1.jpg": b"first" * 200})
+        with tarfile.open(path, "a") as archive:
+            for name, kind, target in links:
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = kind, target
+                archive.addfile(member)
+        return path
+
+    hard = ("./val/a/1.jpg", tarfile.LNKTYPE, "./train/a/1.jpg")
+    symbolic = ("./test/a/1.jpg", tarfile.SYMTYPE, "../../val/a/1.jpg")
+    path = write([hard, symbolic])
+    assert member_names(path) == ["train/a/1.jpg", "val/a/1.jpg", "test/a/1.jpg"]
+    assert [read_member(path, name) for name in member_names(path)] == [b"first" * 200] * 3
+    for target in ("/etc/hosts", "../train", "2.jpg"):
+        path = write([hard, symbolic, ("val/a/2.jpg", tarfile.SYMTYPE, target)])
+        with pytest.raises(DataError, match=r"val/a/2\.jpg is a link to .*, which is no file of the archive"):
+            member_names(path)
+
+
+def test_a_zip_by_another_name_is_refused(tmp_path):
+    write_zip(tmp_path / "pictures.dat")
+    with pytest.raises(DataError, match=r"pictures\.dat is a zip by its content.*name it \.zip"):
+        member_names(tmp_path / "pictures.dat")
+    write_zip(tmp_path / "pictures.tar")
+    with pytest.raises(DataError, match=r"pictures\.tar is a zip by its content, not a tar: name it \.zip"):
+        member_names(tmp_path / "pictures.tar")
+
+
+def test_any_damaged_byte_of_a_zip_is_one_error(tmp_path):
+    """Versions, flags and compressions that do not exist among them."""
+    whole = write_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED).read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        path = tmp_path / f"{place}.zip"
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            assert [len(read_member(path, name)) for name in member_names(path)]
+        except DataError:
+            refused += 1
+    assert refused > 50
+
+
+def test_many_archives_stay_open(tmp_path):
+    """A folder of archives, one a class, read in turns: each is listed once."""
+    paths = [write_tar(tmp_path / f"{number}.tar") for number in range(20)]
+    for path in paths:
+        read_member(path, "train/a/1.jpg")
+    before = archives._reader.cache_info().misses
+    for path in paths:
+        read_member(path, "train/b/2.jpg")
+    assert archives._reader.cache_info().misses == before

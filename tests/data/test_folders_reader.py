@@ -181,3 +181,42 @@ def test_truncated_archive_is_one_line(tree):
             DataError, match=rf"packed\.{kind} is truncated or damaged \([^\n]*\): copy it again$"
         ):
             folders.read(path, "train")
+
+
+@pytest.mark.parametrize("inside", ["test/images", "test"])
+def test_a_flat_split_without_a_list_is_no_class(tmp_path, inside):
+    """Tiny-ImageNet as it is published: the pictures of `test` have no public classes."""
+    for number, name in enumerate([*TREE, f"{inside}/p1.png", f"{inside}/p2.png"]):
+        make_data.picture(tmp_path / name, 12, 10, seed=number)
+    assert folders.splits(tmp_path) == ["test", "train", "val"]
+    for split in ("train", "val"):
+        found, report = folders.read(tmp_path, split)
+        assert found.class_names == ("ant", "bee")
+        assert "images" not in str(report.counts())
+    with pytest.raises(
+        DataError,
+        match=r"'test' lie in no class folders.*looked for test\.txt and .*test/test_annotations\.txt",
+    ):
+        folders.read(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("tar", "./"), ("tar", "./tiny/"), ("zip", "tiny/"), ("zip", "./")]
+)
+def test_lists_and_words_are_found_under_any_root(tmp_path, kind, prefix):
+    texts = {
+        "words.txt": "ant\temmet, pismire\nbee\tbumblebee\n",
+        "val/val_annotations.txt": "p1.png bee 0 0\n",
+    }
+    for number, name in enumerate(["train/ant/1.png", "train/bee/2.png", "val/images/p1.png"]):
+        make_data.picture(tmp_path / name, 12, 10, seed=number)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    path = tmp_path / f"packed.{kind}"
+    with zipfile.ZipFile(path, "w") if kind == "zip" else tarfile.open(path, "w") as archive:
+        write = archive.write if isinstance(archive, zipfile.ZipFile) else archive.add
+        for name in ["train/ant/1.png", "train/bee/2.png", "val/images/p1.png", *texts]:
+            write(tmp_path / name, prefix + name)
+    val, _ = folders.read(path, "val")
+    assert (val.labels.tolist(), val.class_names) == ([1], ("emmet", "bumblebee"))
+    np.testing.assert_array_equal(read_image(val.paths[0]), read_image(tmp_path / "val/images/p1.png"))

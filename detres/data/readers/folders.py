@@ -46,7 +46,12 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
         raise DataError(f"{path}: {problem}; it has {listed(available)}")
     depth, report = tree.depth, ReadReport()
     lists = {name: tree.label_list(name) for name in available if tree.is_flat(name)}
-    flat = {name for name, found in lists.items() if found}
+    flat = set(lists)
+    if chosen in flat and lists[chosen] is None:
+        raise DataError(
+            f"{path}: the pictures of '{chosen}' lie in no class folders, and no list says their classes; looked for "
+            + " and ".join(label_files.candidates(chosen))
+        )
     in_folders = [part for part in tree.parts if len(part) > depth + 1 and part[depth - 1] not in flat]
     folders = sorted({part[depth] for part in in_folders})
     _check_empty_folders(tree, chosen, flat)
@@ -72,7 +77,7 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
         raise DataError(f"{path} ({chosen}): empty data set: no picture in a class folder")
     for label in sorted(set(range(len(folders))) - set(labels)):
         report.add("class without pictures", folders[label], f"other splits have it, {chosen} does not")
-    names = _class_names(folders, tree.text(WORDS) or "")
+    names = _class_names(folders, tree.text(tree.beside_splits(WORDS)) or "")
     return ImageLabels(Strings(paths), np.array(labels, dtype=np.int64), names, f"{path} ({chosen})"), report
 
 
@@ -113,13 +118,17 @@ class _Tree:
 
     def label_list(self, split: str) -> tuple[str, str] | None:
         """Text and place of the list of a split's classes."""
-        root = "/".join(self.parts[0][: self.depth - 1])
         for name in label_files.candidates(split):
-            member = f"{root}/{name}" if root else name
+            member = self.beside_splits(name)
             text = self.text(member)
             if text is not None:
                 return text, f"{self.path}/{member}"
         return None
+
+    def beside_splits(self, name: str) -> str:
+        """Path of a file in the folder of the splits (of the classes, where there are no splits)."""
+        depth = self.depth - 1 if self.splits() != [ALL] else self.depth
+        return "/".join((*self.parts[0][:depth], name))
 
 
 def _read_tree(path: Path) -> _Tree:
