@@ -31,7 +31,9 @@ A configuration is a YAML file, given with `--cfg`. It says only what differs fr
 
 A run prints how it differs from the defaults and saves the whole as `config.yaml`, from which it can be repeated. With
 `--resume` only these may differ from it:
-{free}.
+{free};
+not `train.evaluate_every` where `train.schedule` is plateau, nor `train.log_every` with `train.warmup_until_error`, for
+there they steer the rate.
 
 These tables are made by `python3 tools/config_keys.py > docs/configuration.md`. `data.train[]` is each entry of a list.
 """

@@ -21,6 +21,17 @@ from detres.errors import ConfigError, DataError
 FREE_AT_RESUME = frozenset({"length", "workers", "evaluate_every", "checkpoint_every", "log_every", "keep"})
 
 
+def free_at_resume(schedule: object, warmup_until_error: object) -> frozenset[str]:
+    """`FREE_AT_RESUME` without the keys that settle the rate: it may hang on evaluations, or on logged lines.
+
+    Args:
+        schedule: Of the run.
+        warmup_until_error: Of the run.
+    """
+    steering = {"evaluate_every"} if schedule == "plateau" else set()
+    return FREE_AT_RESUME - steering - ({"log_every"} if warmup_until_error is not None else set())
+
+
 class TrainConfig(Section):
     """The keys of `train`."""
 
@@ -92,7 +103,7 @@ class TrainConfig(Section):
         gt=0,
         le=1,
         description="Instead of rising linearly the rate stays at `warmup_factor` until the training error of a logged"
-        " line is below this (ResNet-110 on CIFAR-10: 0.8)",
+        " line is below this (ResNet-110 on CIFAR-10: 0.8); `warmup_iterations` then counts as 0",
     )
     clip: float | None = Field(
         default=None, gt=0, description="Largest L2 norm of the whole gradient; none: not clipped"
@@ -119,6 +130,11 @@ class TrainConfig(Section):
         description="Iterations over which losses are averaged into one line of metrics.jsonl",
     )
     keep: int = Field(default=2, ge=1, description="Newest checkpoints kept, besides the best")
+
+    @property
+    def linear_warmup(self) -> int:
+        """Iterations of the linear warm-up: none where the warm-up waits for the training error instead."""
+        return self.warmup_iterations if self.warmup_until_error is None else 0
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

@@ -145,7 +145,7 @@ def _step(
         schedule=config.schedule,
         milestones=plan.milestones,
         gamma=config.gamma,
-        warmup_iterations=config.warmup_iterations,
+        warmup_iterations=config.linear_warmup,
         warmup_factor=config.warmup_factor,
         plateaus=state.plateau.met,
         held=state.held,
@@ -281,6 +281,7 @@ def _log_losses(
             "images_per_second": window.steps * plan.images_per_step / elapsed,
             "data/wait_share": window.waited / elapsed,
             "memory_mib": memory_mib(device),
+            **(task.counts() if task.counts else {}),
         },
     )
     state.window = Window()

@@ -17,7 +17,7 @@ from detres.config import Section, to_yaml
 from detres.errors import UserError, listed
 from detres.files import atomic_path, write_json, write_text
 from detres.strict_yaml import read_document
-from detres.training.config import FREE_AT_RESUME
+from detres.training.config import free_at_resume
 from detres.training.environment import describe_environment
 
 FILES = (
@@ -72,7 +72,7 @@ class RunFolder:
 
         Raises:
             UserError: Another run, or files with the names of a run's, are there; the configuration differs from that
-                of the run to resume in more than `FREE_AT_RESUME`; the folder cannot be written.
+                of the run to resume in more than `free_at_resume` says; the folder cannot be written.
         """
         path = Path(path)
         if resume and overwrite:
@@ -207,15 +207,17 @@ def _check_same_config(path: Path, config: Section) -> None:
         return  # killed before anything else was written
     saved = dict(_leaves(read_document(path / "config.yaml").values))
     asked = dict(_leaves(config.model_dump(mode="json")))
+    steering = (saved.get(f"train.{key}", saved.get(key)) for key in ("schedule", "warmup_until_error"))
+    free = free_at_resume(*steering)
     different = [
         f"{key} was {saved.get(key, 'absent')}, is {asked.get(key, 'absent')}"
         for key in dict.fromkeys([*saved, *asked])
-        if key.removeprefix("train.") not in FREE_AT_RESUME and saved.get(key, ...) != asked.get(key, ...)
+        if key.removeprefix("train.") not in free and saved.get(key, ...) != asked.get(key, ...)
     ]
     if different:
         raise UserError(
             f"{path} was started with another configuration ({listed(different)}): resume with its config.yaml "
-            f"(only {', '.join(f'train.{key}' for key in sorted(FREE_AT_RESUME))} may change), "
+            f"(only {', '.join(f'train.{key}' for key in sorted(free))} may change), "
             "or choose another --out"
         )
 

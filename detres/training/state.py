@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from detres.errors import UserError
+from detres.errors import UserError, listed
 from detres.training.checkpoints import load_checkpoint, save_checkpoint
 from detres.training.config import Plan, TrainConfig
 from detres.training.optimiser import WeightAverage, build_optimiser
@@ -82,6 +82,7 @@ class State:
         best: The best evaluation so far.
         plateau: What the plateau schedule remembers.
         held: The warm-up still waits for the training error.
+        milestones: Of the step schedule, in iterations; none under another.
     """
 
     network: nn.Module
@@ -96,6 +97,7 @@ class State:
     best: Best | None = None
     plateau: Plateau = field(default_factory=Plateau)
     held: bool = False
+    milestones: tuple[int, ...] = ()
 
     @property
     def evaluated(self) -> nn.Module:
@@ -133,6 +135,7 @@ def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: t
         scaler=GradScaler(device.type, enabled=config.precision == "float16"),
         average=WeightAverage(network, config.ema) if config.ema is not None else None,
         held=config.warmup_until_error is not None,
+        milestones=plan.milestones if config.schedule == "step" else (),
     )
 
 
@@ -150,6 +153,7 @@ def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, An
         "best": dataclasses.asdict(state.best) if state.best else None,
         "plateau": dataclasses.asdict(state.plateau),
         "held": state.held,
+        "milestones": state.milestones,
         "identity": identity,
     }
     best_step = state.best.step if state.best else None
@@ -191,4 +195,21 @@ def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
     state.best = Best(**content["best"]) if content["best"] else None
     state.plateau = Plateau(**content.get("plateau", {}))
     state.held = content.get("held", False)
+    _warn_of_moved_milestones(state, content.get("milestones", state.milestones))
     log.info("going on after step %d", state.step)
+
+
+def _warn_of_moved_milestones(state: State, before: Sequence[int]) -> None:
+    """Milestones in % move with the length; where that makes the past another one, the user is told."""
+    was, now = (
+        [milestone for milestone in milestones if milestone <= state.step]
+        for milestones in (before, state.milestones)
+    )
+    if was != now:
+        log.warning(
+            "milestones up to step %d were at %s and are now at %s: the steps done keep their rates, and those to come "
+            "have them as if it had been so from the start; milestones in iterations or epochs do not move",
+            state.step,
+            listed(was) or "none",
+            listed(now) or "none",
+        )

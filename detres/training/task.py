@@ -31,6 +31,7 @@ class Task:
         validation_losses: Network in eval mode -> loss terms on validation images.
         training_error: Name of a term of `losses` that is measured (logged as train/NAME) and not minimised.
         first_batch: Draws the first micro-batch into the folder given.
+        counts: Figures of this process so far that are logged as they are with each line of losses.
         lower_is_better: Whether `best` is an error rather than a score.
         identity: Plain values that must be the same at resume, e.g. class names.
     """
@@ -46,5 +47,6 @@ class Task:
     validation_losses: Callable[[nn.Module], Mapping[str, float]] | None = None
     training_error: str | None = None
     first_batch: Callable[[Any, Path], None] | None = None
+    counts: Callable[[], Mapping[str, float]] | None = None
     lower_is_better: bool = False
     identity: dict[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ import tiny_task
 import torch
 from torch import Tensor
 
-from detres.errors import ConfigError
+from detres.errors import ConfigError, UserError
 from detres.training.task import Task
 
 
@@ -101,6 +101,40 @@ def test_resumed_run_remembers_its_warmup(tmp_path: Path, stop: int) -> None:
     tiny_task.run(tmp_path / "run", made=with_error(errors), **HELD, length=f"{stop} iterations")
     tiny_task.run(tmp_path / "run", made=with_error(errors), **HELD, length="10 iterations", resume=True)
     assert rates(tmp_path / "run") == pytest.approx([0.002] * 3 + [0.02] * 2)
+
+
+def test_a_warmup_that_waits_is_not_linear_too(tmp_path: Path) -> None:
+    made = with_error(iter(ERRORS))
+    tiny_task.run(tmp_path / "run", made=made, **{**HELD, "warmup_iterations": 500}, length="10 iterations")
+    assert rates(tmp_path / "run") == pytest.approx([0.002] * 3 + [0.02] * 2)
+
+
+def test_what_steers_the_rate_may_not_change_at_resume(tmp_path: Path) -> None:
+    tiny_task.run(tmp_path / "a", made=scripted(iter(FIGURES)), **PLATEAU, length="4 iterations")
+    with pytest.raises(
+        UserError, match=r"evaluate_every was 2 iterations, is 4 iterations.*\(only "
+    ) as caught:
+        tiny_task.run(
+            tmp_path / "a",
+            made=scripted(iter(FIGURES)),
+            **{**PLATEAU, "evaluate_every": "4 iterations", "log_every": 3},
+            resume=True,
+        )
+    assert "log_every was" not in str(caught.value)
+    assert "train.evaluate_every" not in str(caught.value)
+    tiny_task.run(tmp_path / "b", made=with_error(iter(ERRORS)), **HELD, length="4 iterations")
+    with pytest.raises(UserError, match="log_every was 2, is 5"):
+        tiny_task.run(tmp_path / "b", made=with_error(iter(ERRORS)), **{**HELD, "log_every": 5}, resume=True)
+
+
+@pytest.mark.parametrize(("milestone", "told"), [("50 %", ["4 and are now at none"]), ("5 iterations", [])])
+def test_a_milestone_of_the_past_that_moves_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, milestone: str, told: list[str]
+) -> None:
+    tiny_task.run(tmp_path, milestones=(milestone,), length="8 iterations")
+    tiny_task.run(tmp_path, milestones=(milestone,), length="20 iterations", resume=True)
+    found = [record.getMessage() for record in caplog.records if "milestones up to" in record.getMessage()]
+    assert [text.split(":")[0].removeprefix("milestones up to step 8 were at ") for text in found] == told
 
 
 def test_what_a_task_does_not_measure_cannot_steer_it(tmp_path: Path) -> None:
