@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detres.classification.pictures import LeftOut
 from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.classification_samples import ClassificationDataset, collate_classification
@@ -57,6 +58,7 @@ def pixel_statistics(
     limit: int | None = None,
     workers: int = 0,
     skip_unreadable: bool = False,
+    left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> PixelStatistics:
     """Mean and covariance over the central crops of pictures.
@@ -67,6 +69,7 @@ def pixel_statistics(
         limit: Look at this many, drawn at random (always the same ones); None: at all.
         workers: Processes that decode.
         skip_unreadable: Leave out what cannot be read.
+        left_out: Gets what was left out.
         quiet: No progress on standard error.
 
     Raises:
@@ -79,6 +82,8 @@ def pixel_statistics(
     count, total, products = 0, torch.zeros((), dtype=torch.int64), torch.zeros(3, 3, dtype=torch.float64)
     with plain_errors():
         for batch in progress(loader, "mean of the pictures", total=len(batches), quiet=quiet):
+            if left_out is not None:
+                left_out.add(batch.unreadable)
             if not len(batch):
                 continue
             count += len(batch)

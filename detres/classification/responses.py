@@ -23,6 +23,7 @@ from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.records import ImageLabels
+from detres.training.feed import plain_errors
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def responses_of_weights(
 
     Raises:
         WeightsError: Not a classifier's file.
-        DataError: Other classes than the network's.
+        DataError: Other classes than the network's, or a picture that cannot be read.
     """
     network, architecture, metadata = read_classifier(weights)
     # A constant norm is folded into its convolution, where nothing between the two can be seen.
@@ -82,8 +83,9 @@ def responses_of_weights(
 
     def inputs() -> Iterator[tuple[Tensor, Tensor]]:
         loader = make_loader(crops, batches, collate_classification, workers=workers)
-        for read in progress(loader, architecture.network.name, total=len(batches), quiet=quiet):
-            yield network_input(read, metadata.preprocessing, device), read.labels.to(device)
+        with plain_errors():
+            for read in progress(loader, architecture.network.name, total=len(batches), quiet=quiet):
+                yield network_input(read, metadata.preprocessing, device), read.labels.to(device)
 
     return architecture.network.name, layer_responses(network.to(device), inputs())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from detres.data.classification_samples import (
 )
 from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels
-from detres.errors import WeightsError
+from detres.errors import DataError, WeightsError
 from detres.networks.norm import FrozenBatchNorm2d, freeze_batch_norm, pooled_statistics
+from detres.training.feed import plain_errors
 
 log = logging.getLogger("detres")
 
@@ -102,6 +103,7 @@ def write_statistics(
 
     BN that was constant in training (`model.freeze_at`) keeps its statistics: what came after it was trained on them.
     Where the network's own statistics were not those of pictures like these, the outputs change; a warning says so.
+    Crops are drawn as in training but for the random colours (`pca_colour`), which are off: the detector has none.
 
     Args:
         weights: A classifier's weights file.
@@ -111,7 +113,7 @@ def write_statistics(
         everywhere: Compute also what was constant in training; this changes what the network computes.
         exact: Layer by layer, the layers before already fixed; one pass for each layer, and one pass beside to tell the
             difference. At most one batch of maps is in memory.
-        batch: Crops at once.
+        batch: Crops at once; at least two, for where maps are 1x1 one crop has no variance.
         seed: Of the choice of pictures and of their random crops.
         workers: Processes that decode.
         device: Where to compute; None: the CPU.
@@ -119,6 +121,7 @@ def write_statistics(
 
     Raises:
         WeightsError: Not a classifier's file, or no BN is left to compute.
+        DataError: Fewer than two pictures, or one that cannot be read.
     """
     network, architecture, metadata = read_classifier(weights)
     if everywhere:
@@ -136,8 +139,13 @@ def write_statistics(
     device = device or torch.device("cpu")
     crop = crop_of(metadata)
     chosen = np.random.default_rng(seed).permutation(len(pictures))[:images].tolist()
+    if len(chosen) < 2:
+        raise DataError(
+            f"{pictures.source}: BN statistics of {len(chosen)} pictures: two are needed at least"
+        )
+    plain_colours = crop.model_copy(update={"pca_colour": 0.0})
     crops = _CropBatches(
-        ClassificationDataset(pictures, crop, train=True, seed=seed),
+        ClassificationDataset(pictures, plain_colours, train=True, seed=seed),
         chosen,
         metadata.preprocessing,
         batch=batch,
@@ -252,7 +260,7 @@ class _CropBatches:
         quiet: bool,
     ):
         self.pictures, self.workers = pictures, workers
-        self.batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+        self.batches = _batches(indices, max(batch, 2))
         self.keep = len(indices) * 3 * pictures.crop.size**2 <= KEPT_BYTES
         self.kept: list[ClassificationBatch] = []
         self.preprocessing, self.device, self.quiet = preprocessing, device, quiet
@@ -283,5 +291,14 @@ class _CropBatches:
             yield crops
         self.kept = found
 
-    def _load(self, batches: list[list[int]]) -> Iterable[ClassificationBatch]:
-        return make_loader(self.pictures, batches, collate_classification, workers=self.workers)
+    def _load(self, batches: list[list[int]]) -> Iterator[ClassificationBatch]:
+        with plain_errors():
+            yield from make_loader(self.pictures, batches, collate_classification, workers=self.workers)
+
+
+def _batches(indices: list[int], batch: int) -> list[list[int]]:
+    """Batches of equal length, the last shorter; a single picture left over goes with the batch before."""
+    batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches

@@ -159,6 +159,7 @@ def classify_pictures(
     workers: int = 0,
     device: torch.device | None = None,
     skip_unreadable: bool = False,
+    left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> Scores:
     """Scores of a classifier, its own classes in its own order.
@@ -171,6 +172,7 @@ def classify_pictures(
         workers: Processes that decode.
         device: Where the network is; None: the CPU.
         skip_unreadable: Leave out, name and count pictures that cannot be read.
+        left_out: Gets them; those that it has already are counted, but not named again.
         quiet: No progress on standard error.
 
     Raises:
@@ -181,11 +183,13 @@ def classify_pictures(
     keys = range(len(dataset))
     batches = [list(keys[start : start + together]) for start in range(0, len(keys), together)]
     loader = make_loader(dataset, batches, collate_views, workers=workers)
-    scores, labels, left_out = [], [], LeftOut()
+    scores, labels, unreadable = [], [], 0
+    left_out = LeftOut() if left_out is None else left_out
     device = device or torch.device("cpu")
     with torch.inference_mode(), plain_errors():
         for found in progress(loader, "classify", total=len(batches), quiet=quiet):
             left_out.add(found.unreadable)
+            unreadable += len(found.unreadable)
             if len(found):
                 dense = bool(views.scales)
                 scores.append(
@@ -195,7 +199,7 @@ def classify_pictures(
     return Scores(
         scores=torch.cat(scores).numpy() if scores else np.zeros((0, len(member.class_names))),
         labels=torch.cat(labels).numpy() if labels else np.zeros(0, np.int64),
-        left_out=len(left_out),
+        left_out=unreadable,
     )
 
 
@@ -216,6 +220,7 @@ def evaluate_classifier(
     batch: int = 64,
     workers: int = 0,
     device: torch.device | None = None,
+    left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> ClassificationFigures:
     """Figures of a network, in evaluation mode and on `device`.
@@ -228,13 +233,22 @@ def evaluate_classifier(
         batch: Views that go through at once.
         workers: Processes that decode.
         device: Where the network is; None: the CPU.
+        left_out: Gets pictures that cannot be read (see `classify_pictures`).
         quiet: No progress on standard error.
     """
     labels = pictures.pictures
     member = Member(network, preprocessing, pictures.crop, labels.class_names)
     skip = pictures.skip_unreadable
     return classify_pictures(
-        member, labels, views, batch=batch, workers=workers, device=device, skip_unreadable=skip, quiet=quiet
+        member,
+        labels,
+        views,
+        batch=batch,
+        workers=workers,
+        device=device,
+        skip_unreadable=skip,
+        left_out=left_out,
+        quiet=quiet,
     ).figures()
 
 

@@ -76,8 +76,11 @@ def train_classifier(
     log_reports(data.reports)
     evaluated = f"evaluated on {len(data.val)} ({data.val.source})" if data.val else "not evaluated"
     log.info("%d pictures of %d classes, %s", len(data.train), len(data.train.class_names), evaluated)
-    statistics = _statistics(config, data.train, run.path / PIXELS, quiet=quiet)
-    task = build_task(config, data.train, data.val, device, statistics=statistics, quiet=quiet)
+    left_out = LeftOut()
+    statistics = _statistics(config, data.train, run.path / PIXELS, left_out, quiet=quiet)
+    task = build_task(
+        config, data.train, data.val, device, statistics=statistics, left_out=left_out, quiet=quiet
+    )
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
 
 
@@ -113,6 +116,7 @@ def build_task(
     device: torch.device,
     *,
     statistics: PixelStatistics | None = None,
+    left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> Task:
     """What the training loop needs to train a classifier.
@@ -123,13 +127,14 @@ def build_task(
         val: Pictures to evaluate on, with the same classes; None: no evaluation.
         device: Where to compute.
         statistics: Of the training pictures, where the configuration asks for them; computed here where None.
+        left_out: Gets the pictures that cannot be read; those that it has already are not named again.
         quiet: No progress of evaluations.
     """
     names, crop = pictures.class_names, config.data.crop
     skip = config.data.unreadable == "skip"
-    left_out = LeftOut()
+    left_out = LeftOut() if left_out is None else left_out
     network, architecture, preprocessing = prepare_for_training(config.model, names, config.train.seed)
-    statistics = statistics or _statistics(config, pictures, None, quiet=quiet)
+    statistics = statistics or _statistics(config, pictures, None, left_out, quiet=quiet)
     preprocessing = _preprocessing(config, statistics) or preprocessing
     # channels-last: twice as fast in bfloat16 on CPUs, no faster in float32
     layout = torch.contiguous_format if config.train.precision == "float32" else torch.channels_last
@@ -157,6 +162,7 @@ def build_task(
             batch=config.test.batch,
             workers=config.train.workers,
             device=device,
+            left_out=left_out,
             quiet=quiet,
         )
         return {**figures.errors(), "loss/class": figures.loss}
@@ -193,14 +199,17 @@ def build_task(
         evaluate=evaluate if val is not None else None,
         training_error=TRAINING_ERROR,
         first_batch=draw_batch,
+        counts=(lambda: {"data/left_out": len(left_out)}) if skip else None,
         identity={"classes": list(names)},
     )
 
 
 def draw_batch(batch: ClassificationBatch, folder: Path) -> None:
-    """Draw the crops of a batch, as the network sees them, into `folder/train_batch.jpg`."""
+    """Draw the crops of a batch, as the network sees them, into `folder/train_batch.jpg`; none where none was read."""
     from detres.data.drawing import contact_sheet, write_image
 
+    if not len(batch):
+        return
     shifts = 0.0 if batch.shifts is None else batch.shifts[:, :, None, None]
     images = (batch.images + shifts).round().clamp(0, 255).to(torch.uint8)
     crops = images.permute(0, 2, 3, 1).numpy()  # (N, s, s, 3)
@@ -209,7 +218,12 @@ def draw_batch(batch: ClassificationBatch, folder: Path) -> None:
 
 
 def _statistics(
-    config: ClassificationConfig, pictures: ImageLabels, path: Path | None, *, quiet: bool
+    config: ClassificationConfig,
+    pictures: ImageLabels,
+    path: Path | None,
+    left_out: LeftOut,
+    *,
+    quiet: bool,
 ) -> PixelStatistics | None:
     """Mean and colours of the training pictures where the configuration asks for them; `path` keeps them for later."""
     if config.data.mean != "pixel" and not config.data.crop.pca_colour:
@@ -222,6 +236,7 @@ def _statistics(
             limit=config.data.mean_pictures,
             workers=config.train.workers,
             skip_unreadable=config.data.unreadable == "skip",
+            left_out=left_out,
             quiet=quiet,
         )
         if path:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from detres.classification.classifier import build_classifier, read_classifier, write_classifier
+from detres.classification.classifier import build_classifier, crop_of, read_classifier, write_classifier
 from detres.classification.config import Architecture
+from detres.classification.responses import responses_of_weights
 from detres.classification.statistics import write_statistics
 from detres.classification.testing import network_input
 from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
+from detres.data.records import Strings
 from detres.data.shapes import shapes_labels
-from detres.errors import WeightsError
+from detres.errors import DataError, WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import FrozenBatchNorm2d
 from detres.weights.foreign import read_backbone
@@ -165,3 +169,80 @@ def test_crops_are_the_same_in_every_pass_kept_or_not(tmp_path, pictures, monkey
         files.append((out.read_bytes(), len(reads)))
     assert files[0][0] == files[1][0]
     assert files[0][1] == 24 + 9 < files[1][1]
+
+
+def test_a_single_picture_left_over_goes_with_the_batch_before(tmp_path, pictures):
+    """Its maps of 1x1 have no variance of their own: crops of 32 have such maps in the last stage."""
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    for count, batch in ((9, 8), (5, 1)):
+        report = write_statistics(
+            tmp_path / "in.safetensors",
+            pictures,
+            tmp_path / "out.safetensors",
+            images=count,
+            batch=batch,
+            workers=0,
+            quiet=True,
+        )
+        assert report.images == count
+    with pytest.raises(DataError, match="BN statistics of 1 pictures: two are needed"):
+        write_statistics(
+            tmp_path / "in.safetensors", pictures, tmp_path / "o.safetensors", images=1, workers=0
+        )
+
+
+def test_random_colours_are_off(tmp_path, pictures):
+    """Weights whose training shifted colours: the same statistics, and the crops they were trained on are kept."""
+    shifted = CROP.model_copy(update={"pca_colour": 0.1})
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    network, architecture, metadata = read_classifier(tmp_path / "in.safetensors")
+    write_classifier(
+        tmp_path / "shifted.safetensors",
+        network,
+        architecture,
+        class_names=metadata.class_names,
+        preprocessing=metadata.preprocessing,
+        crop=shifted,
+        source="a test",
+    )
+    found = []
+    for name in ("in", "shifted"):
+        write_statistics(
+            tmp_path / f"{name}.safetensors",
+            pictures,
+            tmp_path / f"{name}.out.safetensors",
+            workers=0,
+            quiet=True,
+        )
+        found.append(read_classifier(tmp_path / f"{name}.out.safetensors"))
+    assert torch.equal(found[0][0].bn1.running_var, found[1][0].bn1.running_var)
+    assert crop_of(found[1][2]) == shifted
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_is_one_line(tmp_path, pictures, workers):
+    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    paths = [pictures.paths[index] for index in range(4)]
+    wrong = replace(
+        pictures.select([0, 1, 2, 3]),
+        paths=Strings([*paths[:3], str(broken)]),
+        class_names=("a", "b", "c"),
+        labels=np.array([0, 1, 2, 0]),
+    )
+    for compute in (
+        lambda: write_statistics(
+            tmp_path / "in.safetensors",
+            wrong,
+            tmp_path / "o.safetensors",
+            batch=2,
+            workers=workers,
+            quiet=True,
+        ),
+        lambda: responses_of_weights(
+            tmp_path / "in.safetensors", wrong, batch=2, workers=workers, quiet=True
+        ),
+    ):
+        with pytest.raises(DataError, match=r"^picture .*broken\.jpg is truncated[^\n]*$"):
+            compute()
