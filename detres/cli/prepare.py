@@ -79,13 +79,15 @@ def _part(name: str, year: str, root: Path):
     """What `detres.data.download` needs to know of one year of a data set."""
     from detres.data.download import Archive, Part
     from detres.data.imagenet import COUNTS
+    from detres.data.readers import cifar
 
     if name == "bccd":
         archives = (Archive(BCCD, inside="BCCD_Dataset-master/BCCD"),)
         return Part(archives, "", {"train": 205, "val": 87, "test": 72})
     if name == "cifar10":
         archives = (Archive(CIFAR10, "c58f30108f718f92721af3b95e74349a"),)
-        folder = "" if (root / "data_batch_1").is_file() or root.is_file() else "cifar-10-batches-py"
+        lies_here = root.is_file() or cifar.find(root) is not None or (root / "train").is_dir()
+        folder = "" if lies_here else "cifar-10-batches-py"
         return Part(archives, folder, {"train": 50_000, "test": 10_000})
     if name == "imagenet":
         return Part((), "", dict(COUNTS))

@@ -169,3 +169,20 @@ def test_cifar10_is_verified(tmp_path, real_data, capsys):
     assert "train: 50000 pictures, 10 classes: complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="is not there; without --data it is downloaded"):
         main(["cifar10", "--data", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar-10-batches-bin/data_batch_1.bin", "cifar-10-batches-py/data_batch_1", "train/ant/1.png"]
+)
+def test_cifar10_is_verified_in_whatever_form_it_lies(tmp_path, name):
+    """Each form is read, and what it lacks is told of that form."""
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    if path.suffix == ".png":
+        make_data.picture(path, 32, 32)
+        told = r"split 'train' has 1 pictures, it should have 50000"
+    else:
+        path.write_bytes(bytes(3073))
+        told = r"batches\.meta is not there"
+    with pytest.raises(DataError, match=told):
+        main(["cifar10", "--data", str(tmp_path)])
