@@ -48,9 +48,9 @@ def test_timm_hub_folder_says_its_recipe(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet50.a1_in1k", "tv_resnet50", "gluon_resnet50_v1b"])
 def test_timm_s_names_of_one_network(tmp_path, name):
-    torch.save(state_of("resnet50"), tmp_path / "w.pth")
+    torch.save(state_of("resnet50"), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(hub_config(name))
-    backbone = read_backbone(tmp_path / "w.pth")
+    backbone = read_backbone(tmp_path / "pytorch_model.bin")
     assert (backbone.network["name"], backbone.preprocessing, backbone.crop) == (
         "resnet50",
         TORCHVISION,
@@ -60,16 +60,39 @@ def test_timm_s_names_of_one_network(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["resnetblur50", "resnetaa50", "resnet26", "wide_resnet50_2"])
 def test_timm_networks_that_hide_behind_the_same_names_are_refused(tmp_path, name):
-    torch.save(state_of("resnet50"), tmp_path / "w.pth")
+    torch.save(state_of("resnet50"), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(hub_config(name))
     with pytest.raises(WeightsError, match=f"timm's {name} is not built here"):
-        read_backbone(tmp_path / "w.pth")
+        read_backbone(tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text("{not json")
     with pytest.raises(WeightsError, match=r"config.json: not JSON"):
-        read_backbone(tmp_path / "w.pth")
+        read_backbone(tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(hub_config("resnet50", mean=[0.5]))
     with pytest.raises(WeightsError, match="no usable pretrained_cfg"):
-        read_backbone(tmp_path / "w.pth")
+        read_backbone(tmp_path / "pytorch_model.bin")
+
+
+def test_timm_s_recipe_is_of_the_hub_s_file_alone(tmp_path, caplog):
+    """Someone's own weights saved into a folder of the hub are not what its config.json says."""
+    (tmp_path / "config.json").write_text(hub_config("resnet50", mean=[0.5] * 3, std=[0.5] * 3))
+    torch.save(state_of("resnet18"), tmp_path / "mine.pth")
+    backbone = read_backbone(tmp_path / "mine.pth")
+    assert (backbone.layout, backbone.network["name"]) == ("torchvision's", "resnet18")
+    assert backbone.preprocessing == TORCHVISION
+    assert "config.json is not read for mine.pth" in caplog.text
+
+
+def test_what_timm_would_do_otherwise_is_told(tmp_path, caplog):
+    save_file(state_of("resnet50"), tmp_path / "model.safetensors", {"format": "pt"})
+    usual = {"input_size": [3, 224, 224], "interpolation": "bilinear", "crop_mode": "center"}
+    (tmp_path / "config.json").write_text(hub_config("resnet50", **usual))
+    read_backbone(tmp_path / "model.safetensors")
+    assert not caplog.records
+    other = {"input_size": [3, 160, 160], "interpolation": "bicubic", "test_input_size": [3, 288, 288]}
+    (tmp_path / "config.json").write_text(hub_config("resnet50", **other))
+    read_backbone(tmp_path / "model.safetensors")
+    told = caplog.records[0].getMessage()
+    assert all(text in told for text in ("interpolation bicubic", "input size 160", "test size 288"))
 
 
 def test_timm_training_checkpoint_with_its_options(tmp_path):

@@ -8,6 +8,7 @@ and preprocessing; only networks that hide behind the same names (resnetaa50, re
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,10 @@ from detres.errors import WeightsError
 from detres.weights.layouts import torchvision
 from detres.weights.layouts.reading import Reading, networks_of
 
+log = logging.getLogger("detres")
+
+HUB_NAMES = ("model.safetensors", "pytorch_model.bin")  # the files that a config.json beside them is of
+USUAL_SIDE = 224
 LOOKED_FOR = "pre_logits.fc1.weight (VGG): timm"
 # Old names say where the weights came from (tv_resnet50, gluon_resnet50_v1b); the network is the same.
 KNOWN = re.compile(r"(?:tv_|gluon_|ssl_|swsl_)?(resnet(?:18|34|50|101|152)|vgg(?:16|19))(?:_v1b)?(?:\..*)?")
@@ -39,11 +44,21 @@ def fits(names: Collection[str]) -> bool:
 def recipe_beside(path: Path) -> dict[str, Any] | None:
     """What the hub's config.json beside a weights file says; None where there is none of timm's.
 
+    It is of the files by the hub's own names alone: a checkpoint by another name may lie there by chance; that is told.
+
     Raises:
         WeightsError: The file is there and cannot be read.
     """
     beside = path.with_name("config.json")
     if not beside.is_file():
+        return None
+    if path.name not in HUB_NAMES:
+        log.warning(
+            "%s is not read for %s: it says what a %s beside it is; give the weights that name where they are meant",
+            beside,
+            path.name,
+            " or ".join(HUB_NAMES),
+        )
         return None
     try:
         content = json.loads(beside.read_text(encoding="utf-8"))
@@ -82,6 +97,7 @@ def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where:
             )
         names = [known.group(1)]
         preprocessing, crop = _recipe_of(recipe, where)
+        _warn_of_differences(recipe.get("pretrained_cfg", recipe), where)
     networks = networks_of(names, torchvision.FORM, renamed)
     return Reading("timm's", renamed, networks, preprocessing, crop)
 
@@ -109,3 +125,19 @@ def _recipe_of(recipe: Mapping[str, Any], where: str) -> tuple[Preprocessing, Cr
         raise WeightsError(
             f"{where}: the config.json beside it has no usable pretrained_cfg ({error})"
         ) from error
+
+
+def _warn_of_differences(said: Mapping[str, Any], where: str) -> None:
+    """Name what timm would do with the pictures and is not done here."""
+    different = []
+    if said.get("interpolation") not in (None, "bilinear"):
+        different.append(f"interpolation {said['interpolation']} (pictures are resized bilinearly)")
+    side = said["input_size"][-1] if "input_size" in said else USUAL_SIDE
+    if side != USUAL_SIDE:
+        different.append(f"input size {side} (kept when converted; training and detection take their own)")
+    if "test_input_size" in said and said["test_input_size"][-1] != side:
+        different.append(f"test size {said['test_input_size'][-1]} (tested on crops of {side})")
+    if said.get("crop_mode") not in (None, "center"):
+        different.append(f"crop mode {said['crop_mode']} (the centre of the resized picture is taken)")
+    if different:
+        log.warning("%s: timm's recipe is followed but for %s", where, "; ".join(different))
