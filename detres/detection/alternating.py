@@ -29,9 +29,8 @@ from detres.data.proposals import Proposals, write_proposals
 from detres.detection.config import DetectionConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import for_inference
-from detres.detection.losses import StepOptions, region_losses, rpn_losses
+from detres.detection.losses import StepOptions, draw_anchors, draw_regions, region_losses, rpn_losses
 from detres.detection.rpn import ProposalOptions, propose
-from detres.detection.targets import sample_anchors, sample_regions
 from detres.detection.train import build_task, plan_line
 from detres.detection.training_data import TrainingData
 from detres.files import atomic_path
@@ -132,16 +131,8 @@ def rpn_step_losses(
 ) -> dict[str, Tensor]:
     """`rpn_objectness` and `rpn_box` of a batch (steps 1 and 3)."""
     outputs = network([sample.image.to(device, non_blocking=True) for sample in samples])
-    targets = [
-        sample_anchors(
-            output.anchors,
-            sample.boxes.to(device),
-            output.size,
-            options.sampling(len(sample.boxes), sample.exhaustive)[0],
-            generator,
-        )
-        for output, sample in zip(outputs, samples, strict=True)
-    ]
+    boxes = [sample.boxes.to(device) for sample in samples]
+    targets = draw_anchors(outputs, boxes, options, generator, [sample.exhaustive for sample in samples])
     return rpn_losses(outputs, targets, options.anchor_beta)
 
 
@@ -155,20 +146,15 @@ def region_step_losses(
     """`region_class` and `region_box` of a batch whose samples bring their proposals (steps 2 and 4)."""
     images = [sample.image.to(device, non_blocking=True) for sample in samples]
     maps = network.maps(images)
-    targets = []
-    for sample in samples:
-        assert sample.proposals is not None
-        targets.append(
-            sample_regions(
-                sample.proposals.to(device),
-                sample.boxes.to(device),
-                sample.labels.to(device),
-                options.num_classes,
-                options.sampling(len(sample.boxes), sample.exhaustive)[1],
-                generator,
-            )
-        )
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    targets = draw_regions(
+        [sample.proposals.to(device) for sample in samples if sample.proposals is not None],
+        [sample.boxes.to(device) for sample in samples],
+        [sample.labels.to(device) for sample in samples],
+        options,
+        generator,
+        [sample.exhaustive for sample in samples],
+    )
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     logits, deltas = network.region_head(maps, [target.boxes for target in targets], sizes)
     return region_losses(logits, deltas, targets, options.region_beta)
 

@@ -35,7 +35,10 @@ def beside_context(features: Tensor, context: Tensor, counts: Sequence[int]) -> 
     Returns:
         (R, 2 D); its gradient reaches both.
     """
-    of_region = context.repeat_interleave(torch.tensor(counts, device=context.device), dim=0)  # (R, D)
+    repeats = torch.tensor(counts, device=context.device)
+    of_region = context.repeat_interleave(
+        repeats, dim=0, output_size=sum(counts)
+    )  # (R, D); asks no device for R
     return torch.cat((features, of_region), dim=1)
 
 

@@ -107,21 +107,52 @@ def draw_targets(
     exhaustive: Sequence[bool] | None = None,
 ) -> tuple[list[AnchorTargets], list[RegionTargets]]:
     """Sampled anchors, proposals, and sampled regions of every image; arguments as in `training_losses`."""
-    complete = exhaustive if exhaustive is not None else [True] * len(outputs)
-    samplings = [options.sampling(len(b), all_given) for b, all_given in zip(boxes, complete, strict=True)]
-    anchor_targets = [
-        sample_anchors(output.anchors, boxes_of_image, output.size, anchors, generator)
-        for output, boxes_of_image, (anchors, _) in zip(outputs, boxes, samplings, strict=True)
-    ]
+    anchor_targets = draw_anchors(outputs, boxes, options, generator, exhaustive)
     proposals = [
         propose(output.objectness, output.deltas, output.anchors, output.size, scale, options.proposals)
         for output, scale in zip(outputs, scales, strict=True)
     ]
-    region_targets = [
-        sample_regions(proposed, objects, classes, options.num_classes, regions, generator)
-        for proposed, objects, classes, (_, regions) in zip(proposals, boxes, labels, samplings, strict=True)
+    return anchor_targets, draw_regions(proposals, boxes, labels, options, generator, exhaustive)
+
+
+def draw_anchors(
+    outputs: Sequence[ImageOutputs],
+    boxes: Sequence[Tensor],
+    options: StepOptions,
+    generator: torch.Generator,
+    exhaustive: Sequence[bool] | None = None,
+) -> list[AnchorTargets]:
+    """Sampled anchors of every image; arguments as in `training_losses`."""
+    complete = exhaustive if exhaustive is not None else [True] * len(outputs)
+    return [
+        sample_anchors(
+            output.anchors, objects, output.size, options.sampling(len(objects), all_given)[0], generator
+        )
+        for output, objects, all_given in zip(outputs, boxes, complete, strict=True)
     ]
-    return anchor_targets, region_targets
+
+
+def draw_regions(
+    proposals: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    options: StepOptions,
+    generator: torch.Generator,
+    exhaustive: Sequence[bool] | None = None,
+) -> list[RegionTargets]:
+    """Sampled regions of every image, given its proposals (P, 4); the others as in `training_losses`."""
+    complete = exhaustive if exhaustive is not None else [True] * len(proposals)
+    return [
+        sample_regions(
+            proposed,
+            objects,
+            classes,
+            options.num_classes,
+            options.sampling(len(objects), all_given)[1],
+            generator,
+        )
+        for proposed, objects, classes, all_given in zip(proposals, boxes, labels, complete, strict=True)
+    ]
 
 
 def rpn_losses(

@@ -80,10 +80,16 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["", "context"])
+def context(request) -> str:
+    """Without and with global context, as `--set` takes it."""
+    return f"model.context={str(request.param).lower()}"
+
+
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
+def unbroken(tmp_path_factory, context) -> Path:
     path = tmp_path_factory.mktemp("alternating") / "run"
-    figures = run_in(path, configured())
+    figures = run_in(path, configured(context))
     assert "AP" in figures
     return path
 
@@ -95,9 +101,9 @@ def test_steps_3_and_4_leave_the_trunk_bit_equal(unbroken):
     assert not same(part(one, "trunk"), part(two, "trunk"))
 
 
-def test_each_step_trains_its_own_and_starts_where_it_should(unbroken):
+def test_each_step_trains_its_own_and_starts_where_it_should(unbroken, context):
     one, two, three, four = (weights(unbroken, name) for name in NAMES)
-    config = configured()
+    config = configured(context)
     data = TrainingData(shapes_annotations("train", 5), None)
     initial = {
         name: tensor.clone() for name, tensor in build_task(config, data, CPU).network.state_dict().items()
@@ -139,7 +145,7 @@ class Killed(BaseException):
     pass
 
 
-def test_stopped_anywhere_and_resumed(unbroken, tmp_path, monkeypatch):
+def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
     """Dies at one optimiser step after another, while proposals are made, and stops at Ctrl-C; ends bit-equal."""
     run, inner = tmp_path / "run", loop._step
     taken = 0
@@ -155,7 +161,7 @@ def test_stopped_anywhere_and_resumed(unbroken, tmp_path, monkeypatch):
     for _ in range(5):  # one optimiser step further each time: into step 2
         taken = 0
         with pytest.raises(Killed):
-            run_in(run, configured(), resume=True)
+            run_in(run, configured(context), resume=True)
     assert (run / "steps" / NAMES[1] / "last").exists()
     monkeypatch.setattr(loop, "_step", inner)
 
@@ -166,7 +172,7 @@ def test_stopped_anywhere_and_resumed(unbroken, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):  # in step 3
-        run_in(run, configured(), resume=True)
+        run_in(run, configured(context), resume=True)
     assert (run / "steps" / NAMES[2] / "last").read_text() == "checkpoints/1\n"
     monkeypatch.setattr(loop, "_step", inner)
     made = alternating.propose
@@ -176,15 +182,17 @@ def test_stopped_anywhere_and_resumed(unbroken, tmp_path, monkeypatch):
 
     monkeypatch.setattr(alternating, "propose", broken)
     with pytest.raises(Killed):
-        run_in(run, configured(), resume=True)
+        run_in(run, configured(context), resume=True)
     assert [path.name for path in (run / "steps" / NAMES[2]).glob("*proposals*")] == []
     monkeypatch.setattr(alternating, "propose", made)
-    run_in(run, configured(), resume=True)
+    run_in(run, configured(context), resume=True)
     for name in NAMES:
         assert same(weights(run, name), weights(unbroken, name)), name
     before = (run / "model.safetensors").read_bytes()
     assert before == (unbroken / "model.safetensors").read_bytes()
-    assert run_in(run, configured(), resume=True).keys() >= {"AP", "mAP"}, "finished: gives its figures again"
+    assert run_in(run, configured(context), resume=True).keys() >= {"AP", "mAP"}, (
+        "finished: gives its figures again"
+    )
     assert (run / "model.safetensors").read_bytes() == before
 
 
@@ -202,9 +210,9 @@ def test_a_fault_in_a_later_step_costs_no_earlier_one(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "steps").exists()
 
 
-def test_the_losses_are_those_of_joint_training(unbroken):
+def test_the_losses_are_those_of_joint_training(unbroken, context):
     """With everything sampled that there is, order and proposals being the same, the four losses agree."""
-    config = configured("rpn.samples=100000", "rcnn.samples=100000", "data.augmentation.flip=0")
+    config = configured(context, "rpn.samples=100000", "rcnn.samples=100000", "data.augmentation.flip=0")
     annotations = shapes_annotations("train", 5)
     network, _, _ = read_detector(unbroken / "model.safetensors")
     options = config.step_options(len(annotations.class_names))
