@@ -47,11 +47,17 @@ def main(argv: list[str]) -> None:
     counts = class_counts(val)
     second = balanced_halves(counts)
     there = splits(root)
-    written: dict[str, object] = {}
-    for name, chosen in (("val1", ~second), ("val2", second)):
-        ids = [val.image_ids[index] for index in np.flatnonzero(chosen).tolist()]
+    halves = {"val1": ~second, "val2": second}
+    lists = {
+        name: [val.image_ids[index] for index in np.flatnonzero(chosen).tolist()]
+        for name, chosen in halves.items()
+    }
+    for name, ids in lists.items():  # both, before either is written
         if name in there:
             _refuse_another(root, name, ids)
+    written: dict[str, object] = {}
+    for name, chosen in halves.items():
+        ids = lists[name]
         path = write_list(root, name, ids)
         written[name] = len(ids)
         print(f"{path}: {len(ids)} pictures, {int(counts[chosen].sum())} objects")

@@ -88,6 +88,29 @@ def test_a_size_that_is_not_the_pictures_is_rescaled_and_counted(ilsvrc):
     assert DetectionDataset(annotations, 80, 100)[1].boxes.tolist() == [[20, 40, 60, 80]]
 
 
+def test_boxes_are_the_same_where_only_results_are_evaluated(ilsvrc):
+    """Truth: the boxes with pictures; of a missing picture (v_2) those of the XML, whose size then stands for it."""
+    with_pictures, _ = read_annotations(ilsvrc, "val")
+    without, report = read_annotations(ilsvrc, "val", need_pictures=False)
+    assert without.boxes.tolist() == with_pictures.boxes.tolist()
+    assert report.counts() == {"size differs from the annotation": 1}
+    (ilsvrc / "Data" / "DET" / "val" / "v_2.JPEG").unlink()
+    missing, report = read_annotations(ilsvrc, "val", need_pictures=False)
+    assert missing.boxes.tolist() == [[10, 20, 30, 40], [10, 20, 30, 40]]
+    assert missing.sizes.tolist() == [[80, 100], [40, 50], [80, 100]]
+    (defect,) = report.defects
+    assert defect.kind == "size not checked"
+    assert defect.where.endswith("v_2.JPEG")
+
+
+def test_an_object_of_one_pixel_is_kept(ilsvrc):
+    """Corners are inclusive: (5, 5) is one pixel; (6, 5) is none."""
+    write_xml(ilsvrc, "val", "v_3", xml([(ANT, (5, 10, 5, 19)), (ANT, (5, 7, 9, 7)), (ANT, (6, 1, 5, 9))]))
+    annotations, report = read_annotations(ilsvrc, "val")
+    assert annotations.boxes[2:].tolist() == [[5, 10, 6, 20], [5, 7, 10, 8]]
+    assert report.counts()["zero-size box"] == 1
+
+
 def test_val_and_train_together(ilsvrc):
     (joined, _) = read_union([(ilsvrc, "train"), (ilsvrc, "val")])
     assert [joined.is_exhaustive(index) for index in range(6)] == [False] * 3 + [True] * 3
@@ -129,7 +152,13 @@ def test_missing_things(ilsvrc):
     with pytest.raises(DataError, match=r"v_1\.JPEG: missing picture"):
         read_annotations(ilsvrc, "val")
     truth, report = read_annotations(ilsvrc, "val", need_pictures=False)
-    assert (len(truth), report.counts()) == (3, {})
+    assert (len(truth), report.counts()) == (
+        3,
+        {"size not checked": 1, "size differs from the annotation": 1},
+    )
+    (ilsvrc / "Data" / "DET" / "val" / "v_2.JPEG").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"v_2\.JPEG: unreadable picture"):
+        read_annotations(ilsvrc, "val", need_pictures=False)
     (ilsvrc / "Annotations" / "DET" / "val" / "v_3.xml").unlink()
     with pytest.raises(DataError, match="v_3: missing annotation"):
         read_annotations(ilsvrc, "val", need_pictures=False)
@@ -147,9 +176,11 @@ def test_prepare_writes_val1_and_val2(ilsvrc, monkeypatch, capsys):
     assert list_splits(ilsvrc) == ["train", "val", "val1", "val2"]
     sizes = [len(read_annotations(ilsvrc, name)[0]) for name in ("val1", "val2")]
     assert sorted(sizes) == [1, 2]
-    (ilsvrc / "ImageSets" / "DET" / "val1.txt").write_text("v_1 1\nv_2 2\nv_3 3\n")
-    with pytest.raises(UserError, match=r"val1\.txt is there and lists other pictures"):
+    (ilsvrc / "ImageSets" / "DET" / "val1.txt").unlink()
+    (ilsvrc / "ImageSets" / "DET" / "val2.txt").write_text("v_1 1\nv_2 2\nv_3 3\n")
+    with pytest.raises(UserError, match=r"val2\.txt is there and lists other pictures"):
         prepare_imagenet_det.main(["--data", str(ilsvrc)])
+    assert not (ilsvrc / "ImageSets" / "DET" / "val1.txt").exists()
 
 
 def test_halves_are_balanced_in_every_class():
@@ -193,3 +224,7 @@ def test_evaluated_as_the_kit_does(ilsvrc, tmp_path, capsys):
     eval_det.main([*arguments, "--no-blacklist"])
     assert "0.500" in capsys.readouterr().out
     assert imagenet_det.read_blacklist(ilsvrc, val) == {(1, 0), (2, 1)}
+    for malformed in ("2\n", f"{ANT} 2\n"):
+        blacklist.write_text(malformed)
+        with pytest.raises(DataError, match=r"blacklist\.txt: should be `number wnid` in every line"):
+            imagenet_det.read_blacklist(ilsvrc, val)

@@ -46,7 +46,8 @@ def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
             classes are in the development kit's `map_det.txt`, in there or beside it.
         split: A list of `ImageSets/DET` whose name begins with `train` or `val`; `train` itself is the union of
             `train_1.txt` to `train_200.txt`, less the pictures that are there as negatives.
-        need_pictures: Whether a picture that is not there is an error, and its size is compared.
+        need_pictures: Whether a picture that is not there is an error; without, it is counted, as whether its boxes
+            are drawn on another size than it has is not known.
 
     Raises:
         DataError: Anything docs/data.md calls an error.
@@ -87,10 +88,8 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     described = _parse_all(root, part, stems, findings)
     stems = [stem for stem in stems if stem in described]
     paths = {stem: str(root / PICTURES / part / f"{stem}.JPEG") for stem in stems}
-    found = _sizes(paths, described, findings) if need_pictures else {}
-    if need_pictures:
-        stems = [stem for stem in stems if stem in found]
-    sizes = {stem: found.get(stem, (described[stem].height, described[stem].width)) for stem in stems}
+    sizes = _sizes(paths, described, findings, need_pictures)
+    stems = [stem for stem in stems if stem in sizes]
     annotations = _gather(
         root / XML / part, stems, paths, described, sizes, classes, f"{directory} ({split})", findings
     )
@@ -129,7 +128,7 @@ def read_blacklist(directory: Path, annotations: Annotations) -> set[tuple[int, 
     """(picture, label) pairs of `annotations` that the kit's evaluation leaves out, where the kit is there.
 
     Raises:
-        DataError: A line names a class that `annotations` does not have.
+        DataError: A line is not `number wnid`, or names a class that `annotations` does not have.
     """
     path = _in_kit(directory, BLACKLIST)
     if path is None:
@@ -140,7 +139,10 @@ def read_blacklist(directory: Path, annotations: Annotations) -> set[tuple[int, 
     labels = {entry.wnid: label_of.get(entry.name) for entry in read_classes(directory)}
     pairs = set()
     for line in _lines(path):
-        number, wnid = line.split()[:2]
+        words = line.split()
+        if len(words) < 2 or not words[0].isdecimal():
+            raise DataError(f"{path}: should be `number wnid` in every line, one is {line!r}")
+        number, wnid = words[:2]
         label = labels.get(wnid)
         if label is None:
             raise DataError(f"{path}: class '{wnid}' is not one of {annotations.source}")
@@ -189,7 +191,7 @@ def _gather(
             if name not in label_of:
                 unknown.setdefault(name, []).append(where)
                 continue
-            right, bottom = (c + 1 if c > a else a), (d + 1 if d > b else b)  # of no size as stored: a click
+            right, bottom = (c + 1 if c >= a else a), (d + 1 if d >= b else b)  # (a, a): one pixel wide
             if content.width and content.height:  # the last pixel may be counted from 1 all the same
                 right, bottom = min(right, max(content.width, c)), min(bottom, max(content.height, d))
             pictures.append(index)
@@ -222,15 +224,23 @@ def _gather(
 
 
 def _sizes(
-    paths: dict[str, str], described: dict[str, Described], findings: Findings
+    paths: dict[str, str], described: dict[str, Described], findings: Findings, need_pictures: bool
 ) -> dict[str, tuple[int, int]]:
-    """Height and width of each picture, in the orientation that its annotation was drawn on; missing ones are errors.
+    """Height and width of each picture, in the orientation that its annotation was drawn on.
 
+    A picture that is not there is an error where it is needed; elsewhere the annotation's size is taken, counted.
     Where the annotation states another size than the picture has, its boxes are drawn on a copy of that size, and are
     rescaled: counted.
     """
     sizes = {}
     for stem, path in progress(list(paths.items()), "picture sizes"):
+        said = described[stem].height, described[stem].width
+        if not need_pictures and not Path(path).exists():
+            sizes[stem] = said
+            findings.report.add(
+                "size not checked", path, "the picture is not there: its annotation's is taken"
+            )
+            continue
         try:
             height, width, orientation = read_header(path)
         except DataError as error:
@@ -238,7 +248,6 @@ def _sizes(
             findings.error(kind, path, str(error).removeprefix(f"{path}: "))
             continue
         upright = (width, height) if orientation >= 5 else (height, width)
-        said = described[stem].height, described[stem].width
         sizes[stem] = (height, width) if said == (height, width) else upright
         if 0 not in said and said != sizes[stem]:
             what = f"annotated at {said[1]} x {said[0]} (width x height), is {upright[1]} x {upright[0]}: rescaled"
