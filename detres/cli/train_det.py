@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from detres.config import load_config
     from detres.console import table
     from detres.detection.config import DetectionConfig
-    from detres.detection.train import train_detector
+    from detres.detection.train import check_before_training, train_detector
     from detres.detection.training_data import read_training_data, with_data, with_init
     from detres.devices import select_device
     from detres.training.run_folder import RunFolder
@@ -46,8 +46,11 @@ def main(argv: list[str]) -> None:
     config = with_network(with_init(config, arguments.init))
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
-    # Data at fault must not cost the run that is replaced.
-    data = read_training_data(config) if arguments.overwrite else None
+    data = None
+    if arguments.overwrite or (arguments.resume and config.train.mode == "alternating"):
+        # What is at fault must not cost the run that is replaced, or change what the one to go on with says.
+        data = read_training_data(config)
+        check_before_training(config, data, out if arguments.resume else None)
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
         log_configuration(config)
         figures = train_detector(

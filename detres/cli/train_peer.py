@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
     from detres.detection.training_data import read_training_data, with_init
     from detres.devices import select_device
     from detres.peers.training import build_peer, build_peer_task
+    from detres.training.config import make_plan
     from detres.training.loop import train
     from detres.training.run_folder import RunFolder
 
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> None:
     class_names = data.train.class_names
     truth = _read_test(arguments.test[0], arguments.test[1], class_names) if arguments.test else None
     if arguments.overwrite:
-        build_peer(config, len(class_names))
+        build_peer(config, class_names)
+        make_plan(config.train, len(data.train))
     name = f"{arguments.cfg.stem if arguments.cfg else 'train_det'}_torchvision"
     out = arguments.out or Path("runs") / name
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:

@@ -26,16 +26,18 @@ from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.proposals import Proposals, write_proposals
-from detres.detection.config import DetectionConfig
+from detres.detection.config import DetectionConfig, DetectorTrainConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.inference import for_inference
 from detres.detection.losses import StepOptions, draw_anchors, draw_regions, region_losses, rpn_losses
 from detres.detection.rpn import ProposalOptions, propose
 from detres.detection.train import build_task, plan_line
 from detres.detection.training_data import TrainingData
+from detres.errors import ConfigError
 from detres.files import atomic_path
 from detres.networks.resnet import Trunk, freeze_stages
 from detres.networks.vgg import VGGTrunk
+from detres.strict_yaml import read_document
 from detres.training.config import make_plan
 from detres.training.feed import plain_errors
 from detres.training.loop import Figures, train
@@ -93,6 +95,7 @@ def train_alternating(
     Returns:
         The figures of the last step's best evaluation (see `training.loop.train`).
     """
+    check_steps(config, len(data.train), run.path)
     task = build_task(config, data, device, pictures=run.pictures, quiet=quiet)
     network = task.network
     assert isinstance(network, FasterRCNN)
@@ -106,11 +109,14 @@ def train_alternating(
             proposals = _read_proposals(run.path, step, data)
             load_tensors(network, _start_of(run.path, step, initial), where=title)
             train_only(network, _trained_parts(network, step), config.model.freeze_at)
-            of_step = config.model_copy(update={"train": config.train.of_step(step.trains)})
+            of_step = config.model_copy(update={"train": _train_config(config, step)})
             log.info("%s: %s", title, plan_line(of_step.train, make_plan(of_step.train, len(data.train))))
             with RunFolder.open(folder, of_step, resume=True) as own:
                 own_task = _task_of_step(task, network, step, of_step, data, proposals, device)
-                figures = train(own_task, of_step.train, own, device, resume=True, quiet=quiet)
+                more = step is not STEPS[-1]
+                figures = train(
+                    own_task, of_step.train, own, device, resume=True, quiet=quiet, more_follows=more
+                )
             log.info("%s: done, %s", title, _listed(figures))
         if step.trains == "rpn" and not _proposals(folder).exists():
             load_tensors(network, read_weights(_weights(folder))[0], where=title)
@@ -120,6 +126,32 @@ def train_alternating(
     with atomic_path(run.weights) as beside:
         shutil.copyfile(_weights(run.path / "steps" / STEPS[-1].name), beside)
     return figures
+
+
+def check_steps(config: DetectionConfig, pictures: int, run: Path | None = None) -> None:
+    """Plan all four steps before the first one trains; a step that is done keeps its length.
+
+    Args:
+        config: The whole configuration.
+        pictures: Number of training pictures.
+        run: The run folder, where there is one to go on in.
+
+    Raises:
+        ConfigError: Lengths that do not fit together, or another length than a step had that is done.
+        DataError: There are no training pictures.
+    """
+    for number, step in enumerate(STEPS, start=1):
+        of_step = _train_config(config, step)
+        make_plan(of_step, pictures)
+        folder = None if run is None else run / "steps" / step.name
+        if folder is None or step is STEPS[-1] or not _weights(folder).exists():
+            continue
+        saved = read_document(folder / "config.yaml").values["train"]["length"]
+        if saved != str(of_step.length):
+            raise ConfigError(
+                f"train.length: step {number} of {len(STEPS)}, {step.title}, is done after {saved}, now it is to be"
+                f" {of_step.length}: go on with that length, or choose another --out"
+            )
 
 
 def rpn_step_losses(
@@ -232,7 +264,7 @@ def _task_of_step(
     proposals: Proposals | None,
     device: torch.device,
 ) -> Task:
-    """The joint task with the losses and the data of one step; only the last is evaluated."""
+    """The joint task with the losses and the data of one step."""
     losses = rpn_step_losses if step.trains == "rpn" else region_step_losses
     options = config.step_options(len(data.train.class_names))
     dataset = DetectionDataset(
@@ -246,6 +278,12 @@ def _task_of_step(
     )
     task = replace(task, losses=partial(losses, network, options, device), dataset=dataset)
     return task if step is STEPS[-1] else replace(task, evaluate=None, validation_losses=None)
+
+
+def _train_config(config: DetectionConfig, step: Step) -> DetectorTrainConfig:
+    """The keys of `train` for one step; only the last is evaluated."""
+    own = config.train.of_step(step.trains)
+    return own if step is STEPS[-1] else own.model_copy(update={"evaluate_every": None})
 
 
 def _trained_parts(network: FasterRCNN, step: Step) -> list[nn.Module]:

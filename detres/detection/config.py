@@ -34,6 +34,12 @@ class AlternatingStepConfig(Section):
     reference_batch: int | None = Field(default=None, ge=1, description="images for which `lr` is stated")
     lr: float | None = Field(default=None, gt=0, description="learning rate at the reference batch")
 
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        if self.length is not None and self.length.unit == "%":
+            raise ValueError(f"length is {self.length} of itself; write '12 epochs' or '240000 iterations'")
+        return self
+
 
 class DetectorTrainConfig(TrainConfig):
     """The keys of `train` for detectors."""
@@ -48,6 +54,15 @@ class DetectorTrainConfig(TrainConfig):
     region_steps: AlternatingStepConfig = Field(
         default=AlternatingStepConfig(), description="steps 2 and 4 of alternating training"
     )
+
+    @model_validator(mode="after")
+    def _check_mode(self) -> Self:
+        if self.mode == "alternating" and self.schedule == "plateau":
+            raise ValueError(
+                "schedule plateau looks at evaluations, which steps 1 to 3 of mode alternating do not have; choose step"
+                " or cosine"
+            )
+        return self
 
     def of_step(self, kind: Literal["rpn", "regions"]) -> DetectorTrainConfig:
         """The keys of one alternating step, its own put in the place of the common ones."""

@@ -13,14 +13,46 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from detres.detection.config import Architecture
+from detres.detection.build import prepare_for_training
+from detres.detection.config import Architecture, DetectionConfig
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.errors import ConfigError, listed, nearest
+from detres.errors import ConfigError, WeightsError, listed, nearest
 from detres.weights.foreign import TORCHVISION_PREFIX, find_weights
 from detres.weights.loading import load_tensors
 from detres.weights.ours import Metadata, architecture_of, is_ours, read_safetensors, read_weights
+from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
+
+
+def start_detector(config: DetectionConfig, class_names: Sequence[str]) -> tuple[FasterRCNN, Architecture]:
+    """The detector that a training begins with: fresh layers, initial weights, frozen stages, what `init` has besides.
+
+    Args:
+        config: The whole configuration.
+        class_names: Its K names.
+
+    Raises:
+        ConfigError, WeightsError: As `build.prepare_for_training` and `take_over_detector`.
+    """
+    model = config.model
+    network, architecture = prepare_for_training(
+        model, config.architecture, len(class_names), config.train.seed
+    )
+    take_over_detector(network, architecture, class_names, model.init, model.init_classes)
+    return network, architecture
+
+
+def check_start(config: DetectionConfig, class_names: Sequence[str]) -> None:
+    """Raise what `start_detector` would of a detector as `init`, before a run folder is touched; log nothing.
+
+    Args:
+        config: The whole configuration.
+        class_names: Its K names.
+    """
+    model = config.model
+    network, _, _ = start_network(model.network, model.init)
+    _find_detector(config.architecture(network), class_names, model.init, model.init_classes)
 
 
 def take_over_detector(
@@ -33,7 +65,7 @@ def take_over_detector(
     """Copy what the detector `init` has beyond a backbone; nothing where `init` is no detector's weights file.
 
     Classes are the same where their names are, or where `init_classes` says so; the others keep their fresh rows, and
-    so do all class layers where the region's feature has other channels, and all box rows where offsets are divided by
+    so do all class layers where only this detector has global context, and all box rows where offsets are divided by
     other numbers. The RPN stays fresh where its anchors or channels are others. All of it is logged.
 
     Args:
@@ -45,20 +77,13 @@ def take_over_detector(
 
     Raises:
         ConfigError: `init_classes` names a class that does not exist, here or there, or `init` is no detector.
-        WeightsError: The file is damaged.
+        WeightsError: The file is damaged, or has global context and the network has not.
     """
-    found = _read_detector(init)
+    found = _find_detector(architecture, class_names, init, init_classes)
     if found is None:
-        if init_classes:
-            raise ConfigError(
-                f"model.init_classes says which classes of model.init are meant, but {init} is no detector's weights"
-                " file: leave it out"
-            )
         return
     assert init is not None
-    tensors, metadata = found
-    theirs = architecture_of(metadata, Architecture, init)
-    _check_names(init_classes, class_names, metadata.class_names, init)
+    tensors, metadata, theirs = found
     _take_over_rpn(network, architecture, theirs, tensors, init)
     place = {name: row for row, name in enumerate(metadata.class_names)}
     rows = {
@@ -66,8 +91,41 @@ def take_over_detector(
         for own, name in enumerate(class_names)
         if init_classes.get(name, name) in place
     }
-    _take_over_classes(network, tensors, rows, architecture.box_divisors == theirs.box_divisors, init)
-    _log_classes(class_names, metadata.class_names, rows, init)
+    if architecture.context and not theirs.context:
+        log.warning(
+            "the class layers start fresh: the model has global context (model.context), %s has none", init
+        )
+        return
+    same_offsets = architecture.box_divisors == theirs.box_divisors
+    _take_over_classes(network, tensors, rows, same_offsets)
+    if not same_offsets:
+        log.warning("the box layer starts fresh: rcnn.divisors are others in %s", init)
+    layers = "class layers" if same_offsets else "class layer"
+    _log_classes(layers, class_names, metadata.class_names, rows, init)
+
+
+def _find_detector(
+    architecture: Architecture, class_names: Sequence[str], init: str | None, init_classes: Mapping[str, str]
+) -> tuple[dict[str, Tensor], Metadata, Architecture] | None:
+    """The detector `init` and its architecture, checked against ours; None where `init` is anything else."""
+    found = _read_detector(init)
+    if found is None:
+        if init_classes:
+            raise ConfigError(
+                f"model.init_classes says which classes of model.init are meant, but {init} is no detector's weights"
+                " file: leave it out"
+            )
+        return None
+    assert init is not None
+    tensors, metadata = found
+    theirs = architecture_of(metadata, Architecture, init)
+    if theirs.context and not architecture.context:
+        raise WeightsError(
+            f"{init}: weights with global context, the model has none: set model.context: true, or choose weights"
+            " without it"
+        )
+    _check_names(init_classes, class_names, metadata.class_names, init)
+    return tensors, metadata, theirs
 
 
 def _take_over_rpn(
@@ -86,19 +144,10 @@ def _take_over_rpn(
 
 @torch.no_grad()
 def _take_over_classes(
-    network: FasterRCNN, tensors: Mapping[str, Tensor], rows: Mapping[int, int], same_offsets: bool, init: str
+    network: FasterRCNN, tensors: Mapping[str, Tensor], rows: Mapping[int, int], same_offsets: bool
 ) -> None:
     """Copy rows (here -> there) of both sibling layers, and background's, which is last, with them."""
     head = network.region_head
-    their_logits = tensors["region_head.class_logits.weight"]
-    if their_logits.shape[1] != head.class_logits.in_features:
-        log.warning(
-            "the class layers start fresh: they take %d channels in %s, here %d",
-            their_logits.shape[1],
-            init,
-            head.class_logits.in_features,
-        )
-        return
     if not rows:
         return
     own, there = list(rows), list(rows.values())
@@ -110,18 +159,19 @@ def _take_over_classes(
         if same_offsets:
             of_class = tensors[f"region_head.box_deltas.{kind}"].unflatten(0, (-1, 4))  # (K, 4, D)
             deltas.view(-1, 4, *deltas.shape[1:])[own] = of_class[there].to(deltas)
-    if not same_offsets:
-        log.warning("the box layer starts fresh: rcnn.divisors are others in %s", init)
 
 
-def _log_classes(ours: Sequence[str], theirs: Sequence[str], rows: Mapping[int, int], init: str) -> None:
+def _log_classes(
+    layers: str, ours: Sequence[str], theirs: Sequence[str], rows: Mapping[int, int], init: str
+) -> None:
     taken = [
         ours[own] if ours[own] == theirs[there] else f"{ours[own]} (there {theirs[there]})"
         for own, there in rows.items()
     ]
     fresh = [name for own, name in enumerate(ours) if own not in rows]
     log.info(
-        "class layers: %d of %d classes taken over from %s: %s; fresh: %s",
+        "%s: %d of %d classes taken over from %s: %s; fresh: %s",
+        layers,
         len(taken),
         len(ours),
         init,

@@ -19,11 +19,10 @@ from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.records import Annotations
-from detres.detection.build import prepare_for_training
 from detres.detection.config import Architecture, DetectionConfig
 from detres.detection.coverage import best_anchor_overlaps, coverage_line
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.finetuning import take_over_detector
+from detres.detection.finetuning import check_start, start_detector
 from detres.detection.inference import detect_split
 from detres.detection.losses import StepOptions, training_losses
 from detres.detection.pictures import draw_batch, draw_split
@@ -80,6 +79,26 @@ def train_detector(
     return train(task, config.train, run, device, resume=resume, quiet=quiet)
 
 
+def check_before_training(config: DetectionConfig, data: TrainingData, resumed: Path | None = None) -> None:
+    """Refuse lengths and initial weights that do not fit, before anything trains or a run folder is touched.
+
+    Args:
+        config: The whole configuration.
+        data: From `read_training_data`.
+        resumed: The run folder to go on in.
+
+    Raises:
+        UserError: As `train_detector` would later.
+    """
+    if config.train.mode == "alternating":
+        from detres.detection.alternating import check_steps
+
+        check_steps(config, len(data.train), resumed)
+    else:
+        make_plan(config.train, len(data.train))
+    check_start(config, data.train.class_names)
+
+
 def build_task(
     config: DetectionConfig,
     data: TrainingData,
@@ -98,10 +117,7 @@ def build_task(
         quiet: No progress while evaluating.
     """
     class_names = data.train.class_names
-    network, architecture = prepare_for_training(
-        config.model, config.architecture, len(class_names), config.train.seed
-    )
-    take_over_detector(network, architecture, class_names, config.model.init, config.model.init_classes)
+    network, architecture = start_detector(config, class_names)
     network.to(device)
     _log_data(config, data, network)
     sizes = config.data.short_side, config.data.long_side

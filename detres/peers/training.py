@@ -22,6 +22,7 @@ from detres.data.records import Annotations, DetectionTable
 from detres.detection.build import prepare_for_training
 from detres.detection.config import DetectionConfig
 from detres.detection.fast_rcnn import Detections
+from detres.detection.finetuning import start_detector
 from detres.detection.inference import as_table
 from detres.detection.losses import training_losses
 from detres.detection.training_data import TrainingData, log_training_data
@@ -44,19 +45,23 @@ from detres.training.task import Task
 CPU = torch.device("cpu")
 
 
-def build_peer(config: DetectionConfig, num_classes: int) -> TorchvisionFasterRCNN:
+def build_peer(config: DetectionConfig, class_names: Sequence[str]) -> TorchvisionFasterRCNN:
     """The composition with the weights that our detector would start from, in training mode.
 
     Args:
         config: The whole configuration.
-        num_classes: K.
+        class_names: K names.
+
+    Raises:
+        ConfigError: The training is not joint, or the composition has nothing like what is configured.
     """
-    network, architecture = prepare_for_training(
-        config.model, config.architecture, num_classes, config.train.seed
-    )
-    return torchvision_faster_rcnn(
-        network.train(), architecture, config.test, config.step_options(num_classes)
-    )
+    if config.train.mode != "joint":
+        raise ConfigError(
+            "train.mode: the composition is trained jointly; to compare, --set train.mode=joint"
+        )
+    network, architecture = start_detector(config, class_names)
+    options = config.step_options(len(class_names))
+    return torchvision_faster_rcnn(network.train(), architecture, config.test, options)
 
 
 def build_peer_task(
@@ -70,12 +75,8 @@ def build_peer_task(
         device: Where to train.
         quiet: No progress while evaluating.
     """
-    if config.train.mode != "joint":
-        raise ConfigError(
-            "train.mode: the composition is trained jointly; to compare, --set train.mode=joint"
-        )
     log_training_data(config, data)
-    peer = build_peer(config, len(data.train.class_names)).to(device)
+    peer = build_peer(config, data.train.class_names).to(device)
     sizes = config.data.short_side, config.data.long_side
     validation = data.val
     return Task(
@@ -99,7 +100,10 @@ def build_peer_task(
 
 def read_peer(config: DetectionConfig, num_classes: int, weights: Path) -> TorchvisionFasterRCNN:
     """The trained composition of a run, in test mode."""
-    peer = build_peer(config, num_classes)
+    network, architecture = prepare_for_training(
+        config.model, config.architecture, num_classes, config.train.seed
+    )
+    peer = torchvision_faster_rcnn(network, architecture, config.test, config.step_options(num_classes))
     peer.load_state_dict(load_file(weights))
     return peer.eval()
 
@@ -135,9 +139,7 @@ def losses_side_by_side(
     """
     log_training_data(config, data)
     num_classes = len(data.train.class_names)
-    ours, architecture = prepare_for_training(
-        config.model, config.architecture, num_classes, config.train.seed
-    )
+    ours, architecture = start_detector(config, data.train.class_names)
     ours.to(device).train()
     options = config.step_options(num_classes)
     theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)

@@ -39,6 +39,7 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
+    more_follows: bool = False,
 ) -> Figures:
     """Train `task.network` in place and leave checkpoints, metrics and the best weights in `run`.
 
@@ -49,6 +50,7 @@ def train(
         device: Where the network is.
         resume: Go on from the newest checkpoint of `run`, if it has one.
         quiet: No progress on standard error.
+        more_follows: Whether other trainings are to follow: a signal in the last step then stops too, all being saved.
 
     Returns:
         The figures of the best evaluation; where there was none, the mean losses of the last logged steps.
@@ -118,6 +120,9 @@ def train(
     if state.best is None:
         task.export(state.evaluated, run.weights)
     log.info(_totals(task, plan, state, run))
+    if stop.wanted and more_follows:
+        log.warning("stopped after step %d, the last of this part: --resume goes on", state.step)
+        raise KeyboardInterrupt
     return state.result()
 
 

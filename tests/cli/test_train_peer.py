@@ -64,6 +64,12 @@ def test_what_is_at_fault_is_found_before_the_training(weights, tmp_path, monkey
             run(weights, earlier, "--overwrite", *more)
     with pytest.raises(ConfigError, match="torchvision has no plain18"):
         run(None, earlier, "--overwrite", "--set", "model.network.name=plain18")
+    for setting, message in (
+        ("mode=alternating", "trained jointly"),
+        ("milestones=[3 iterations, 2 iterations]", "rise"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(weights, earlier, "--overwrite", "--set", f"train.{setting}")
     assert {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()} == before
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import detres.training.loop as loop
+from detres.cli import train_det
 from detres.config import Length, load_config
 from detres.data.detection_samples import DetectionDataset, collate_detection
 from detres.data.proposals import Proposals
@@ -24,7 +25,7 @@ from detres.detection.config import DetectionConfig
 from detres.detection.losses import training_losses
 from detres.detection.train import build_task, train_detector
 from detres.detection.training_data import TrainingData
-from detres.errors import DataError, UserError
+from detres.errors import ConfigError, DataError, UserError
 from detres.training.run_folder import RunFolder
 from detres.weights.ours import read_weights
 
@@ -141,6 +142,20 @@ def test_lengths_of_the_steps(unbroken):
     assert train.of_step("regions").length == Length(2, "iterations")
 
 
+def test_all_steps_are_planned_before_the_first_one_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("the training has begun"))
+    with pytest.raises(ConfigError, match="do not rise"):
+        run_in(tmp_path / "run", configured("train.region_steps.milestones=[2 iterations, 1 iterations]"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_last_step_is_evaluated_and_says_so(unbroken):
+    log = (unbroken / "log.txt").read_text()
+    assert (log.count("evaluated never"), log.count("evaluated every 1")) == (3, 1)
+    for name in NAMES:
+        assert ("val/AP" in (unbroken / "steps" / name / "metrics.jsonl").read_text()) == (name == NAMES[-1])
+
+
 class Killed(BaseException):
     pass
 
@@ -177,10 +192,7 @@ def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_step", inner)
     made = alternating.propose
 
-    def broken(*arguments):
-        raise Killed
-
-    monkeypatch.setattr(alternating, "propose", broken)
+    monkeypatch.setattr(alternating, "propose", _killed)
     with pytest.raises(Killed):
         run_in(run, configured(context), resume=True)
     assert [path.name for path in (run / "steps" / NAMES[2]).glob("*proposals*")] == []
@@ -194,6 +206,58 @@ def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
         "finished: gives its figures again"
     )
     assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_step_that_is_done_keeps_its_length(tmp_path, monkeypatch):
+    run, made = tmp_path / "run", alternating.propose
+    monkeypatch.setattr(alternating, "propose", _killed)
+    with pytest.raises(Killed):
+        run_in(run, configured())
+    monkeypatch.setattr(alternating, "propose", made)
+    with pytest.raises(
+        ConfigError, match="step 1 of 4, RPN from the initial weights, is done after 3 iterations"
+    ):
+        run_in(run, configured("train.length=4 iterations"), resume=True)
+
+
+def test_the_tool_refuses_before_it_touches_a_run(tmp_path, monkeypatch):
+    """Neither `--resume` nor `--overwrite` changes a byte of the run that is there."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(alternating, "propose", _killed)
+    with pytest.raises(Killed):
+        run_in(run, configured())
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    for how, more, message in (
+        ("--resume", "train.length=4 iterations", "step 1 of 4"),
+        ("--overwrite", "train.region_steps.milestones=[2 iterations, 1 iterations]", "do not rise"),
+        ("--overwrite", "model.init_classes={a: b}", "no detector's weights"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_det.main([*settings, "--set", more, "--out", str(run), "--device", "cpu", how, "--quiet"])
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupt_in_the_last_iteration_of_a_step_stops_too(unbroken, context, tmp_path, monkeypatch):
+    run, inner, taken = tmp_path / "run", loop._step, 0
+
+    def interrupted(*arguments):
+        nonlocal taken
+        taken += 1
+        if taken == 3:  # of the three of step 1
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*arguments)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(run, configured(context))
+    assert taken == 3
+    assert same(weights(run, NAMES[0]), weights(unbroken, NAMES[0]))
+    assert not (run / "steps" / NAMES[0] / "proposals.safetensors").exists()
+
+
+def _killed(*arguments):
+    raise Killed
 
 
 def test_a_fault_in_a_later_step_costs_no_earlier_one(tmp_path, monkeypatch):

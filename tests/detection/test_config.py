@@ -23,6 +23,8 @@ from detres.networks.config import NetworkConfig
         ("test.nms=0", "test.nms"),
         ("model.region_pooling=avg", "model.region_pooling"),
         ("rpn.sizes=[]", "rpn.sizes"),
+        ("train.rpn_steps.length=50 %", "train.rpn_steps.*50 % of itself"),
+        ("train={mode: alternating, schedule: plateau}", "steps 1 to 3 of mode alternating"),
     ],
 )
 def test_contradictions_and_typos_are_the_users_errors(override, message):

@@ -18,10 +18,11 @@ from detres.data.readers.voc import CLASS_NAMES as VOC_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.detection.config import DetectionConfig
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.finetuning import take_over_detector
+from detres.detection.finetuning import check_start, start_detector, take_over_detector
 from detres.detection.train import build_task
 from detres.detection.training_data import TrainingData
-from detres.errors import ConfigError
+from detres.errors import ConfigError, UserError, WeightsError
+from detres.peers.training import build_peer
 from detres.weights.ours import read_weights
 
 SETTINGS = [
@@ -112,11 +113,61 @@ def test_other_anchors_leave_the_rpn_fresh(tmp_path, caplog):
 
 def test_other_divisors_leave_the_box_layer_fresh(tmp_path, caplog):
     init = write_detector(tmp_path / "a.safetensors", NAMES)
-    network = started(init, "rcnn.divisors=[1, 1, 1, 1]")
+    with caplog.at_level(logging.INFO, "detres"):
+        network = started(init, "rcnn.divisors=[1, 1, 1, 1]")
     assert "the box layer starts fresh" in caplog.text
+    assert "class layer: 5 of 5 classes taken over" in caplog.text
     assert network.region_head.box_deltas.weight.abs().max() < 0.01
     tensors, _ = read_weights(init)
     assert torch.equal(network.region_head.class_logits.weight, tensors["region_head.class_logits.weight"])
+
+
+def test_context_is_not_dropped_in_silence(tmp_path, caplog):
+    """Weights with it need a model with it; the other way round the class layers, which take both, start fresh."""
+    context = write_detector(tmp_path / "context.safetensors", NAMES, context=True)
+    with pytest.raises(
+        WeightsError, match=r"context\.safetensors: .*the model has none: set model\.context: true"
+    ) as caught:
+        started(context)
+    assert len(str(caught.value).splitlines()) == 1
+    own, (tensors, _) = started(context, "model.context=true").state_dict(), read_weights(context)
+    assert all(torch.equal(own[name], tensor) for name, tensor in tensors.items())
+    plain = write_detector(tmp_path / "plain.safetensors", NAMES)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "detres"):
+        network = started(plain, "model.context=true")
+    assert "the class layers start fresh: the model has global context" in caplog.text
+    assert "taken over" not in caplog.text
+    assert torch.equal(network.rpn.conv.weight, read_weights(plain)[0]["rpn.conv.weight"])
+    assert network.region_head.class_logits.weight.std() < 0.02
+
+
+def test_what_is_at_fault_is_known_before(tmp_path, caplog):
+    """`check_start` refuses what `start_detector` refuses, and says nothing of what is in order."""
+    detector = write_detector(tmp_path / "a.safetensors", NAMES, context=True)
+    for settings, aliases in (([], {}), (["model.context=true"], {"nothing": NAMES[0]})):
+        config = load_config(DetectionConfig, None, [*SETTINGS, *settings, f"model.init={detector}"])
+        model = config.model.model_copy(update={"init_classes": aliases})
+        config = config.model_copy(update={"model": model})
+        for function in (check_start, start_detector):
+            with pytest.raises(UserError):
+                function(config, NAMES)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "detres"):
+        settings = [*SETTINGS, "model.context=true", f"model.init={detector}"]
+        check_start(load_config(DetectionConfig, None, settings), NAMES)
+    assert not caplog.messages
+
+
+def test_the_peer_takes_over_the_same(tmp_path):
+    init = write_detector(tmp_path / "a.safetensors", NAMES)
+    config = load_config(DetectionConfig, None, [*SETTINGS, f"model.init={init}"])
+    peer, (tensors, _) = build_peer(config, NAMES), read_weights(init)
+    names = {"conv": "rpn.head.conv.0.0", "objectness": "rpn.head.cls_logits"}
+    for ours, theirs in names.items():
+        assert torch.equal(peer.get_parameter(f"{theirs}.weight"), tensors[f"rpn.{ours}.weight"])
+    logits = tensors["region_head.class_logits.weight"]  # background last, there first
+    assert torch.equal(peer.roi_heads.box_predictor.cls_score.weight, logits.roll(1, dims=0))
 
 
 def test_a_backbone_is_left_to_the_backbone(tmp_path):
