@@ -68,13 +68,15 @@ def main(arguments: list[str]) -> None:
         help="check the detections and write them for COCO's server: detections_<split>_<algorithm>_results.json",
     )
     options = parser.parse_args(arguments)
+    check = None
     if options.submission is not None:
-        from detres.evaluation.submissions import check_coco_name, write_coco_submission
+        from detres.evaluation.submissions import check_coco_name, check_coco_split, write_coco_submission
 
+        check = check_coco_split
         check_coco_name(options.submission, options.split)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
-    sources = read_sources(options)
+    sources = read_sources(options, check)
     save_results(options, sources)
     if options.submission is not None:
         write_coco_submission(options.submission, sources.truth, sources.detections)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,14 @@ def evaluation_parser(
     return parser
 
 
-def read_sources(arguments: argparse.Namespace) -> Sources:
+def read_sources(
+    arguments: argparse.Namespace, check: Callable[[Annotations], None] | None = None
+) -> Sources:
     """Ground truth and detections as the options say.
+
+    Args:
+        arguments: Of `evaluation_parser`.
+        check: Called with the ground truth before anything is detected; may refuse it.
 
     Raises:
         UserError: Options that do not go together, or whatever the readers find.
@@ -69,10 +75,12 @@ def read_sources(arguments: argparse.Namespace) -> Sources:
             raise UserError(
                 "--annotations has no pictures to test --weights on: give --data DIR --split NAME"
             )
-        return _detected(arguments)
+        return _detected(arguments, check)
     if arguments.set:
         raise UserError(f"--set {arguments.set[0]}: test options change --weights, not --results")
     truth = _read_truth(arguments, need_pictures=False)
+    if check is not None:
+        check(truth)
     from detres.evaluation.results_files import read_results
 
     detections = read_results(arguments.results, truth, arguments.split)
@@ -146,7 +154,7 @@ def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annota
     return truth
 
 
-def _detected(arguments: argparse.Namespace) -> Sources:
+def _detected(arguments: argparse.Namespace, check: Callable[[Annotations], None] | None) -> Sources:
     from detres.api import Detector, detect_split, load
     from detres.data.discover import select_classes
 
@@ -158,6 +166,8 @@ def _detected(arguments: argparse.Namespace) -> Sources:
             f"{arguments.weights[0]}: weights of a {type(detector).__name__.lower()}, not of a detector"
         )
     truth = select_classes(truth, detector.class_names)
+    if check is not None:
+        check(truth)
     detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)
     origin: dict[str, object] = {
         "weights": list(arguments.weights),

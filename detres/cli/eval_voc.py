@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,11 @@ from detres.cli.eval_common import (
     read_sources,
     save_results,
 )
+from detres.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from detres.evaluation.voc import VocResult
 
 EXAMPLE = """
@@ -45,12 +49,16 @@ def main(arguments: list[str]) -> None:
         help="check the detections and write them as comp4_det_<split>_<class>.txt",
     )
     options = parser.parse_args(arguments)
-    sources = read_sources(options)
+    check, split = None, ""
+    if options.save_comp4 is not None:
+        from detres.evaluation.submissions import check_voc_split, write_voc_submission
+
+        split = _split_read(options)
+        check = partial(check_voc_split, split=split)
+    sources = read_sources(options, check)
     save_results(options, sources)
     if options.save_comp4 is not None:
-        from detres.evaluation.submissions import write_voc_submission
-
-        write_voc_submission(options.save_comp4, sources.truth, sources.detections, options.split or "test")
+        write_voc_submission(options.save_comp4, sources.truth, sources.detections, split)
     sanity = print_sanity(sources)
 
     from detres.evaluation.voc import evaluate_voc
@@ -59,6 +67,21 @@ def main(arguments: list[str]) -> None:
     _print(result, sources)
     figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
     write_json(options.json, {**figures, "sanity": sanity})
+
+
+def _split_read(options: argparse.Namespace) -> str:
+    """The name of the split; where `--split` does not say, the one that is read."""
+    from detres.data.discover import list_splits, resolve_directory
+    from detres.data.shapes import is_shapes
+
+    if options.split:
+        return options.split
+    if options.data and is_shapes(options.data):
+        return "train"
+    available = list_splits(resolve_directory(options.data), format=options.format) if options.data else []
+    if len(available) != 1:
+        raise UserError("--save-comp4 names its files by the split: say --split NAME")
+    return available[0]
 
 
 def _print(result: VocResult, sources: Sources) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from detres.data.readers.voc import CLASS_NAMES
 from detres.data.records import Annotations, DetectionTable
-from detres.errors import DataError, UserError
+from detres.errors import DataError, UserError, listed, nearest
 from detres.evaluation.overlaps import refuse_irregular
 from detres.evaluation.results_files import write_coco_results, write_comp4
 
@@ -54,6 +55,23 @@ def write_coco_submission(path: Path, truth: Annotations, detections: DetectionT
     Raises:
         DataError: Something that the server would refuse; nothing is written.
     """
+    check_coco_split(truth)
+    _refuse_unfit(truth, detections)
+    largest = np.bincount(detections.images, minlength=1).max()
+    if largest > COUNTED:
+        raise DataError(
+            f"{largest} detections of one picture, COCO's server counts the best {COUNTED}:"
+            f" set test.max_detections={COUNTED}"
+        )
+    write_coco_results(path, truth, detections)
+
+
+def check_coco_split(truth: Annotations) -> None:
+    """Refuse a split whose ids COCO's server cannot read; it needs no detections.
+
+    Raises:
+        DataError: No category ids, or ids of pictures that are no numbers.
+    """
     if truth.category_ids is None:
         raise DataError(
             f"{truth.source}: has no category ids, which COCO's results need; choose a data set in COCO's form"
@@ -63,14 +81,6 @@ def write_coco_submission(path: Path, truth: Annotations, detections: DetectionT
         raise DataError(
             f"{truth.source}: image ids must be whole numbers for COCO's server; one is '{strange[0]}'"
         )
-    _refuse_unfit(truth, detections)
-    largest = np.bincount(detections.images, minlength=1).max()
-    if largest > COUNTED:
-        raise DataError(
-            f"{largest} detections of one picture, COCO's server counts the best {COUNTED}:"
-            f" set test.max_detections={COUNTED}"
-        )
-    write_coco_results(path, truth, detections)
 
 
 def write_voc_submission(folder: Path, truth: Annotations, detections: DetectionTable, split: str) -> None:
@@ -85,6 +95,19 @@ def write_voc_submission(folder: Path, truth: Annotations, detections: Detection
     Raises:
         DataError: Something that the kit would misread; nothing is written.
     """
+    check_voc_split(truth, split)
+    _refuse_unfit(truth, detections)
+    write_comp4(folder, truth, detections, split)
+
+
+def check_voc_split(truth: Annotations, split: str) -> None:
+    """Refuse names that VOC's kit would misread or its server does not know; it needs no detections.
+
+    The classes of a split without objects are the detector's, and the split is one for the server: they must be VOC's.
+
+    Raises:
+        DataError: Such a name.
+    """
     for what, words, unfit in (
         ("class", truth.class_names, r"[/\\]"),
         ("split", [split], r"[/\\]"),
@@ -96,8 +119,12 @@ def write_voc_submission(folder: Path, truth: Annotations, detections: Detection
                 f"{truth.source}: the {what} '{strange[0]}' cannot stand in comp4 files (no slashes; of pictures bare"
                 " names without spaces: choose one year)"
             )
-    _refuse_unfit(truth, detections)
-    write_comp4(folder, truth, detections, split)
+    foreign = [name for name in truth.class_names if name not in CLASS_NAMES]
+    if foreign and not len(truth.boxes):
+        raise DataError(
+            f"{truth.source}: VOC's server does not know the class '{foreign[0]}'{nearest(foreign[0], CLASS_NAMES)};"
+            f" it has {listed(CLASS_NAMES, 20)}"
+        )
 
 
 def _image_ids(truth: Annotations) -> list[str]:

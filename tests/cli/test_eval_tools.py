@@ -17,7 +17,7 @@ from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
-from detres.errors import UserError
+from detres.errors import DataError, UserError
 
 FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 BOXES = {
@@ -232,7 +232,7 @@ def test_an_ensemble_with_all_switches(tool, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["test"]["scales"] == [64, 96, 128]
 
 
-def test_detections_for_cocos_server(tmp_path, caplog, capsys):
+def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     """A split of pictures and categories alone: pycocotools loads what is written; the name is looked at first."""
     from pycocotools.coco import COCO
 
@@ -264,10 +264,14 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys):
         with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
             eval_coco.main([*options, "--submission", str(wrong)])
         assert not wrong.exists()
+    info.write_text(json.dumps({"images": [{**pictures[0], "id": "seven"}], "categories": categories}))
+    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    with pytest.raises(DataError, match="image ids must be whole numbers"):
+        eval_coco.main([*options, "--submission", str(target)])
     capsys.readouterr()
 
 
-def test_detections_for_vocs_server(tmp_path, capsys):
+def test_detections_for_vocs_server(tmp_path, capsys, monkeypatch):
     """VOC 2012's test set has lists and pictures, and no XML: every class gets its file, empty or not."""
     year = tmp_path / "VOC2012"
     (year / "Annotations").mkdir(parents=True)
@@ -275,17 +279,46 @@ def test_detections_for_vocs_server(tmp_path, capsys):
     (year / "ImageSets" / "Main" / "test.txt").write_text("2008_000001\n2008_000004\n")
     for stem in ("2008_000001", "2008_000004"):
         write_image(year / "JPEGImages" / f"{stem}.jpg", np.full((80, 120, 3), 99, np.uint8))
-    weights = write_detector(tmp_path / "w.safetensors", test={"proposals": 30, "min_score": 0.0})
+    names = ("cat", "dog", "tvmonitor")
+    weights = write_detector(tmp_path / "w.safetensors", names, test={"proposals": 30, "min_score": 0.0})
     options = ["--weights", str(weights), "--data", str(year), "--split", "test", "--device", "cpu"]
     eval_voc.main([*options, "--save-comp4", str(tmp_path / "Main")])
     files = {path.name for path in (tmp_path / "Main").iterdir()}
-    assert files == {f"comp4_det_test_{name}.txt" for name in CLASS_NAMES}
+    assert files == {f"comp4_det_test_{name}.txt" for name in names}
     lines = [line.split() for path in (tmp_path / "Main").iterdir() for line in path.read_text().splitlines()]
     assert {line[0] for line in lines} == {"2008_000001", "2008_000004"}
     for _, score, x1, y1, x2, y2 in lines:
         assert 0 <= float(score) <= 1
         assert 1 <= float(x1) <= float(x2) + 1 <= 121.01
         assert 1 <= float(y1) <= float(y2) + 1 <= 81.01
+    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    other = write_detector(tmp_path / "other.safetensors", ("cat", "dog", "tv"))
+    with pytest.raises(DataError, match="VOC's server does not know the class 'tv'"):
+        eval_voc.main([*options[2:], "--weights", str(other), "--save-comp4", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+    capsys.readouterr()
+
+
+def test_comp4_files_are_named_by_the_split_that_is_read(folder, tmp_path, capsys):
+    """Without `--split` that is the only one of the data; where there are several, or none, it must be said."""
+    results, comp4 = str(folder / "right.json"), tmp_path / "comp4"
+    with pytest.raises(UserError, match="say --split NAME"):
+        eval_voc.main([*arguments(folder), "--results", results, "--save-comp4", str(comp4)])
+    year = tmp_path / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (year / name).mkdir(parents=True)
+    (year / "ImageSets" / "Main" / "val.txt").write_text("a\n")
+    write_image(year / "JPEGImages" / "a.jpg", np.full((80, 120, 3), 99, np.uint8))
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    (year / "Annotations" / "a.xml").write_text(
+        f"<annotation><size><width>120</width><height>80</height></size><object><name>cat</name>{box}</object>"
+        "</annotation>"
+    )
+    (tmp_path / "found.json").write_text("[]")
+    eval_voc.main(
+        ["--data", str(year), "--results", str(tmp_path / "found.json"), "--save-comp4", str(comp4)]
+    )
+    assert {path.name.rsplit("_", 1)[0] for path in comp4.iterdir()} == {"comp4_det_val"}
     capsys.readouterr()
 
 

@@ -39,7 +39,7 @@ def split_of(
 
 
 COCO = split_of(["42", "7"], ("cat", "dog"), (17, 90))
-VOC = split_of(["000042", "2008_000001"], ("cat", "potted plant", "dog"), None)
+VOC = split_of(["000042", "2008_000001"], ("cat", "pottedplant", "dog"), None)
 FOUND = DetectionTable(
     images=np.array([0, 1, 1], np.int64),
     boxes=np.array([[0, 0, 100, 80], [10.25, 20.5, 30.75, 40], [1, 2, 3, 4]], np.float32),
@@ -82,7 +82,7 @@ def test_voc_files_in_the_kits_words(tmp_path):
         assert len(read[match[1]]) == len(lines)
     assert read == {
         "cat": [("2008_000001", 0.123456789, [11.25, 21.5, 30.75, 40.0])],
-        "potted plant": [
+        "pottedplant": [
             ("000042", 0.9, [1.0, 1.0, 100.0, 80.0]),
             ("2008_000001", 1.0, [2.0, 3.0, 3.0, 4.0]),
         ],
@@ -182,6 +182,11 @@ def test_splits_that_no_server_knows(tmp_path):
         (replace(VOC, image_ids=Strings(["a b", "b"])), "test", "picture 'a b'"),
         (replace(VOC, class_names=("cat/dog", "b", "c")), "test", "class 'cat/dog'"),
         (VOC, "Layout/test", "split 'Layout/test'"),
+        (
+            replace(VOC, class_names=("cat", "potted plant", "dog")),
+            "test",
+            r"server does not know the class 'potted plant' \(did you mean 'pottedplant'\?\)",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             write_voc_submission(tmp_path / "Main", truth, FOUND, split)
