@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -236,19 +236,28 @@ def _described(model: type[Section], prefix: str) -> Iterator[tuple[str, str, st
 
 def _type_name(field: FieldInfo) -> str:
     """The type as people read it: `float > 0`, `'a' or 'b'`, `tuple of int`."""
+    return " ".join([_annotation_text(field.annotation), *_bounds(field.metadata)])
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
+    """`> 0` and the like of a field's metadata; a `Field` of `Annotated` has metadata of its own."""
     symbols = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [
+    limits = [
+        limit for item in metadata for limit in (item.metadata if isinstance(item, FieldInfo) else [item])
+    ]
+    return [
         f"{symbol} {getattr(limit, name)}"
-        for limit in field.metadata
+        for limit in limits
         for name, symbol in symbols.items()
         if getattr(limit, name, None) is not None
     ]
-    return " ".join([_annotation_text(field.annotation), *bounds])
 
 
 def _annotation_text(annotation: Any) -> str:
     arguments = get_args(annotation)
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return " ".join([_annotation_text(arguments[0]), *_bounds(arguments[1:])])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(
             "null" if choice is type(None) else _annotation_text(choice) for choice in arguments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import pytest
@@ -275,6 +275,16 @@ def test_describe_keys():
     assert rows["sources[].dir"] == ["str", "required", "folder"]
     assert rows["sizes"][:2] == ["list of 2 float", "[600, 1000]"]
     assert "train" not in rows
+
+    class Bounded(Section):
+        scales: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+        four: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (0, 1)
+
+    kinds = {key: kind for key, kind, *_ in describe_keys(Bounded)}
+    assert kinds["scales"] == "list of int > 0 or null"
+    assert kinds["four"].startswith("list of ")
+    assert "float >= 0 <= 1" in kinds["four"]
+    assert "Annotated" not in kinds["four"]
 
 
 def test_frozen_and_strict_in_python_too():

@@ -7,6 +7,7 @@ random, for the recipes' own are to be downloaded or made.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from detres.data.detection_samples import DetectionDataset
 from detres.data.proposals import Proposals, write_proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
-from detres.detection.config import DetectionConfig
+from detres.detection.config import DetectionConfig, DetectorTrainConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.train import build_task
 from detres.detection.training_data import TrainingData
@@ -79,44 +80,57 @@ def train_and_test(config: DetectionConfig, folder: Path) -> None:
     task = build_task(config, TrainingData(scenes, None), CPU, quiet=True)
     network = task.network.train()
     assert isinstance(network, FasterRCNN)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    before = [parameter.detach().clone() for parameter in trained]
-    optimiser = build_optimiser(
-        network, rate=1e-3, momentum=0.9, weight_decay=1e-4, kind=config.train.optimiser
-    )
-    losses = joint_or_alternating(config, task, network, folder)
-    assert len(losses) == 4
-    assert all(loss.isfinite() for loss in losses.values())
-    torch.stack(list(losses.values())).sum().backward()
-    optimiser.step()
-    moved = [not torch.equal(parameter, old) for parameter, old in zip(trained, before, strict=True)]
-    assert sum(moved) > len(moved) / 2
+    if config.train.mode == "joint":
+        samples = [task.dataset[(0, index)] for index in range(min(config.train.batch, 2))]
+        assert len(take_step(network, config.train, partial(task.losses, samples))) == 4
+    else:
+        take_alternating_steps(config, task, network, folder)
     task.export(network.eval(), folder / "model.safetensors")
     found = detres.load(folder / "model.safetensors", device="cpu")(read_image(scenes.paths[0]))
     assert found.boxes.shape == (len(found.scores), 4)
     assert found.boxes.isfinite().all()
 
 
-def joint_or_alternating(config, task, network, folder) -> dict[str, torch.Tensor]:
-    """The four losses of one step, alternating ones on proposals around the objects."""
-    generator = torch.Generator().manual_seed(0)
+def take_step(network: FasterRCNN, train: DetectorTrainConfig, losses_of) -> dict[str, torch.Tensor]:
+    """One step of the optimiser: most of what is trained moves, the rest keeps every bit."""
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimiser = build_optimiser(
+        network, rate=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, kind=train.optimiser
+    )
+    losses = losses_of(torch.Generator().manual_seed(0))
+    assert all(loss.isfinite() for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    moved = {
+        name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])
+    }
+    assert moved <= trained
+    assert len(moved) > len(trained) / 2
+    return losses
+
+
+def take_alternating_steps(config: DetectionConfig, task, network: FasterRCNN, folder: Path) -> None:
+    """One iteration of each of the four steps, with its own keys and parts, on proposals around the objects."""
     scenes = task.dataset.annotations
-    if config.train.mode == "joint":
-        return task.losses(
-            [task.dataset[(0, index)] for index in range(min(config.train.batch, 2))], generator
-        )
     noise = np.random.default_rng(0)
     boxes = [scenes.boxes[scenes.objects(index)].repeat(5, axis=0) for index in range(len(scenes))]
     moved = [of_picture + noise.normal(0, 4, of_picture.shape) for of_picture in boxes]
     path = folder / "proposals.safetensors"
     write_proposals(path, scenes, moved)
     sides = config.data.short_side, config.data.long_side
-    samples = [DetectionDataset(scenes, *sides, proposals=Proposals(path, scenes))[0]]
+    dataset = DetectionDataset(scenes, *sides, proposals=Proposals(path, scenes))
     options = config.step_options(len(scenes.class_names))
-    return {
-        **alternating.rpn_step_losses(network, options, CPU, samples, generator),
-        **alternating.region_step_losses(network, options, CPU, samples, generator),
-    }
+    alternating.check_steps(config, 10_000)
+    for step in alternating.STEPS:
+        own = config.train.of_step(step.trains)
+        samples = [dataset[index] for index in range(min(own.batch, 2))]
+        alternating.train_only(network, alternating._trained_parts(network, step), config.model.freeze_at)
+        names = ["rpn_objectness", "rpn_box"] if step.trains == "rpn" else ["region_class", "region_box"]
+        of_step = alternating.rpn_step_losses if step.trains == "rpn" else alternating.region_step_losses
+        losses = take_step(network, own, partial(of_step, network, options, CPU, samples))
+        assert list(losses) == names
 
 
 @pytest.mark.parametrize("path", DETECTION, ids=name_of)

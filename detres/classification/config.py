@@ -61,7 +61,8 @@ class ModelConfig(Section):
         default=NetworkConfig(), description="what the weights of `init` settle need not be said"
     )
     init: str | None = Field(
-        default=None, description="weights to start from: a file, or torchvision:resnet18|34|50|101|152"
+        default=None,
+        description="weights to start from: a file, or torchvision:resnet18|34|50|101|152, torchvision:vgg16|19",
     )
     init_partial: bool = Field(
         default=False, description="allow weights that lack parts; what stays random is listed"

@@ -100,8 +100,20 @@ class VGGTrunk(nn.Module):
         self.stride = TRUNK_STRIDE
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), sides at least 16 (Caffe's pool: any), to (N, out_channels, h, w)."""
-        return self.features(images)
+        """(N, 3, H, W) to (N, out_channels, h, w); of thinner pictures than the stride one position is left.
+
+        A side of one position is pooled with a zero beside it, as Caffe's pool keeps it: after ReLU that changes no
+        maximum.
+        """
+        if min(images.shape[-2:]) >= TRUNK_STRIDE:
+            return self.features(images)
+        maps = images
+        for module in self.features:
+            if isinstance(module, nn.MaxPool2d):
+                height, width = maps.shape[-2:]
+                maps = F.pad(maps, (0, int(width == 1), 0, int(height == 1)))
+            maps = module(maps)
+        return maps
 
     def stages(self) -> list[list[nn.Module]]:
         """The modules of conv1_x, ..., conv5_x; a pool belongs to the stage it ends."""

@@ -123,7 +123,8 @@ def find_weights(source: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise WeightsError(
-        f"{source}: no such weights file (tried {listed(tried)}); or 'torchvision:resnet18|34|50|101|152'"
+        f"{source}: no such weights file (tried {listed(tried)}); or {TORCHVISION_PREFIX}NAME, of"
+        f" {listed(TORCHVISION_NETWORKS)}"
     )
 
 
