@@ -33,7 +33,7 @@ A run prints how it differs from the defaults and saves the whole as `config.yam
 `--resume` only these may differ from it:
 {free};
 not `train.evaluate_every` where `train.schedule` is plateau, nor `train.log_every` with `train.warmup_until_error`, for
-there they steer the rate.
+there they steer the rate. An alternating step that is done keeps its length.
 
 These tables are made by `python3 tools/config_keys.py > docs/configuration.md`. `data.train[]` is each entry of a list.
 """
