@@ -13,8 +13,6 @@ from torch import Tensor
 
 from detres.boxes.geometry import box_iou
 
-NEIGHBOURS = 0.5  # voters overlap by more than this (Gidaris and Komodakis 2015)
-
 
 def vote_boxes(
     boxes: Tensor,
@@ -22,7 +20,7 @@ def vote_boxes(
     voters: Tensor,
     voter_scores: Tensor,
     voter_labels: Tensor,
-    iou: float = NEIGHBOURS,
+    iou: float = 0.5,
 ) -> Tensor:
     """Where the voters of its class say that each box is:
 
@@ -37,7 +35,7 @@ def vote_boxes(
         voters: (N, 4), same dtype.
         voter_scores: (N,).
         voter_labels: (N,) int64.
-        iou: Voters must overlap a box by more than this.
+        iou: Voters must overlap a box by more than this (0.5: Gidaris and Komodakis 2015).
 
     Returns:
         (M, 4).

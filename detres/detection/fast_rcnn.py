@@ -226,7 +226,7 @@ def suppress(
     nms: float,
     max_detections: int,
     min_side: float = 1e-2,
-    vote: bool = False,
+    vote_iou: float | None = None,
 ) -> Detections:
     """The detections of one image: score threshold, suppression per class, the best of all classes, voting.
 
@@ -237,13 +237,14 @@ def suppress(
         nms: IoU above which a worse detection of the same class is dropped.
         max_detections: At most this many.
         min_side: Boxes with a side under this many input pixels are dropped.
-        vote: Move each kept box to the mean of those of its class around it (see `boxes.voting`).
+        vote_iou: Move each kept box to the mean of those of its class that overlap it by more than this (see
+            `boxes.voting`); None: no voting.
     """
     sides = boxes[..., 2:] - boxes[..., :2]
     region, label = torch.nonzero((scores > min_score) & (sides >= min_side).all(dim=-1), as_tuple=True)
     scores, boxes = scores[region, label], boxes[region, label]
     keep = nms_per_class(boxes, scores, label, nms, max_detections)
     kept = boxes[keep]
-    if vote:
-        kept = vote_boxes(kept, label[keep], boxes, scores, label)
+    if vote_iou is not None:
+        kept = vote_boxes(kept, label[keep], boxes, scores, label, vote_iou)
     return Detections(kept, scores[keep], label[keep])

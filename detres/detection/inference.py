@@ -59,6 +59,9 @@ class TestConfig(Section):
     vote: bool = Field(
         default=False, description="move kept boxes to the mean, weighted by score, of those around them"
     )
+    vote_iou: float = Field(
+        default=0.5, gt=0, lt=1, description="voters overlap a kept box by more than this"
+    )
     flip: bool = Field(default=False, description="average over the picture and its mirror image")
     scales: tuple[int, ...] | None = Field(
         default=None,
@@ -121,7 +124,7 @@ def detect_pictures(
             min_score=test.min_score,
             nms=test.nms,
             max_detections=test.max_detections,
-            vote=test.vote,
+            vote_iou=test.vote_iou if test.vote else None,
         )
         boxes_of_picture = scale_boxes(best.boxes, (1 / scale[0], 1 / scale[1]))
         found.append(Detections(boxes_of_picture, best.scores, best.labels))

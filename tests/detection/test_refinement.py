@@ -29,7 +29,12 @@ def image():
 
 def suppressed(scores, boxes, vote):
     return suppress(
-        scores, boxes, min_score=TEST.min_score, nms=TEST.nms, max_detections=TEST.max_detections, vote=vote
+        scores,
+        boxes,
+        min_score=TEST.min_score,
+        nms=TEST.nms,
+        max_detections=TEST.max_detections,
+        vote_iou=0.5 if vote else None,
     )
 
 
