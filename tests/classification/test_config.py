@@ -72,6 +72,25 @@ def test_cifar_recipes_are_the_papers(path):
     assert make_plan(short.train, 50_000).milestones == (1563, 2344)  # of 3125
 
 
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "imagenet").glob("[rp]*.yaml")), ids=lambda path: path.stem
+)
+def test_imagenet_recipes_are_the_papers(path):
+    """§3.4: batch 256, the rate from 0.1 by plateaus, 60e4 iterations; shorter sides of 256 to 480; Caffe's form."""
+    config = load_config(ClassificationConfig, path, ["train.batch=32", "train.accumulate=8"])
+    plan = make_plan(config.train, 1_281_167)
+    assert (plan.iterations, plan.images_per_step, plan.rate) == (600_000, 256, 0.1)
+    assert (config.train.schedule, config.train.weight_decay, config.train.momentum) == ("plateau", 1e-4, 0.9)
+    crop = config.data.crop
+    assert (crop.size, crop.train_sides, crop.test_side, crop.pca_colour) == (224, (256, 480), 256, 0.1)
+    assert config.data.mean == "pixel"
+    network, (kind, _, option) = config.model.network, path.stem.partition("_")
+    assert network.name == (kind if kind.startswith("plain") else f"resnet{kind[1:]}")
+    assert (network.stride_in, network.pool) == ("1x1", "caffe")
+    if kind.startswith("r"):
+        assert network.shortcut == (option or {"r18": "A"}.get(kind, "B"))
+
+
 def test_cifar_network_cannot_freeze_stages(tmp_path):
     (tmp_path / "c.yaml").write_text("model: {network: {name: cifar_resnet20}, freeze_at: 2}\n")
     with pytest.raises(ConfigError, match=r"model\.freeze_at: a CIFAR network has no conv1"):
