@@ -17,10 +17,11 @@ import detres.training.loop as loop
 from detres.cli import train_det
 from detres.config import Length, load_config
 from detres.data.detection_samples import DetectionDataset, collate_detection
+from detres.data.preprocessing import TORCHVISION
 from detres.data.proposals import Proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
-from detres.detection.build import read_detector
+from detres.detection.build import build_detector, read_detector
 from detres.detection.config import DetectionConfig
 from detres.detection.losses import training_losses
 from detres.detection.train import build_task, train_detector
@@ -304,6 +305,22 @@ def test_the_losses_are_those_of_joint_training(unbroken, context):
     assert ours.keys() == joint.keys()
     for name, loss in joint.items():
         assert ours[name].item() == pytest.approx(loss.item(), rel=1e-3), name
+
+
+def test_the_region_step_trains_global_context(unbroken):
+    """Both halves of the class layer get a gradient: the region's own feature and the whole image's."""
+    config = configured("model.context=true")
+    annotations = shapes_annotations("train", 5)
+    classes = len(annotations.class_names)
+    network = build_detector(config.architecture(config.model.network), classes, TORCHVISION)
+    proposals = Proposals(unbroken / "steps" / "3_rpn" / "proposals.safetensors", annotations)
+    samples = collate_detection([DetectionDataset(annotations, 96, 128, proposals=proposals)[0]])
+    generator = torch.Generator().manual_seed(0)
+    losses = alternating.region_step_losses(network, config.step_options(classes), CPU, samples, generator)
+    losses["region_class"].backward()
+    gradient = network.region_head.class_logits.weight.grad
+    assert gradient is not None
+    assert all(half.abs().max() > 0 for half in gradient.chunk(2, dim=1))
 
 
 def test_proposals_of_other_data_are_refused(unbroken):
