@@ -102,9 +102,7 @@ def train_cls_cases(options: ClassifierOptions) -> list[Case]:
             cases.append(
                 Case(
                     name=f"train-cls {name} {side} {precision}",
-                    ours=one_form(
-                        OURS, partial(prepare, low, True)
-                    ),  # channels-last in bfloat16, as training has it
+                    ours=one_form(OURS, partial(prepare, True, True)),  # channels-last, as training has it
                     peers=(Side(TORCHVISION, forms),),
                     compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
                     precision=torch.bfloat16 if low else torch.float32,

@@ -34,6 +34,7 @@ OPTIONS = {
     "growth": {"network", "width", "size", "precision", "device"},
     "loader": DETECTOR | {"data", "split", "workers", "images", "steps"},
 }
+CROP_SIDE = 128
 ROUNDS = {
     "infer": 10,
     "train": 5,
@@ -77,7 +78,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width (default: 600 800); train-cls: the side",
+        help="height and width (default: 600 800); train-cls: the side; loader of an archive: the smaller is (128)",
     )
     add("--proposals", type=int, metavar="N", help="infer, pool: regions a picture (default: 300)")
     add("--batch", type=int, metavar="N", help="pictures at once (infer: 1, train: 2, train-cls: 32)")
@@ -89,7 +90,9 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="evaluate: pictures (5000); loader: of the annotation file (120000)",
     )
-    add("--split", metavar="NAME", help="loader: split of --data (default: train)")
+    add(
+        "--split", metavar="NAME", help="loader: split of --data (default: train); a .zip or .tar gives crops"
+    )
     add("--workers", type=int, nargs="+", metavar="N", help="loader: numbers of loading processes (0 1 2)")
     add("--steps", type=int, metavar="N", help="loader: training steps in which waiting is measured (20)")
     add("--rounds", type=int, metavar="N", help="samples of each side, taken in turns")
@@ -217,10 +220,19 @@ def _known_network(name: str, known: tuple[str, ...]) -> None:
 
 
 def _loader(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The loader's cases, and the share of training spent waiting."""
+    """The loader's cases, and the share of training spent waiting; of an archive (classes alone) its crops."""
     from detres.benchmark.loading import LoaderOptions, chosen_data, loader_cases, measure_waiting
+    from detres.benchmark.loading_crops import CropLoaderOptions, crop_loader_cases
     from detres.benchmark.running import measure_cases
+    from detres.data.archives import is_archive
+    from detres.data.discover import resolve_directory
 
+    rounds = arguments.rounds or ROUNDS["loader"]
+    workers = tuple(arguments.workers or (0, 1, 2))
+    if arguments.data and is_archive(resolve_directory(arguments.data)):
+        side = min(arguments.size) if arguments.size else CROP_SIDE
+        crops = CropLoaderOptions(arguments.data, arguments.split or "train", side, workers)
+        return measure_cases(crop_loader_cases, crops, rounds=rounds, device=device, quiet=arguments.quiet)
     detector = _detector(arguments, device, batch=2)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -229,12 +241,11 @@ def _loader(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
             data=data,
             split=split,
             sides=(min(detector.size), max(detector.size)),
-            workers=tuple(arguments.workers or (0, 1, 2)),
+            workers=workers,
             images=arguments.images or 120_000,
             folder=folder / "large",
             steps=arguments.steps or 20,
             detector=replace(detector, precisions=tuple(arguments.precision or PRECISIONS[:1])),
         )
-        rounds = arguments.rounds or ROUNDS["loader"]
         figures = measure_cases(loader_cases, options, rounds=rounds, device=device, quiet=arguments.quiet)
         return {**figures, "waiting_share": measure_waiting(options)}

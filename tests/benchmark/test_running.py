@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +71,27 @@ def test_a_sub_command(what: str, tmp_path: Path, capsys, monkeypatch):
     assert all(name in printed for name in NAMES[what])
     if what == "loader":
         assert all(0 <= share <= 1 for share in figures["waiting_share"].values())
+
+
+def test_the_loader_of_an_archive(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(running, "SideAlone", start_here)
+    picture = cv2.imencode(".png", np.zeros((40, 48, 3), np.uint8))[1].tobytes()
+    with zipfile.ZipFile(tmp_path / "classes.zip", "w") as archive:
+        for number in range(33):
+            archive.writestr(f"train/{'ab'[number % 2]}/{number}.png", picture)
+    argv = ["loader", "--data", str(tmp_path / "classes.zip"), "--workers", "0", "--size", "32", "32", *TINY]
+    benchmark.main([*argv, "--json", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures["cases"]) == ["loader 32 px crops 0 workers"]
+    assert figures["cases"]["loader 32 px crops 0 workers"]["seconds"] > 0
+    assert "32 px crops" in capsys.readouterr().out
+
+
+def test_an_archive_with_less_than_a_batch(tmp_path):
+    with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
+        archive.writestr("train/a/0.png", cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    with pytest.raises(UserError, match="1 pictures; a batch has 32"):
+        benchmark.main(["loader", "--data", str(tmp_path / "few.zip"), *TINY])
 
 
 def test_growth_goes_along_one_thing_at_a_time(monkeypatch, capsys):
