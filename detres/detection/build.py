@@ -21,7 +21,7 @@ from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.rpn import RPNHead
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
-from detres.networks.norm import freeze_batch_norm
+from detres.networks.norm import freeze_batch_norm, rescale_folded
 from detres.networks.resnet import Trunk, build_network, freeze_stages, split
 from detres.networks.vgg import VGGTrunk
 from detres.weights.foreign import Backbone
@@ -112,6 +112,13 @@ def prepare_for_training(
         random = load_backbone(network, backbone, partial=model.init_partial)
         if random:
             log.info("random, not in %s: %s", backbone.source, listed(random, 40))
+        rescaled = rescale_folded(trunk)
+        if rescaled:
+            log.info(
+                "%s: BN is folded into %d convolutions of the trunk; they are rescaled to train as unfolded ones do",
+                backbone.source,
+                rescaled,
+            )
     _warn_of_frozen_random_layers(trunk, random, model.freeze_at)
     freeze_stages(trunk, model.freeze_at)
     return network, architecture

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.networks.config import NetworkConfig
-from detres.networks.norm import FrozenBatchNorm2d, convolve, folded, freeze_batch_norm, pooled_statistics
+from detres.networks.norm import (
+    FrozenBatchNorm2d,
+    convolve,
+    folded,
+    freeze_batch_norm,
+    pooled_statistics,
+    rescale_folded,
+)
 from detres.networks.resnet import build_network
 
 
@@ -220,3 +227,50 @@ def test_frozen_on_half_precision_maps() -> None:
     scale, offset = frozen.scale_and_offset()
     expected = F.conv2d(maps, torch.diag(scale)[:, :, None, None], offset)
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+
+
+def test_rescaled_convolutions_compute_the_same_and_move_as_the_unfolded_ones() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(5, 8, 3, bias=False), FrozenBatchNorm2d(8)).double()
+    conv, norm = layer[0], layer[1]
+    norm.weight.copy_(torch.full((8,), 1.00001**0.5))  # scale 1: eps is 1e-5
+    norm.running_var.fill_(1.0)
+    norm.running_mean.normal_()
+    norm.bias.normal_()
+    with torch.no_grad():
+        conv.weight *= 0.1
+        conv.weight[3] = 0  # a filter that is switched off
+    before = copy.deepcopy(layer)
+    assert rescale_folded(layer) == 1
+
+    maps = torch.randn(2, 5, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(layer(maps), before(maps))
+    lengths = conv.weight.detach().flatten(1).norm(dim=1)
+    wanted = torch.full((8,), 2**0.5, dtype=torch.float64)
+    wanted[3] = 0
+    torch.testing.assert_close(lengths, wanted)
+
+    # A step of SGD moves weight * scale by scale^2 of what it would have moved: d/dw = scale * d/d(weight * scale).
+    for each in (layer, before):
+        each(maps).square().sum().backward()
+    scale, _ = norm.scale_and_offset()
+    moved = conv.weight.grad * scale[:, None, None, None]
+    torch.testing.assert_close(moved, before[0].weight.grad * scale[:, None, None, None] ** 2)
+
+
+def test_norms_with_a_scale_of_their_own_are_not_rescaled() -> None:
+    torch.manual_seed(0)
+    network = freeze_batch_norm(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 1, bias=False),
+            nn.BatchNorm2d(4),
+        )
+    )
+    network[1].weight[2] = 0.5
+    network[1].bias.fill_(1.0)  # the other one is fresh
+    before = copy.deepcopy(network.state_dict())
+    assert rescale_folded(network) == 0
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
