@@ -19,6 +19,8 @@ from detres.errors import UserError
 if TYPE_CHECKING:
     from detres.evaluation.coco import CocoResult
 
+    Intervals = dict[str, tuple[float, float]]
+
 EXAMPLE = """
 detres eval-coco --weights runs/cells/model.safetensors --data data/cells --split test
 detres eval-coco --weights a.safetensors b.safetensors --data coco --split val --set test.refine=true
@@ -56,6 +58,12 @@ def main(arguments: list[str]) -> None:
         help="95 %% intervals of AP, AP50, AP75 from N resamples of the pictures (1000 are usual)",
     )
     parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="with --bootstrap: intervals of the difference to another's results json, on the same resamples",
+    )
+    parser.add_argument(
         "--engine",
         default="auto",
         choices=("auto", "pycocotools", "hotcoco"),
@@ -76,30 +84,48 @@ def main(arguments: list[str]) -> None:
         check_coco_name(options.submission, options.split)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
+    if options.against is not None and not (options.bootstrap and options.against.is_file()):
+        raise UserError(
+            f"--against {options.against}: no such file; it wants a COCO results json (--save-results writes one)"
+            if options.bootstrap
+            else "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
+        )
     sources = read_sources(options, check)
     save_results(options, sources)
     if options.submission is not None:
         write_coco_submission(options.submission, sources.truth, sources.detections)
     sanity = print_sanity(sources)
 
-    from detres.evaluation.bootstrap import bootstrap_coco
+    from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
     from detres.evaluation.coco import evaluate_coco
+    from detres.evaluation.results_files import read_results
 
     result = evaluate_coco(sources.truth, sources.detections, engine=options.engine)
     intervals = {}
     if options.bootstrap:
         intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
-    _print(result, intervals, sources)
+    differences = {}
+    if options.against is not None:
+        other = read_results(options.against, sources.truth, options.split)
+        differences = bootstrap_difference(
+            sources.truth, sources.detections, other, resamples=options.bootstrap
+        )
+    _print(result, intervals, differences, sources)
     figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
+    if options.against is not None:
+        figures["against"] = {"results": str(options.against), "differences": differences}
     write_json(options.json, {**figures, "intervals": intervals, "sanity": sanity})
 
 
-def _print(result: CocoResult, intervals: dict[str, tuple[float, float]], sources: Sources) -> None:
+def _print(result: CocoResult, intervals: Intervals, differences: Intervals, sources: Sources) -> None:
     rows = []
     for name, value in result.figures.items():
-        interval = "{:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else ""
-        rows.append((f"{name:6}{MEANINGS[name]}", value, interval, result.reasons.get(name, "")))
-    print_table("COCO", ("figure", "value", "95 % interval", "why"), rows)
+        shown = [
+            "{:.3f} to {:.3f}".format(*found[name]) if name in found else ""
+            for found in (intervals, differences)
+        ]
+        rows.append((f"{name:6}{MEANINGS[name]}", value, *shown, result.reasons.get(name, "")))
+    print_table("COCO", ("figure", "value", "95 % interval", "less the other's", "why"), rows)
     classes = [
         (name, figures["AP"], figures["AP50"], figures["objects"], result.class_reasons.get(name, ""))
         for name, figures in result.classes.items()

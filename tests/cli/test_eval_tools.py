@@ -73,6 +73,19 @@ def test_eval_coco_prints_sanity_then_figures_and_writes_json(folder, capsys):
     assert written["sanity"]["images"]["missed"] == 1
 
 
+def test_eval_coco_against_others_results(folder, capsys):
+    one = json.loads((folder / "right.json").read_text())[:1]
+    (folder / "one.json").write_text(json.dumps(one))
+    options = ["--results", str(folder / "right.json"), "--bootstrap", "50"]
+    for other, sign in (("right.json", 0), ("one.json", 1)):
+        eval_coco.main([*arguments(folder), *options, "--against", str(folder / other)])
+        assert "less the other's" in capsys.readouterr().out
+        written = json.loads((folder / "out.json").read_text())["against"]
+        assert written["results"] == str(folder / other)
+        low, high = written["differences"]["AP50"]
+        assert (low, high) == (0.0, 0.0) if sign == 0 else low >= 0 and high > 0
+
+
 def test_engine_is_chosen_and_told(folder, capsys):
     given = [*arguments(folder), "--results", str(folder / "right.json"), "--engine"]
     figures = []
@@ -167,6 +180,12 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
         (eval_coco, ["--weights", "a.safetensors"], "--annotations has no pictures"),
         (eval_coco, ["--results", "a.json", "--set", "test.nms=0.5"], "test options change --weights"),
         (eval_coco, ["--results", "a.json", "--bootstrap", "-1"], "--bootstrap -1"),
+        (eval_coco, ["--results", "a.json", "--against", "truth.json"], "say how many with --bootstrap"),
+        (
+            eval_coco,
+            ["--results", "a.json", "--bootstrap", "9", "--against", "b.json"],
+            "--against b.json: no such file",
+        ),
         (eval_coco, [], "one of the arguments --weights --results is required"),
         (eval_voc, ["--results", "a.json", "--resluts", "b"], "unrecognized"),
     ],
