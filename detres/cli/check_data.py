@@ -82,9 +82,11 @@ def show(report: CheckReport, limit: int | None = SHOWN) -> None:
         print(f"objects by COCO's area: {shares}\n")
     _show_defects("errors (a training stops)", report.errors, limit)
     _show_defects("dropped, mended, or worth knowing", report.defects, limit)
-    _show_groups("pictures with the same pixels", report.identical, " = ", limit)
-    _show_groups("pictures that are nearly the same", report.near_identical, " ~ ", limit)
-    if any(_crosses(group) for group in (*report.identical, *report.near_identical)):
+    _show_groups("pictures with the same pixels", report.identical, report.across_splits, " = ", limit)
+    _show_groups(
+        "pictures that are nearly the same", report.near_identical, report.across_splits, " ~ ", limit
+    )
+    if report.across_splits:
         print(
             "A test picture whose copy is trained on measures memory, not detection: keep the pictures of a group in"
             " one split."
@@ -93,20 +95,16 @@ def show(report: CheckReport, limit: int | None = SHOWN) -> None:
         print("nothing is wrong with it")
 
 
-def _show_groups(title: str, groups: list[list[str]], sign: str, limit: int | None) -> None:
+def _show_groups(
+    title: str, groups: list[list[str]], crossing: list[list[str]], sign: str, limit: int | None
+) -> None:
     """Groups of pictures, those that cross splits first: they spoil figures."""
     if not groups:
         return
-    crossing = sum(_crosses(group) for group in groups)
-    print(f"{title}: {len(groups)} groups, {crossing} across splits")
-    for group in sorted(groups, key=_crosses, reverse=True)[:limit]:
-        print(f"  {sign.join(group)}{'  (across splits)' if _crosses(group) else ''}")
+    print(f"{title}: {len(groups)} groups, {sum(group in crossing for group in groups)} across splits")
+    for group in sorted(groups, key=crossing.__contains__, reverse=True)[:limit]:
+        print(f"  {sign.join(group)}{'  (across splits)' if group in crossing else ''}")
     _show_rest(len(groups), limit)
-
-
-def _crosses(group: list[str]) -> bool:
-    """Whether the pictures, named `split/id`, are of more than one split."""
-    return len({entry.split("/")[0] for entry in group}) > 1
 
 
 def _show_defects(title: str, defects: list[Defect], limit: int | None) -> None:

@@ -71,6 +71,7 @@ class CheckReport:
         defects: What is dropped or mended with a count, and what is only worth knowing.
         identical: Groups of pictures with the same pixels, as `split/id`.
         near_identical: Groups of pictures that are nearly the same (see `likeness`) and not all in one of `identical`.
+        across_splits: Groups of both kinds in which each of two pictures is in a split that lacks the other: a leak.
     """
 
     source: str
@@ -79,6 +80,7 @@ class CheckReport:
     defects: list[Defect] = field(default_factory=list)
     identical: list[list[str]] = field(default_factory=list)
     near_identical: list[list[str]] = field(default_factory=list)
+    across_splits: list[list[str]] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         """Number of errors and defects of each kind."""
@@ -135,7 +137,7 @@ def check(
                 report.defects += look.defects
                 looks[f"{name}/{annotations.image_ids[index]}"] = look
     _compare_splits(read, report)
-    _compare_pictures(looks, report)
+    _compare_pictures(read, looks, report)
     report.errors = list(dict.fromkeys(report.errors))
     report.defects = list(dict.fromkeys(report.defects))
     return report
@@ -209,8 +211,8 @@ def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
             report.defects.append(Defect("splits share pictures", where, f"{shared} pictures"))
 
 
-def _compare_pictures(looks: dict[str, _Look], report: CheckReport) -> None:
-    """Pictures with the same pixels, and those that are nearly the same."""
+def _compare_pictures(read: dict[str, Annotations], looks: dict[str, _Look], report: CheckReport) -> None:
+    """Pictures with the same pixels, those that are nearly the same, and which of both cross splits."""
     from detres.data.likeness import near_copies
 
     of_pixels: dict[str, list[str]] = defaultdict(list)
@@ -224,12 +226,21 @@ def _compare_pictures(looks: dict[str, _Look], report: CheckReport) -> None:
     report.near_identical = [
         group for group in groups if len({looks[name].fingerprint for name in group}) > 1
     ]
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for split, part in read.items():
+        for index in range(len(part)):
+            splits_of[part.paths[index]].add(split)
+    for group in (*report.identical, *report.near_identical):
+        memberships = {frozenset(splits_of[looks[name].path]) for name in group}
+        if any(not (one <= other or other <= one) for one, other in combinations(memberships, 2)):
+            report.across_splits.append(group)
 
 
 @dataclass
 class _Look:
     """What one picture showed: what its pixels are compared by (None: not read, or flat), and what is wrong."""
 
+    path: str
     fingerprint: str | None = None
     signature: np.ndarray | None = None
     errors: list[Defect] = field(default_factory=list)
@@ -241,7 +252,7 @@ def _look(annotations: Annotations, index: int, *, pixels: bool) -> _Look:
     from detres.data.likeness import signature
 
     path = annotations.paths[index]
-    look = _Look()
+    look = _Look(path)
     try:
         stored_height, stored_width, orientation = read_header(path)
         if pixels:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detres.data.files import read_text
 from detres.errors import DataError
 from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
@@ -53,7 +54,7 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     """
     text, pickled = folder / "batches.meta.txt", folder / "batches.meta"
     if text.is_file():
-        return tuple(text.read_text(encoding="utf-8").split())
+        return tuple(read_text(text).split())
     if not pickled.is_file():
         raise DataError(
             f"{folder}: batches.meta is not there, which names the classes: unpack the archive again"

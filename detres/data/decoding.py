@@ -29,7 +29,8 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     Args:
         path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); a picture
             of one of CIFAR-10's files, `data_batch_1!17`; a drawn picture, `shapes://...` (see `detres.data.shapes`).
-        upright: Turn the picture as its EXIF orientation says; False leaves it as it is stored.
+        upright: Turn the picture as its EXIF orientation says; False leaves it as it is stored (but a TIFF, which is
+            always upright).
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -131,6 +132,8 @@ def image_orientation(path: str | Path) -> int:
 def read_header(path: str | Path) -> tuple[int, int, int]:
     """Stored height, stored width and EXIF orientation (see `image_size`, `image_orientation`), without decoding.
 
+    A TIFF counts as stored upright: its decoders turn it unasked.
+
     Raises:
         DataError: The picture is missing, or its header cannot be read.
     """
@@ -187,7 +190,8 @@ def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture") from error
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
-    return picture.height, picture.width, orientation if valid else 1
+    # A TIFF is turned by its decoders, whatever they are asked: Pillow's size and OpenCV's pixels are upright.
+    return picture.height, picture.width, orientation if valid and picture.format != "TIFF" else 1
 
 
 def _fraction(size: tuple[int, int], smallest: tuple[int, int]) -> int:

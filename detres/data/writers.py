@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from detres.console import progress
+from detres.data.readers import yolo_yaml
 from detres.data.readers.assembly import PICTURE_SUFFIXES
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError
@@ -108,7 +109,7 @@ def write_yolo(
     YOLO has no flags: crowds are left out, difficult objects become ordinary ones; both are counted.
 
     Raises:
-        DataError: The folder's `data.yaml` has other class names.
+        DataError: The folder's `data.yaml` has other class names, or is malformed.
     """
     import yaml
 
@@ -117,7 +118,7 @@ def write_yolo(
     names = list(annotations.class_names)
     content: dict[str, object] = {"path": "."}
     if described.is_file():
-        content = yaml.safe_load(described.read_text(encoding="utf-8"))
+        content = yolo_yaml.read(described) or content
     if content.setdefault("names", names) != names:
         raise DataError(f"{described} has other class names: {content['names']} against {names}")
     for index, name in enumerate(_place_pictures(annotations, directory / "images" / split, pictures)):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detres.data.files import read_text
 from detres.data.records import Annotations, DetectionTable, Strings
 from detres.errors import DataError, listed, nearest
 from detres.files import write_json, write_text
@@ -226,7 +227,7 @@ def _comp4_files(folder: Path, class_names: Sequence[str], split: str | None) ->
 
 def _comp4_lines(path: Path) -> Iterator[tuple[str, float, tuple[float, float, float, float]]]:
     """Picture, score and box in VOC's numbers of each line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         stem, *texts = line.split()

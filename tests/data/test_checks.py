@@ -69,6 +69,32 @@ def test_same_picture_in_two_splits(tmp_path):
     assert check(tmp_path, quiet=True).identical == [["train/11", "val/11"]]
 
 
+@pytest.mark.parametrize(
+    ("lists", "crosses"),
+    [
+        ({"Main/train": "a", "Main/test": "b"}, True),
+        ({"Main/train": "ab", "Main/test": "c"}, False),
+        ({"Main/train": "ab", "Main/test": "c", "Layout/val": "a"}, False),  # `train` has both
+        ({"Main/train": "c", "Layout/train": "a", "Layout/val": "b"}, True),
+        ({"Main/train": "abc", "Layout/train": "a", "Layout/val": "b"}, True),
+        ({"Main/train": "a", "Main/val": "b", "Main/trainval": "abc"}, True),
+    ],
+)
+def test_copies_cross_where_each_is_in_a_split_without_the_other(tmp_path, lists, crosses):
+    """`a` and `b` are copies, `c` is not; each may stand in several lists."""
+    text = make_data.xml([("dog", (1, 1, 9, 9))])
+    make_data.voc(tmp_path, {"train": dict.fromkeys("abc", text)})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
+    for name, stems in lists.items():
+        path = tmp_path / "ImageSets" / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(stems))
+    shutil.copyfile(tmp_path / "JPEGImages" / "a.png", tmp_path / "JPEGImages" / "b.png")
+    report = check(tmp_path, quiet=True)
+    assert [len(group) for group in report.identical] == [2]
+    assert report.across_splits == (report.identical if crosses else [])
+
+
 def test_lists_that_share_pictures_and_class_names_that_differ(tmp_path):
     text = make_data.xml([("dog", (1, 1, 9, 9))])
     make_data.voc(tmp_path / "voc", {"train": {"a": text}, "test": {"a": text}})

@@ -97,6 +97,36 @@ def test_an_area_that_is_no_number_is_told_and_left_to_the_box():
     assert not findings.errors
 
 
+@pytest.mark.parametrize("key", ["iscrowd", "difficult"])
+@pytest.mark.parametrize(
+    ("value", "flag", "told"),
+    [
+        (0, False, False),
+        (1, True, False),
+        (False, False, False),
+        (True, True, False),
+        (None, False, False),
+        ("0", False, False),
+        ("1", True, False),
+        (2, False, True),
+        ("no", False, True),
+        ("", False, True),
+        ([1], False, True),
+        (float("nan"), False, True),
+    ],
+)
+def test_what_a_flag_may_be(key, value, flag, told):
+    findings = Findings()
+    row = {"id": 4, "image_id": 30, "category_id": 7, "bbox": [1, 2, 3, 4]}
+    objects = objects_of([row, row | {"id": 5, key: value}], INDEX_OF, LABEL_OF, PATH, findings)
+    flags = {"iscrowd": objects.crowd, "difficult": objects.difficult}
+    assert flags.pop(key).tolist() == [False, flag]
+    assert not next(iter(flags.values())).any()
+    expected = [(f"malformed {key}", "instances.json, annotation 5", f"{value!r}: taken as 0")]
+    assert [(d.kind, d.where, d.what) for d in findings.report.defects] == (expected if told else [])
+    assert not findings.errors
+
+
 def test_no_rows():
     found = objects_of([], INDEX_OF, LABEL_OF, PATH, Findings())
     assert found.boxes.shape == (0, 4)

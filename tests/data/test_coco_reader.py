@@ -188,6 +188,60 @@ def test_malformed_json(tmp_path, text, message):
     assert str(path) in str(raised.value)
 
 
+IMAGE = {"id": 11, "file_name": "a.png", "width": 100, "height": 80}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": [{"id": 7}, {"id": "cat"}]}, r"categories\[1\]: id 'cat' is not a whole number"),
+        ({"categories": [{"id": None, "name": "cat"}]}, r"categories\[0\]: id None is not a whole number"),
+        ({"categories": [{"id": 1.5}]}, r"categories\[0\]: id 1.5 is not a whole number"),
+        ({"images": [IMAGE, IMAGE | {"id": [5]}]}, r"images\[1\]: id \[5\] is not a number or text"),
+        ({"images": [IMAGE | {"id": None}]}, r"images\[0\]: id None is not a number or text"),
+        ({"images": [IMAGE | {"width": "fifty"}]}, "image 11: malformed size: width 'fifty' is not a number"),
+        ({"images": [IMAGE | {"height": [80]}]}, r"image 11: malformed size: height \[80\] is not a number"),
+        ({"images": [IMAGE | {"width": float("nan")}]}, "image 11: malformed size: width nan"),
+    ],
+)
+def test_malformed_entries(tmp_path, changes, message):
+    path = make_data.coco(tmp_path, annotations=[], **changes)
+    with pytest.raises(DataError, match=message) as raised:
+        read_annotations(tmp_path, "val")
+    assert str(raised.value).startswith(str(path))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unhashable_category_of_an_object_is_unknown(tmp_path):
+    make_data.coco(tmp_path, annotations=[box(1, 1, 5, 5, category_id={"id": 7})])
+    with pytest.raises(DataError, match="annotation 1: unknown category"):
+        read_annotations(tmp_path, "val")
+
+
+def test_numbers_in_quotes_are_numbers(tmp_path):
+    images = [IMAGE | {"width": "100", "height": 80.0}]
+    categories = [{"id": "10", "name": "cat"}, {"id": 9.0, "name": "dog"}]
+    make_data.coco(tmp_path, annotations=[], images=images, categories=categories)
+    annotations, _ = read_annotations(tmp_path, "val")
+    assert annotations.sizes.tolist() == [[80, 100]]
+    assert (annotations.class_names, annotations.category_ids) == (("dog", "cat"), (9, 10))
+
+
+def test_json_that_is_not_utf8(tmp_path):
+    path = make_data.coco(tmp_path)
+    path.write_bytes(b'{"images": ["caf\xe9"]}')
+    with pytest.raises(
+        DataError, match=r"instances_val\.json: not UTF-8 text \(byte 16\); save it as UTF-8$"
+    ):
+        read_annotations(tmp_path, "val")
+
+
+def test_hidden_files_are_no_split(tmp_path):
+    path = make_data.coco(tmp_path)
+    path.with_name(f".{path.name}").write_bytes(path.read_bytes())
+    assert list_splits(tmp_path) == ["val"]
+
+
 def test_real_sample(real_data):
     """Counts of data/README: 382 annotations, 5 crowds, 48 classes with objects, two pictures without."""
     annotations, report = read_annotations(real_data / "coco_val50", "val2017")

@@ -36,10 +36,10 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def with_orientation(pixels: np.ndarray, orientation: int) -> bytes:
+def with_orientation(pixels: np.ndarray, orientation: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(Image.fromarray(pixels), "JPEG", quality=95, exif=exif.tobytes())
+    return encoded(Image.fromarray(pixels).convert(mode), kind, quality=95, exif=exif.tobytes())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -53,6 +53,23 @@ def test_every_exif_orientation_is_turned_as_pillow_turns_it(pixels, orientation
     assert image_orientation(path) == orientation
     assert image_size(path) == (40, 60)
     assert read_image(path).shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_upright_as_its_decoders_give_it(pixels, orientation, mode, tmp_path):
+    """Both decoders turn a TIFF by its tag whatever they are asked; once more would be once too much."""
+    path = tmp_path / "turned.tif"
+    path.write_bytes(with_orientation(pixels, orientation, "TIFF", mode))
+    stored = Image.fromarray(pixels).convert(mode)
+    stored.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert expected.shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+    for upright in (True, False):
+        assert np.array_equal(read_image(path, upright=upright), expected)
+    assert read_header(path) == (*expected.shape[:2], 1)
+    image, size = read_reduced(path, (15, 10))
+    assert (image.shape, size) == (expected.shape, expected.shape[:2])
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

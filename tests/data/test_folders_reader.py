@@ -23,15 +23,15 @@ def tree(tmp_path):
     return tmp_path / "tree"
 
 
-def packed(tree, kind, prefix=""):
+def packed(tree, kind, prefix="", names=TREE):
     path = tree.parent / f"packed.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
-            for name in TREE:
+            for name in names:
                 archive.write(tree / name, prefix + name)
     else:
         with tarfile.open(path, "w") as archive:
-            for name in TREE:
+            for name in names:
                 archive.add(tree / name, prefix + name)
     return path
 
@@ -45,6 +45,17 @@ def test_classes_are_those_of_all_splits(tree, kind):
     assert train.class_names == val.class_names == ("ant", "bee")
     assert (train.labels.tolist(), val.labels.tolist()) == ([0, 0, 1], [1])
     np.testing.assert_array_equal(read_image(val.paths[0]), read_image(tree / "val/bee/3.png"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_hidden_files_are_no_pictures(tree, kind):
+    """What macOS leaves beside each file on a foreign disk and packs with it: `._1.png`, no picture."""
+    hidden = [name.replace("ant/", "ant/._").replace("bee/", "bee/._") for name in TREE]
+    for name in hidden:
+        (tree / name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    path = tree if kind == "folder" else packed(tree, kind, names=[*TREE, *hidden])
+    train, report = folders.read(path, "train")
+    assert (train.labels.tolist(), report.counts()) == ([0, 0, 1], {})
 
 
 def test_a_common_root_inside_an_archive_is_passed(tree):

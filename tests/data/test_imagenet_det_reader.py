@@ -77,6 +77,13 @@ def test_train_is_the_union_of_the_lists_less_negatives(ilsvrc):
     assert [annotations.is_exhaustive(index) for index in range(3)] == [False] * 3
 
 
+@pytest.mark.parametrize("name", ["devkit/data/map_det.txt", "ImageSets/DET/val.txt"])
+def test_text_that_is_not_utf8(ilsvrc, name):
+    (ilsvrc / name).write_bytes(b"v_1 1 caf\xe9\n")
+    with pytest.raises(DataError, match=rf"{name}: not UTF-8 text \(byte 9\); save it as UTF-8$"):
+        read_annotations(ilsvrc, "val")
+
+
 def test_a_size_that_is_not_the_pictures_is_rescaled_and_counted(ilsvrc):
     annotations, report = read_annotations(ilsvrc, "val")
     assert annotations.boxes.tolist() == [[10, 20, 30, 40], [20, 40, 60, 80]]

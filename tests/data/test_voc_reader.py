@@ -47,7 +47,12 @@ def test_several_years_are_united(tmp_path):
     make_data.voc(tmp_path / "VOCdevkit" / "VOC2012", {"trainval": {"1": text}})
     annotations, _ = read_annotations(tmp_path, "trainval")
     assert [annotations.image_ids[i] for i in range(2)] == ["VOC2007/1", "VOC2012/1"]
-    assert len(read_annotations(tmp_path, "test")[0]) == 1
+    test, _ = read_annotations(tmp_path, "test")
+    assert [test.image_ids[i] for i in range(len(test))] == [
+        "2"
+    ]  # of one year alone: as in its results files
+    everything, _ = read_annotations(tmp_path, "all")
+    assert [everything.image_ids[i] for i in range(3)] == ["VOC2007/1", "VOC2007/2", "VOC2012/1"]
     assert list_splits(tmp_path) == ["test", "trainval"]
     alone, _ = read_annotations(tmp_path / "VOCdevkit" / "VOC2012", "trainval")
     assert alone.image_ids[0] == "1"
@@ -59,6 +64,62 @@ def test_class_list_chooses_pictures_that_show_the_class(tmp_path):
     (tmp_path / "ImageSets" / "Main" / "dog_train.txt").write_text("a -1\nb  1\n")
     assert list_splits(tmp_path) == ["train"]
     assert read_annotations(tmp_path, "dog_train")[0].image_ids[0] == "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "is_split"),
+    [
+        ("dog_train", "a -1\nb  1\n\n", False),
+        ("dog_train", "a  0\nb  1\n", False),
+        ("train_train", "a -1\nb  1\n", False),
+        ("train_small", "a\nb\n", True),  # begins with a class, ends with no list
+        ("train_small", "a -1\nb  1\n", True),
+        ("train_train", "a\nb\n", True),  # no flags
+        ("dog_train", "a 2\nb 1\n", True),
+        ("dog_train", "a 1 1\nb 1 1\n", True),
+        ("dog_test", "a -1\nb  1\n", True),  # there is no list `test`
+        ("wolf_train", "a -1\nb  1\n", True),
+    ],
+)
+def test_what_is_the_list_of_a_class(tmp_path, name, rows, is_split):
+    text = make_data.xml([("dog", (1, 1, 9, 9))])
+    make_data.voc(tmp_path, {"train": {"a": text, "b": text}})
+    (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text(rows)
+    assert list_splits(tmp_path) == sorted(["train", *([name] if is_split else [])])
+    assert len(read_annotations(tmp_path, name)[0]) == 1 + (" -1" not in rows)
+
+
+def test_list_that_is_not_utf8(tmp_path):
+    make_data.voc(tmp_path, {"train": {"a": make_data.xml([])}})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(b"a\ncaf\xe9\n")
+    with pytest.raises(DataError, match=r"train\.txt: not UTF-8 text \(byte 5\); save it as UTF-8$"):
+        read_annotations(tmp_path, "train")
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "utf-32", "nonsense"])
+def test_xml_in_an_encoding_that_is_not_read(tmp_path, encoding):
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{make_data.xml([("cell", (1, 1, 9, 9))])}'
+    make_data.voc(tmp_path, {"train": {"a": text, "b": make_data.xml([])}})
+    with pytest.raises(
+        DataError, match=rf"a\.xml: malformed XML: encoding '{encoding}' is not read; save it as UTF-8$"
+    ):
+        read_annotations(tmp_path, "train")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_hidden_files_are_no_data(tmp_path, flat):
+    """What macOS leaves beside each file on a foreign disk: `._a.png`, no picture, and its like of every text file."""
+    text = make_data.xml([("cell", (1, 1, 9, 9))])
+    if flat:
+        make_data.picture(tmp_path / "train" / "a.png")
+        (tmp_path / "train" / "a.xml").write_text(text)
+    else:
+        make_data.voc(tmp_path, {"train": {"a": text}})
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X <annotation\xff")
+    assert list_splits(tmp_path) == ["train"]
+    annotations, report = read_annotations(tmp_path, "train")
+    assert (len(annotations), annotations.class_names, report.counts()) == (1, ("cell",), {})
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,20 @@ def test_yolo_adds_splits_and_refuses_other_names(tmp_path):
         WRITERS["yolo"](shapes_annotations("test", 1), tmp_path / "out", "train")
 
 
+def test_yolo_keeps_names_that_yaml_takes_for_values(tmp_path):
+    names = ["no", "off", "010", "1.10"]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    make_data.coco(tmp_path / "in", annotations=[], categories=categories)
+    first, _ = read_annotations(tmp_path / "in", "val")
+    WRITERS["yolo"](first, tmp_path / "out", "val")
+    assert list(read_annotations(tmp_path / "out", "val")[0].class_names) == names
+    described = tmp_path / "out" / "data.yaml"
+    described.write_text("nc: 4\nnames: [no, off, 010, 1.10]\n")  # a person's hand quotes nothing
+    WRITERS["yolo"](first, tmp_path / "out", "test")
+    assert list(read_annotations(tmp_path / "out", "test")[0].class_names) == names
+    assert "nc: 4\n" in described.read_text()
+
+
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo"])
 def test_boxes_on_the_unrotated_picture_get_a_picture_without_orientation(tmp_path, name):
     make_data.picture(tmp_path / "in" / "val" / "a.png", 100, 80, exif_orientation=6)

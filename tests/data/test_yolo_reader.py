@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import make_data
 import numpy as np
 import pytest
 
 from detres.data.discover import list_splits, read_annotations
+from detres.data.readers import yolo
 from detres.errors import DataError
 
 
@@ -61,6 +64,83 @@ def test_data_yaml(tmp_path, names, train):
     annotations, _ = read_annotations(tmp_path, "train")
     assert list_splits(tmp_path) == ["train"]
     assert (annotations.class_names, annotations.labels.tolist()) == (("cat", "dog"), [1])
+
+
+@pytest.mark.parametrize(
+    "names", ["[yes, 010]", "[no, off]", "[1.10, 2.0]", "{0: no, 1: 1.10}", "[null, 1e3]", "['no', \"2_0\"]"]
+)
+def test_class_names_are_taken_as_they_are_written(tmp_path, names):
+    make_data.yolo(tmp_path, {"a": "1 0.5 0.5 1 1\n"}, names=None)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\ntrain: images/train\nval: null\n")
+    written = re.sub(r"[\[\]'\"{}]|[01]: ", "", names).split(", ")
+    assert list(read_annotations(tmp_path, "train")[0].class_names) == written
+    assert list_splits(tmp_path) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("{cat: 0, dog: 1}", "names: 'cat' is not a whole number from 0 on"),
+        ("{0: cat, 2: dog}", "names are numbered 0, 2, not 0 to 1"),
+        ("{0: cat, 00: dog}", "names are numbered 0, 0, not 0 to 1"),
+        ("3", "names: should be a list of names or a mapping of numbers to names, not '3'"),
+        ("cat", "names: should be a list of names or a mapping of numbers to names, not 'cat'"),
+        ("[cat, [dog]]", r"names: number 1 is \['dog'\], not a name"),
+        ("\n- cat\n- \n", "names: number 1 is '', not a name"),
+        ("[cat, cat]", "class names cat occur twice"),
+        ("[cat", "line 2: malformed YAML"),
+        ("[c\0at]", "malformed YAML: unacceptable character"),
+        ("[cat]\ndate: 2024-13-01", "malformed YAML: month must be in 1..12"),
+    ],
+)
+def test_names_that_are_none(tmp_path, names, message):
+    make_data.yolo(tmp_path, {"a": "0 0.5 0.5 1 1\n"}, names=None)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\ntrain: images/train\n")
+    with pytest.raises(DataError, match=message) as raised:
+        read_annotations(tmp_path, "train")
+    assert "data.yaml" in str(raised.value) or names == "[cat, cat]"
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "classes.txt", "list.txt", "labels/train/a.txt"])
+@pytest.mark.parametrize("names", [None, ("cat", "dog")])
+def test_text_that_is_not_utf8(tmp_path, name, names):
+    make_data.yolo(tmp_path, {"a": "1 0.5 0.5 1 1\n", "b": "1 0.5 0.5 1 1\n"}, names=names)
+    if name == "list.txt":
+        (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: list.txt\n")
+    (tmp_path / name).write_bytes(b"1 0.5 caf\xe9 1 1\n")
+    with pytest.raises(DataError, match=rf"{name}: .*not UTF-8 text \(byte 9\); save it as UTF-8$"):
+        read_annotations(tmp_path, "train")
+
+
+def test_label_file_that_is_not_utf8_is_one_finding_of_many(tmp_path):
+    make_data.yolo(
+        tmp_path, {"a": "0 0.5 0.5 1 1\n", "b": "0 0.5 0.5 1 1\n", "c": "1 0.5 0.5 1 1\n"}, names=None
+    )
+    for stem in ("a", "b"):
+        (tmp_path / "labels" / "train" / f"{stem}.txt").write_text("0 0.5 0.5 1 1\n", encoding="utf-16")
+    annotations, findings = yolo.scan(tmp_path, "train")
+    assert [error.kind for error in findings.errors] == ["malformed label"] * 2
+    assert (annotations.labels.tolist(), annotations.class_names) == ([1], ("0", "1"))
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    """What macOS leaves beside each file on a foreign disk: `._a.png`, no picture, and its like of every text file."""
+    make_data.yolo(tmp_path, {"a": "1 0.5 0.5 1 1\n"}, names=None)
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: images/train\n")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for with_yaml in (True, False):
+        for path in files:
+            path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X\xff9 ")
+        (tmp_path / "labels" / ".cache").mkdir(exist_ok=True)
+        annotations, report = read_annotations(tmp_path, "train")
+        assert [annotations.paths[i] for i in range(len(annotations))] == [
+            str(tmp_path / "images/train/a.png")
+        ]
+        assert report.counts() == {}
+        assert list_splits(tmp_path) == ["train"]
+        if with_yaml:
+            (tmp_path / "data.yaml").unlink()
 
 
 def test_split_folders_with_images_and_labels_inside(tmp_path):

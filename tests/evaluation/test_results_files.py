@@ -155,6 +155,15 @@ def test_comp4_refused(tmp_path, truth, name, text, message):
         read_comp4(tmp_path, truth, "test")
 
 
+def test_text_that_is_not_utf8(tmp_path, truth):
+    for name in ("a.json", "comp4_det_test_cow.txt"):
+        (tmp_path / name).write_bytes(b"caf\xe9 0.5 1 1 2 2\n")
+    with pytest.raises(DataError, match=r"a\.json: cannot be read as text.*; a COCO results json is wanted$"):
+        read_results(tmp_path / "a.json", truth)
+    with pytest.raises(DataError, match=r"test_cow\.txt: not UTF-8 text \(byte 3\); save it as UTF-8$"):
+        read_results(tmp_path, truth)
+
+
 def test_comp4_of_several_splits_needs_one_named(tmp_path, truth, make_table):
     for split in ("val", "test"):
         write_comp4(tmp_path, truth, make_table([]), split)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
+from detres.data.files import visible
 from detres.data.records import Annotations, Defect, ReadReport, Strings
 from detres.errors import DataError
 
@@ -161,7 +162,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """Pictures directly in `folder`, by stem; a folder that does not exist has none."""
     if not folder.is_dir():
         return {}
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = sorted(path for path in visible(folder.iterdir()) if path.suffix.lower() in PICTURE_SUFFIXES)
     return {path.stem: path for path in reversed(files)}
 
 

@@ -5,24 +5,22 @@ COCO's box is [x, y, width, height] in continuous pixel coordinates; category id
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from detres.data.files import visible
+from detres.data.readers import coco_json
 from detres.data.readers.assembly import Findings, Objects, assemble, fill_sizes, strict
+from detres.data.readers.coco_json import PICTURES_ALONE
 from detres.data.readers.coco_objects import objects_of
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
 ROBOFLOW = "_annotations.coco.json"
-PICTURES_ALONE = "image_info_"  # of the test sets: pictures and categories, no annotations
 OTHER_TASKS = ("captions_", "person_keypoints_", PICTURES_ALONE, "stuff_", "panoptic_")
 SNIFFED_BYTES = 65536
 
@@ -82,7 +80,7 @@ def splits(directory: Path) -> list[str]:
 def annotation_files(directory: Path) -> dict[str, Path]:
     """Annotation files by split name, those of other tasks (captions...) left out."""
     found = [*sorted(directory.glob("annotations/*.json")), *sorted(directory.glob("*.json"))]
-    files = {path.stem.removeprefix("instances_"): path for path in found if _looks_like_coco(path)}
+    files = {path.stem.removeprefix("instances_"): path for path in visible(found) if _looks_like_coco(path)}
     if any(path.stem.startswith("instances_") for path in files.values()):
         files = {name: path for name, path in files.items() if not path.stem.startswith(OTHER_TASKS)}
     files.update({path.parent.name: path for path in sorted(directory.glob(f"*/{ROBOFLOW}"))})
@@ -117,15 +115,13 @@ def scan_file(
 ) -> tuple[Annotations, Findings]:
     """Read one json; pictures are looked up under `root` in the folders that the split's names suggest."""
     findings = Findings()
-    content = _load(path)
+    content = coco_json.load(path)
     images, rows = content["images"], content["annotations"]
     class_names, category_ids, label_of = _classes(content["categories"], rows, path, findings)
     index_of, images = _index_images(images, path, findings)
     names = [str(image.get("file_name", image["id"])) for image in images]
-    sizes = np.array(
-        [(image.get("height") or 0, image.get("width") or 0) for image in images], dtype=np.int64
-    )
-    sizes = sizes.reshape(-1, 2)
+    sides = [[_side(image, key, path, findings) for key in ("height", "width")] for image in images]
+    sizes = np.array(sides, dtype=np.int64).reshape(-1, 2)
     paths = _locate(names, root, path, split_names, need_pictures, findings)
     present = [index for index, picture in enumerate(paths) if picture is not None]
     if need_pictures:
@@ -147,53 +143,6 @@ def scan_file(
     return (annotations.select(present) if len(present) < len(paths) else annotations), findings
 
 
-def _load(path: Path) -> dict:
-    """The file's content without segmentations, which are let go while it is parsed: they are most of its size."""
-
-    def without_segmentation(mapping: dict) -> dict:
-        mapping.pop("segmentation", None)
-        return mapping
-
-    try:
-        with open(path, encoding="utf-8-sig") as file, _collector_paused():
-            content = json.load(file, object_hook=without_segmentation)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if isinstance(content, dict) and path.stem.startswith(PICTURES_ALONE):
-        content.setdefault("annotations", [])
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(
-                f"{path}: no list '{key}'; COCO annotations have images, annotations and categories"
-            )
-        if {*map(type, content[key])} - {dict}:
-            wrong = next(n for n, item in enumerate(content[key]) if not isinstance(item, dict))
-            raise DataError(f"{path}: {key}[{wrong}] is not a mapping")
-    for key in ("images", "categories"):
-        wrong = next((n for n, item in enumerate(content[key]) if "id" not in item), None)
-        if wrong is not None:
-            raise DataError(f"{path}: {key}[{wrong}] has no 'id'")
-    return content
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's collector of cycles, which would go through the millions of new containers again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _classes(
     categories: list[dict], rows: list[dict], path: Path, findings: Findings
 ) -> tuple[list[str], list[int], dict[int, int]]:
@@ -201,11 +150,11 @@ def _classes(
 
     Two categories of one name are one class, for names are the key everywhere; its id is the one that has objects.
     """
-    used = Counter(row.get("category_id") for row in rows)
+    used = Counter(number for row in rows if isinstance(number := row.get("category_id"), (int, float)))
     names: list[str] = []
     ids: list[int] = []
     label_of: dict[int, int] = {}
-    for category in sorted(categories, key=lambda item: item["id"]):
+    for category in sorted(categories, key=lambda item: int(item["id"])):
         number, name = int(category["id"]), str(category.get("name", category["id"]))
         where = f"{path}, category {number}"
         if number in label_of:
@@ -239,6 +188,17 @@ def _index_images(images: list[dict], path: Path, findings: Findings) -> tuple[d
         index_of[image["id"]] = len(kept)
         kept.append(image)
     return index_of, kept
+
+
+def _side(image: dict, key: str, path: Path, findings: Findings) -> int:
+    """A picture's height or width as stated; 0 where it is not, or malformed."""
+    side = image.get(key)
+    try:
+        return 0 if side is None else int(side)
+    except (TypeError, ValueError, OverflowError):
+        what = f"{key} {side!r} is not a number of pixels"
+        findings.error("malformed size", f"{path}, image {image['id']}", what)
+        return 0
 
 
 def _locate(

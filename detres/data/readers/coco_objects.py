@@ -15,6 +15,8 @@ import numpy as np
 from detres.data.readers.assembly import Findings, Objects
 from detres.errors import listed
 
+FLAGS = {0: 0, 1: 1, "0": 0, "1": 1}  # JSON's false and true are 0 and 1 to Python
+
 
 def objects_of(
     rows: list[dict], index_of: dict[object, int], label_of: dict[int, int], path: Path, findings: Findings
@@ -26,7 +28,8 @@ def objects_of(
         index_of: Index of each image id.
         label_of: Label of each category id.
         path: The file, for messages.
-        findings: Gets an error for each row left out, a line for each annotation id used again.
+        findings: Gets an error for each row left out, a line for each annotation id used again, each
+            flag and area that is mended.
     """
     pictures = np.array([_look_up(index_of, row.get("image_id")) for row in rows], dtype=np.int64)
     labels = np.array([_look_up(label_of, row.get("category_id")) for row in rows], dtype=np.int64)
@@ -53,7 +56,11 @@ def objects_of(
     corners[:, 2:] += corners[:, :2]
 
     def flags(key: str) -> np.ndarray:
-        return np.array([bool(rows[number].get(key)) for number in numbers], dtype=bool)
+        values = [rows[number].get(key) for number in numbers]
+        found = np.array([0 if value is None else _look_up(FLAGS, value) for value in values], dtype=np.int64)
+        for place in np.flatnonzero(found < 0).tolist():
+            findings.report.add(f"malformed {key}", where(numbers[place]), f"{values[place]!r}: taken as 0")
+        return found == 1
 
     areas = [rows[number].get("area") for number in numbers]
     for place, area in enumerate(areas):

@@ -177,12 +177,13 @@ def _parts(member: str) -> Parts:
 
 
 def _is_picture(member: str) -> bool:
-    """By its suffix; the resource forks that macOS adds to archives (`__MACOSX/._1.jpg`) are none."""
-    return os.path.splitext(member)[1].lower() in PICTURE_SUFFIXES and not member.startswith("__MACOSX/")
+    """By its suffix; hidden files are none, nor what macOS adds to archives (`._1.jpg`, `__MACOSX/`)."""
+    hidden = os.path.basename(member).startswith(".") or member.startswith("__MACOSX/")
+    return os.path.splitext(member)[1].lower() in PICTURE_SUFFIXES and not hidden
 
 
 def _walk(root: Path) -> list[str]:
-    """Files, and folders with a slash at the end, relative to the root; hidden ones are left out."""
+    """Files, and folders with a slash at the end, relative to the root; hidden folders are left out."""
     found = []
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith((".", "__"))]

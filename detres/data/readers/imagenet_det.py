@@ -15,6 +15,7 @@ import numpy as np
 
 from detres.console import progress
 from detres.data.decoding import read_header
+from detres.data.files import read_text
 from detres.data.readers.assembly import Findings, Objects, assemble, strict
 from detres.data.readers.voc_xml import Described, parse
 from detres.data.records import Annotations, ReadReport
@@ -109,7 +110,7 @@ def read_classes(directory: Path) -> list[Class]:
             " put the kit's folder `devkit` or that file in here"
         )
     classes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split(maxsplit=2)
         if not words:
             continue
@@ -318,4 +319,4 @@ def _numbers(path: Path) -> dict[str, str]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} is not there")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in read_text(path).splitlines() if line.strip()]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
+from detres.data.files import read_text, visible
 from detres.data.readers.assembly import (
     Findings,
     Objects,
@@ -213,27 +214,34 @@ def _years(directory: Path) -> list[Path]:
 def _lists(year: Path) -> dict[str, Path]:
     """Split lists of a year: those of `Main` by their name, others with their folder's (`Layout/train`)."""
     lists = {}
-    for path in sorted(year.glob("ImageSets/*/*.txt")) + sorted(year.glob("ImageSets/*.txt")):
-        of_one_class = "_" in path.stem and path.stem.split("_")[0] in CLASS_NAMES
+    for path in visible(sorted(year.glob("ImageSets/*/*.txt")) + sorted(year.glob("ImageSets/*.txt"))):
         folder = path.parent.name
-        if not of_one_class:
+        if not _is_of_one_class(path):
             lists[path.stem if folder in ("Main", "ImageSets") else f"{folder}/{path.stem}"] = path
     return lists
+
+
+def _is_of_one_class(path: Path) -> bool:
+    """Whether a list is `<class>_<another list>`, each row with a flag: whether the picture shows the class."""
+    name, _, whole = path.stem.partition("_")
+    if name not in CLASS_NAMES or not path.with_name(f"{whole}.txt").is_file():
+        return False
+    with open(path, "rb") as file:
+        return all(row[1:] in ([b"-1"], [b"0"], [b"1"]) for line in file if (row := line.split()))
 
 
 def _devkit_pictures(years: list[Path], split: str, findings: Findings) -> tuple[list[Picture], list[Path]]:
     """The pictures of a split over all years that have it, and every XML of these years."""
     pictures: list[Picture] = []
-    every_xml = [path for year in years for path in sorted((year / "Annotations").glob("*.xml"))]
-    for year in years:
-        path = _lists(year).get(split) or year / "ImageSets" / "Main" / f"{split}.txt"
-        prefix = f"{year.name}/" if len(years) > 1 else ""
-        if split == ALL and not path.is_file():
-            stems = [xml.stem for xml in every_xml if xml.parent.parent == year]
-        elif path.is_file():
+    every_xml = [path for year in years for path in sorted(visible((year / "Annotations").glob("*.xml")))]
+    lists = {year: _lists(year).get(split) or year / "ImageSets" / "Main" / f"{split}.txt" for year in years}
+    listed_in = {year: path for year, path in lists.items() if split == ALL or path.is_file()}
+    for year, path in listed_in.items():
+        prefix = f"{year.name}/" if len(listed_in) > 1 else ""
+        if path.is_file():
             stems = _listed_stems(path, findings)
         else:
-            continue
+            stems = [xml.stem for xml in every_xml if xml.parent.parent == year]
         files = pictures_in(year / "JPEGImages")
         for stem in stems:
             xml = year / "Annotations" / f"{stem}.xml"
@@ -246,7 +254,7 @@ def _devkit_pictures(years: list[Path], split: str, findings: Findings) -> tuple
 
 def _listed_stems(path: Path, findings: Findings) -> list[str]:
     """Stems of a list; a class list's flag in the second column (-1: not in the picture) chooses among them."""
-    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
     stems = [Path(row[0]).name for row in rows if len(row) < 2 or row[1] != "-1"]
     for extra in (
         sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
@@ -256,7 +264,8 @@ def _listed_stems(path: Path, findings: Findings) -> list[str]:
 
 
 def _flat_xml(directory: Path) -> list[Path]:
-    return sorted([*directory.glob("*.xml"), *directory.glob("*/*.xml"), *directory.glob("*/*/*.xml")])
+    found = [*directory.glob("*.xml"), *directory.glob("*/*.xml"), *directory.glob("*/*/*.xml")]
+    return sorted(visible(found))
 
 
 def _is_annotation(path: Path) -> bool:

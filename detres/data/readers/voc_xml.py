@@ -31,7 +31,8 @@ def parse(path: Path) -> Described:
     """Read one VOC XML; only direct children of `object` count (`part` has a name and a box of its own).
 
     Raises:
-        DataError: Not XML (with the line), a document type or entity declaration, or an object without name or box.
+        DataError: Not XML (with the line), an encoding that is not read, a document type or entity declaration, or an
+            object without name or box.
     """
     root = _tree(path)
     objects = root.findall("object")
@@ -54,6 +55,11 @@ def _tree(path: Path) -> ElementTree.Element:
     """The XML as a tree, each element with its line; declarations of types and entities are refused unread."""
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
+    encoding = None
+
+    def declare(_version: str, name: str | None, _standalone: int) -> None:
+        nonlocal encoding
+        encoding = name
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
@@ -63,6 +69,7 @@ def _tree(path: Path) -> ElementTree.Element:
             f"{path}: line {parser.CurrentLineNumber}: declares a document type; entities are not read"
         )
 
+    parser.XmlDeclHandler = declare
     parser.StartElementHandler = start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
@@ -71,6 +78,8 @@ def _tree(path: Path) -> ElementTree.Element:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         raise DataError(f"{path}: line {error.lineno}: {expat.ErrorString(error.code)}") from error
+    except (ValueError, LookupError) as error:  # of several bytes a letter, or known to nobody
+        raise DataError(f"{path}: encoding '{encoding}' is not read; save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     return builder.close()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
+from detres.data.files import read_text, visible
+from detres.data.readers import yolo_yaml
 from detres.data.readers.assembly import PICTURE_SUFFIXES, Findings, Objects, assemble, strict, upright_size
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
@@ -37,12 +39,14 @@ def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
 
 def recognise(directory: Path) -> bool:
     """Whether `directory` holds YOLO labels or a `data.yaml`."""
-    return bool(_yaml(directory)) or any(_holds_text(folder) for folder in _label_folders(directory).values())
+    return bool(yolo_yaml.find(directory)) or any(
+        _holds_text(folder) for folder in _label_folders(directory).values()
+    )
 
 
 def splits(directory: Path) -> list[str]:
     """Names of the splits that `directory` has."""
-    described = _yaml(directory)
+    described = yolo_yaml.find(directory)
     return [key for key in SPLIT_KEYS if described.get(key)] or list(_label_folders(directory))
 
 
@@ -94,7 +98,12 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
 def parse(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[float], int]]:
     """Class, box as fractions (x1, y1, x2, y2) and line number of each object of a label file."""
     objects = []
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        lines = read_text(path).splitlines()
+    except DataError as error:
+        findings.error("malformed label", str(path), str(error).removeprefix(f"{path}: "))
+        return []
+    for line, text in enumerate(lines, start=1):
         where = f"{path}, line {line}"
         try:
             number, *values = [float(value) for value in text.split()]
@@ -152,38 +161,20 @@ def _refuse_pixels(fractions: np.ndarray, source: str, findings: Findings) -> No
 # Where the files are
 
 
-def _yaml(directory: Path) -> dict:
-    """The mapping of the folder's data.yaml (any name, with `names`), empty where there is none."""
-    import yaml
-
-    for path in sorted(
-        [*directory.glob("*.yaml"), *directory.glob("*.yml")], key=lambda p: (p.stem != "data", p)
-    ):
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
-            raise DataError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from error
-        if isinstance(content, dict) and "names" in content:
-            return content
-    return {}
-
-
 def _label_folders(directory: Path) -> dict[str, Path]:
     """Label folders by split: `labels/<split>`, `<split>/labels`, or `labels` itself as `all`."""
     labels = directory / "labels"
-    folders = {path.name: path for path in sorted(labels.glob("*")) if path.is_dir()}
+    folders = {path.name: path for path in sorted(visible(labels.glob("*"))) if path.is_dir()}
     folders |= {path.parent.name: path for path in sorted(directory.glob("*/labels")) if path.is_dir()}
     return folders or ({ALL: labels} if labels.is_dir() else {})
 
 
 def _holds_text(folder: Path) -> bool:
-    return any(path.suffix == ".txt" and path.name not in NAME_FILES for path in folder.iterdir())
+    return any(path.suffix == ".txt" and path.name not in NAME_FILES for path in visible(folder.iterdir()))
 
 
 def _pictures(directory: Path, split: str, findings: Findings) -> list[Path]:
-    described = _yaml(directory)
+    described = yolo_yaml.find(directory)
     wanted = described.get(split)
     if wanted:
         base = directory / str(described.get("path") or "")
@@ -212,7 +203,7 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
     if place.is_dir():
         return _under(place)
     pictures = []
-    for line in place.read_text(encoding="utf-8-sig").split("\n"):
+    for line in read_text(place).split("\n"):
         if line.strip():
             options = [place.parent / line.strip(), base / line.strip(), directory / line.strip()]
             picture = next((path for path in options if path.is_file()), None)
@@ -224,7 +215,7 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
 
 
 def _under(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in visible(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _label_path(picture: Path) -> Path:
@@ -238,7 +229,7 @@ def _label_path(picture: Path) -> Path:
 
 def _report_strays(labels: set[Path], findings: Findings) -> None:
     for folder in sorted({path.parent for path in labels}):
-        for path in sorted(folder.glob("*.txt")):
+        for path in sorted(visible(folder.glob("*.txt"))):
             if path not in labels and path.name not in NAME_FILES:
                 findings.report.add("label without picture", str(path), "left out")
 
@@ -255,23 +246,14 @@ def _image_ids(pictures: list[Path], findings: Findings) -> list[str]:
 
 def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], list[int] | None]:
     """Declared names and ids, or the numbers that occur anywhere in the folder where nothing declares names."""
-    names = _yaml(directory).get("names")
-    if isinstance(names, dict):
-        numbers = sorted(int(number) for number in names)
-        if numbers != list(range(len(numbers))):
-            wrong = f"names are numbered {listed(numbers)}, not 0 to {len(numbers) - 1}"
-            raise DataError(f"data.yaml of {directory}: {wrong}")
-        names = [names[number] if number in names else names[str(number)] for number in numbers]
+    names = yolo_yaml.class_names(directory)
     for name in NAME_FILES if names is None else ():
         path = directory / name
         if names is None and path.is_file():
-            names = [
-                line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-            ]
+            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if names is None:
         folders = {path.parent for path in labels} | set(_label_folders(directory).values())
         return [str(number) for number in range(_largest_class(folders) + 1)], None
-    names = [str(name) for name in names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
@@ -281,9 +263,12 @@ def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], li
 
 
 def _largest_class(folders: Iterable[Path]) -> int:
-    first = (line.split()[0] for folder in folders for path in folder.rglob("*.txt") for line in _lines(path))
+    files = (path for folder in folders for path in visible(folder.rglob("*.txt")))
+    first = (line.split()[0] for path in files for line in _lines(path))
     return max((int(float(number)) for number in first if number.replace(".", "", 1).isdigit()), default=-1)
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """Lines of a label file of any split; whether they are well formed is told where the split is read."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
