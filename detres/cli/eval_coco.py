@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from detres.cli.eval_common import (
 from detres.errors import UserError
 
 if TYPE_CHECKING:
+    from detres.data.records import Annotations, DetectionTable
     from detres.evaluation.coco import CocoResult
 
     Intervals = dict[str, tuple[float, float]]
@@ -76,11 +79,9 @@ def main(arguments: list[str]) -> None:
         help="check the detections and write them for COCO's server: detections_<split>_<algorithm>_results.json",
     )
     options = parser.parse_args(arguments)
-    check = None
     if options.submission is not None:
-        from detres.evaluation.submissions import check_coco_name, check_coco_split, write_coco_submission
+        from detres.evaluation.submissions import check_coco_name, write_coco_submission
 
-        check = check_coco_split
         check_coco_name(options.submission, options.split)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
@@ -90,7 +91,11 @@ def main(arguments: list[str]) -> None:
             if options.bootstrap
             else "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
         )
-    sources = read_sources(options, check)
+    from detres.evaluation.engines import chosen_engine
+
+    chosen_engine(options.engine)
+    others: list[DetectionTable] = []
+    sources = read_sources(options, partial(_check, options, others))
     save_results(options, sources)
     if options.submission is not None:
         write_coco_submission(options.submission, sources.truth, sources.detections)
@@ -98,15 +103,13 @@ def main(arguments: list[str]) -> None:
 
     from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
     from detres.evaluation.coco import evaluate_coco
-    from detres.evaluation.results_files import read_results
 
     result = evaluate_coco(sources.truth, sources.detections, engine=options.engine)
     intervals = {}
     if options.bootstrap:
         intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
     differences = {}
-    if options.against is not None:
-        other = read_results(options.against, sources.truth, options.split)
+    for other in others:
         differences = bootstrap_difference(
             sources.truth, sources.detections, other, resamples=options.bootstrap
         )
@@ -115,6 +118,18 @@ def main(arguments: list[str]) -> None:
     if options.against is not None:
         figures["against"] = {"results": str(options.against), "differences": differences}
     write_json(options.json, {**figures, "intervals": intervals, "sanity": sanity})
+
+
+def _check(options: argparse.Namespace, others: list[DetectionTable], truth: Annotations) -> None:
+    """Find what is at fault before hours of detection; `others` gets the results of `--against`."""
+    if options.submission is not None:
+        from detres.evaluation.submissions import check_coco_split
+
+        check_coco_split(truth)
+    if options.against is not None:
+        from detres.evaluation.results_files import read_results
+
+        others.append(read_results(options.against, truth, options.split))
 
 
 def _print(result: CocoResult, intervals: Intervals, differences: Intervals, sources: Sources) -> None:

@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> None:
         help="check the detections and write them as comp4_det_<split>_<class>.txt",
     )
     options = parser.parse_args(arguments)
+    if not 0 < options.iou <= 1:
+        raise UserError(f"--iou {options.iou:g} is out of range; a number above 0 and up to 1, VOC's is 0.5")
     check, split = None, ""
     if options.save_comp4 is not None:
         from detres.evaluation.submissions import check_voc_split, write_voc_submission

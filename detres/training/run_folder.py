@@ -205,7 +205,9 @@ def _remove_run(path: Path) -> None:
 def _check_same_config(path: Path, config: Section) -> None:
     if not (path / "config.yaml").exists():
         return  # killed before anything else was written
-    saved = dict(_leaves(read_document(path / "config.yaml").values))
+    # A key that the version which began the run did not have stood at its default.
+    defaults = dict(_leaves(type(config)().model_dump(mode="json")))
+    saved = {**defaults, **dict(_leaves(read_document(path / "config.yaml").values))}
     asked = dict(_leaves(config.model_dump(mode="json")))
     steering = (saved.get(f"train.{key}", saved.get(key)) for key in ("schedule", "warmup_until_error"))
     free = free_at_resume(*steering)

@@ -203,6 +203,31 @@ def test_drawn_shapes_can_be_evaluated(tmp_path):
     assert (written["images"], written["figures"]["mAP"]) == (4, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("tool", "options", "message"),
+    [
+        (eval_coco, ["--engine", "hotcoco"], "hotcoco is not installed"),
+        (eval_coco, ["--bootstrap", "9", "--against", "bad.json"], "bad.json"),
+        (eval_voc, ["--iou", "50"], "--iou 50 is out of range"),
+    ],
+)
+def test_faults_are_found_before_anything_is_detected(folder, monkeypatch, tool, options, message):
+    monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
+    trained = Detector.__new__(Detector)
+    trained.class_names = ("cell", "clot", "mite")
+    monkeypatch.setattr("detres.api.load", lambda *_, **__: trained)
+    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    (folder / "bad.json").write_text('[{"image_id": 7}]')
+    monkeypatch.chdir(folder)
+    (folder / "annotations").mkdir()
+    (folder / "truth.json").rename(folder / "annotations" / "instances_test.json")
+    for image in BOXES:
+        (folder / f"{image}.jpg").touch()
+    (folder / "right.json").rename(folder / "bad2.txt")
+    with pytest.raises(UserError, match=message):
+        tool.main(["--weights", "a.safetensors", "--data", str(folder), "--split", "test", *options])
+
+
 @pytest.mark.parametrize("override", ["train.lr=1", "test=3", "test.nms"])
 def test_only_test_options_can_be_set(folder, override):
     with pytest.raises(UserError, match="--set"):
@@ -279,6 +304,11 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     loaded = kit.loadRes(str(target))
     assert {row["image_id"] for row in loaded.anns.values()} == {7, 42}
     assert {row["category_id"] for row in loaded.anns.values()} <= set(ids)
+    again = (
+        tmp_path / "detections_test-dev2015_again_results.json"
+    )  # what was detected before can be sent, too
+    eval_coco.main(["--results", str(target), *options[2:6], "--submission", str(again)])
+    assert json.loads(again.read_text()) == json.loads(target.read_text())
     for wrong in (tmp_path / "found.json", tmp_path / "detections_val2014_tiny_results.json"):
         with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
             eval_coco.main([*options, "--submission", str(wrong)])

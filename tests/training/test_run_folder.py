@@ -95,6 +95,17 @@ def test_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> Non
     assert "lr: 0.001" in (tmp_path / "config.yaml").read_text()
 
 
+def test_resume_of_a_run_that_began_before_a_key_existed(tmp_path: Path) -> None:
+    """It stood at its default: with that the run goes on, with another value it does not."""
+    make_run(tmp_path)
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "config.yaml").write_text("".join(line for line in lines if not line.startswith("name:")))
+    with pytest.raises(UserError, match="name was a, is b"):
+        RunFolder.open(tmp_path, Whole(name="b"), resume=True)
+    with RunFolder.open(tmp_path, Whole(), resume=True) as run:
+        assert run.resumed
+
+
 def test_resume_with_other_lengths_and_cadences(tmp_path: Path) -> None:
     make_run(tmp_path)
     length = Length.parse("99 epochs")
