@@ -103,6 +103,8 @@ def prepare_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_detector(architecture, num_classes, preprocessing.per_channel())
+        if model.box_start == "shared":
+            network.region_head.share_box_start()
     trunk = network.trunk
     assert isinstance(trunk, (Trunk, VGGTrunk))
     if backbone is None:

@@ -102,6 +102,11 @@ class ModelConfig(Section):
     context: bool = Field(
         default=False, description="global context: the whole image's feature beside each region's"
     )
+    box_start: Literal["apart", "shared"] = Field(
+        default="apart",
+        description="fresh weights of the region head's box layer: each class's own, std 0.001 (Girshick 2015), or"
+        " larger and the same for all classes, with which boxes are learnt in fewer steps where classes are many",
+    )
 
 
 class RPNConfig(Section):

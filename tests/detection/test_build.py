@@ -168,3 +168,21 @@ def test_the_real_trunks_start_a_detector(real_data):
     detector, _ = prepare_for_training(config.model, config.architecture, 3, seed=0)
     kept = read_backbone(path).tensors["layer3.5.conv3.weight"]
     assert detector.state_dict()["trunk.layer3.5.conv3.weight"].equal(kept)
+
+
+def test_a_shared_start_of_boxes_is_the_same_for_all_classes_and_follows_the_seed():
+    def started(box_start, seed=3):
+        model = ModelConfig.model_validate({"network": FORM, "box_start": box_start, "freeze_at": 0})
+        return prepare_for_training(model, architecture_on, 5, seed=seed)[0].state_dict()
+
+    shared, apart = started("shared"), started("apart")
+    rows = shared["region_head.box_deltas.weight"].unflatten(0, (5, 4))  # (K, 4, D)
+    assert rows.eq(rows[:1]).all()
+    assert rows[0].std() == pytest.approx(0.03, rel=0.2)
+    assert not apart["region_head.box_deltas.weight"].unflatten(0, (5, 4))[0].equal(rows[0])
+    for name, tensor in shared.items():
+        assert name == "region_head.box_deltas.weight" or tensor.equal(apart[name]), name
+    assert started("shared")["region_head.box_deltas.weight"].equal(shared["region_head.box_deltas.weight"])
+    assert not started("shared", 4)["region_head.box_deltas.weight"].equal(
+        shared["region_head.box_deltas.weight"]
+    )
