@@ -23,7 +23,7 @@ class CropLoaderOptions:
     """What is measured.
 
     Attributes:
-        data: A class-per-folder tree or an archive of one.
+        data: An archive of a class-per-folder tree.
         split: Its split.
         side: Of the crops, in pixels.
         workers: Numbers of loader processes.

@@ -230,6 +230,11 @@ def _loader(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
     rounds = arguments.rounds or ROUNDS["loader"]
     workers = tuple(arguments.workers or (0, 1, 2))
     if arguments.data and is_archive(resolve_directory(arguments.data)):
+        for name in ("network", "width", "precision", "steps", "images"):
+            if getattr(arguments, name) is not None:
+                raise UserError(
+                    f"--{name} is not for an archive, of which crops are loaded and nothing is trained"
+                )
         side = min(arguments.size) if arguments.size else CROP_SIDE
         crops = CropLoaderOptions(arguments.data, arguments.split or "train", side, workers)
         return measure_cases(crop_loader_cases, crops, rounds=rounds, device=device, quiet=arguments.quiet)

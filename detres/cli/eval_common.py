@@ -145,7 +145,7 @@ def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annota
         return read_shapes(arguments.data, arguments.split)
     else:
         folder, chosen = resolve_directory(arguments.data), arguments.format
-        unlabelled = read_unlabelled(folder, arguments.split, format=chosen)
+        unlabelled = read_unlabelled(folder, arguments.split, format=chosen, need_pictures=need_pictures)
         if unlabelled is not None:
             log.warning("%s: no annotations: detections can be written, no figure exists", unlabelled.source)
             return unlabelled

@@ -56,13 +56,16 @@ def scan_annotations(
     return reader.scan(directory, split, need_pictures=need_pictures)
 
 
-def read_unlabelled(directory: Path, split: str | None, *, format: str | None = None) -> Annotations | None:
+def read_unlabelled(
+    directory: Path, split: str | None, *, format: str | None = None, need_pictures: bool = True
+) -> Annotations | None:
     """The pictures of a split whose objects are not public: COCO's test-dev, VOC 2012's test.
 
     Args:
         directory: The data set's folder.
         split: Its name.
         format: `coco` or `voc`; found out by looking where None.
+        need_pictures: Whether a picture that is not there is an error; without them VOC's splits cannot be read.
 
     Returns:
         Annotations without objects; None for a split that has annotations, or that is not there.
@@ -71,7 +74,11 @@ def read_unlabelled(directory: Path, split: str | None, *, format: str | None = 
         UserError: Pictures that are missing or cannot be read.
     """
     reader = None if split is None or not directory.is_dir() else READERS[find_format(directory, format)]
-    scanned = reader.scan_unlabelled(directory, split) if reader in (coco, voc) else None
+    scanned = (
+        reader.scan_unlabelled(directory, split, need_pictures=need_pictures)
+        if reader in (coco, voc)
+        else None
+    )
     return strict(*scanned)[0] if scanned is not None else None
 
 

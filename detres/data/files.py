@@ -1,6 +1,6 @@
 """Files as people's tools leave them: text that must be UTF-8, names that their systems hide.
 
-All that readers list or read as text goes through here, so that what is no data is left out, and told, alike.
+Readers list folders and read text through here, so that what is no data is left out, and told, alike.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def visible(paths: Iterable[Path]) -> Iterator[Path]:
-    """Those whose names do not begin with a dot: macOS puts `._1.jpg` (no picture) beside `1.jpg` on foreign disks."""
-    return (path for path in paths if not path.name.startswith("."))
+def visible(paths: Iterable[Path], under: Path | None = None) -> Iterator[Path]:
+    """Those whose names do not begin with a dot: macOS puts `._1.jpg` (no picture) beside `1.jpg` on foreign disks.
+
+    Args:
+        paths: Files and folders.
+        under: Folders between this one and a path must not be hidden either (`.ipynb_checkpoints`).
+    """
+    for path in paths:
+        names = path.relative_to(under).parts if under else (path.name,)
+        if not any(name.startswith(".") for name in names):
+            yield path

@@ -114,10 +114,10 @@ def prepare_for_training(
         random = load_backbone(network, backbone, partial=model.init_partial)
         if random:
             log.info("random, not in %s: %s", backbone.source, listed(random, 40))
-        rescaled = rescale_folded(trunk)
+        rescaled = rescale_folded(network)
         if rescaled:
             log.info(
-                "%s: BN is folded into %d convolutions of the trunk; they are rescaled to train as unfolded ones do",
+                "%s: BN is folded into %d convolutions; they are rescaled to train as unfolded ones do",
                 backbone.source,
                 rescaled,
             )

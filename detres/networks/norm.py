@@ -131,12 +131,12 @@ def rescale_folded(module: nn.Module) -> int:
 
     A file with folded BN leaves frozen norms of scale 1 behind convolutions w * scale. SGD then moves the product as if
     scale were 1, where in the original it moved by scale^2, often a tenth: a usual rate tears such layers apart.
-    Here w becomes w / r and the scale r, with r = |w| / sqrt(2) of each filter: the length that He et al. 2015b's
-    initialisation gives it.
+    Here w becomes w / r and the scale r, with r = |w| / sqrt(2) of each filter: He et al. 2015b's length for
+    its inputs.
 
     Args:
-        module: A network; a frozen norm whose scale is 1 in all channels (to 1e-3) and that has an offset counts as
-            folded into the convolution registered before it.
+        module: A network without biases; a frozen norm whose scale is 1 in all channels (to 1e-3) and that has an
+            offset counts as folded into the convolution registered before it.
 
     Returns:
         How many convolutions were rescaled.

@@ -205,10 +205,11 @@ def _remove_run(path: Path) -> None:
 def _check_same_config(path: Path, config: Section) -> None:
     if not (path / "config.yaml").exists():
         return  # killed before anything else was written
-    # A key that the version which began the run did not have stood at its default.
-    defaults = dict(_leaves(type(config)().model_dump(mode="json")))
-    saved = {**defaults, **dict(_leaves(read_document(path / "config.yaml").values))}
     asked = dict(_leaves(config.model_dump(mode="json")))
+    # A key that the version which began the run did not have stood at its default.
+    defaults = _leaves(type(config)().model_dump(mode="json"))
+    saved = {key: value for key, value in defaults if key in asked}
+    saved |= dict(_leaves(read_document(path / "config.yaml").values))
     steering = (saved.get(f"train.{key}", saved.get(key)) for key in ("schedule", "warmup_until_error"))
     free = free_at_resume(*steering)
     different = [

@@ -87,6 +87,13 @@ def test_the_loader_of_an_archive(tmp_path, capsys, monkeypatch):
     assert "32 px crops" in capsys.readouterr().out
 
 
+def test_options_that_an_archive_has_no_use_for(tmp_path):
+    with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
+        archive.writestr("train/a/0.png", b"")
+    with pytest.raises(UserError, match="--steps is not for an archive"):
+        benchmark.main(["loader", "--data", str(tmp_path / "few.zip"), "--steps", "3", *TINY])
+
+
 def test_an_archive_with_less_than_a_batch(tmp_path):
     with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
         archive.writestr("train/a/0.png", cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())

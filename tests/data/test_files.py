@@ -30,3 +30,5 @@ def test_names_that_begin_with_a_dot_are_hidden():
     paths = [Path("a/1.jpg"), Path("a/._1.jpg"), Path(".a/2.jpg"), Path(".DS_Store")]
     assert list(visible(paths)) == [paths[0], paths[2]]
     assert list(visible([])) == []
+    below = [Path("d/a/1.jpg"), Path("d/.a/2.jpg"), Path("d/b/.c/3.jpg")]
+    assert list(visible(below, Path("d"))) == below[:1]

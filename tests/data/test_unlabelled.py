@@ -75,6 +75,10 @@ def test_pictures_that_are_missing(coco, voc):
     (coco / "test2017" / "t.png").unlink()
     with pytest.raises(DataError, match="missing picture"):
         read_unlabelled(coco, "test-dev2017")
+    found = read_unlabelled(coco, "test-dev2017", need_pictures=False)
+    assert found is not None
+    assert found.sizes.tolist() == [[40, 60]]
+    assert read_unlabelled(voc, "test", need_pictures=False) is None  # sizes are read off the pictures
     (voc / "JPEGImages" / "d.jpg").unlink()
     with pytest.raises(DataError, match="'d': missing picture"):
         read_unlabelled(voc, "test")

@@ -16,7 +16,7 @@ from detres.errors import ConfigError, WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
 from detres.weights.foreign import read_backbone
-from detres.weights.ours import Metadata, save_weights
+from detres.weights.ours import Metadata, read_weights, save_weights
 from detres.weights.starting import start_network
 
 FORM = {"name": "resnet18", "width": 0.125, "stride_in": "3x3", "pool": "caffe", "eps": 2e-5}
@@ -186,3 +186,24 @@ def test_a_shared_start_of_boxes_is_the_same_for_all_classes_and_follows_the_see
     assert not started("shared", 4)["region_head.box_deltas.weight"].equal(
         shared["region_head.box_deltas.weight"]
     )
+
+
+def test_folded_backbones_are_rescaled_whole(tmp_path, caplog):
+    """conv5_x too; the detector computes the same as the file's network."""
+    path = classifier_file(tmp_path / "folded.safetensors")
+    tensors, metadata = read_weights(path)
+    for name in tensors:
+        if name.endswith("running_mean"):
+            tensors[name].normal_()
+            tensors[name.replace("running_mean", "running_var")].fill_(1 - FORM["eps"])
+    save_weights(path, tensors, metadata)
+    caplog.set_level("INFO", "detres")
+    network, _ = prepare_for_training(ModelConfig(init=str(path)), architecture_on, 2, seed=0)
+    assert "BN is folded into 20 convolutions; they are rescaled" in caplog.text
+    for convolution in (network.trunk.layer1[0].conv1, network.region_head.body.layer4[0].conv1):
+        lengths = convolution.weight.detach().flatten(1).norm(dim=1)
+        torch.testing.assert_close(lengths, torch.full_like(lengths, 2**0.5))
+    plain = build_detector(architecture_on(NetworkConfig.model_validate(FORM)), 2, MSRA)
+    load_backbone(plain, read_backbone(path), partial=False)
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(network.trunk(images), plain.trunk(images), rtol=1e-4, atol=1e-4)

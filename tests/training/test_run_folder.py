@@ -106,6 +106,17 @@ def test_resume_of_a_run_that_began_before_a_key_existed(tmp_path: Path) -> None
         assert run.resumed
 
 
+def test_resume_with_a_mapping_whose_default_is_empty(tmp_path: Path) -> None:
+    class Named(Whole):
+        names: dict[str, str] = Field(default={}, description="...")
+
+    make_run(tmp_path, Named(names={"a": "b"}))
+    with RunFolder.open(tmp_path, Named(names={"a": "b"}), resume=True) as run:
+        assert run.resumed
+    with pytest.raises(UserError, match=r"names\.a was b, is absent"):
+        RunFolder.open(tmp_path, Named(), resume=True)
+
+
 def test_resume_with_other_lengths_and_cadences(tmp_path: Path) -> None:
     make_run(tmp_path)
     length = Length.parse("99 epochs")

@@ -47,7 +47,9 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     )
 
 
-def scan_unlabelled(directory: Path, split: str) -> tuple[Annotations, Findings] | None:
+def scan_unlabelled(
+    directory: Path, split: str, *, need_pictures: bool
+) -> tuple[Annotations, Findings] | None:
     """The pictures and classes of a split without annotations (`image_info_<split>.json`); None for any other split."""
     files = {
         path.stem.removeprefix(PICTURES_ALONE): path
@@ -59,7 +61,7 @@ def scan_unlabelled(directory: Path, split: str) -> tuple[Annotations, Findings]
     )
     if len(near) != 1 or labelled:
         return None
-    return scan_file(files[near[0]], directory, (near[0],), need_pictures=True)
+    return scan_file(files[near[0]], directory, (near[0],), need_pictures=need_pictures)
 
 
 def read_file(path: Path) -> tuple[Annotations, ReadReport]:

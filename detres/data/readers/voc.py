@@ -118,12 +118,16 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     ), findings
 
 
-def scan_unlabelled(directory: Path, split: str) -> tuple[Annotations, Findings] | None:
+def scan_unlabelled(
+    directory: Path, split: str, *, need_pictures: bool
+) -> tuple[Annotations, Findings] | None:
     """The pictures of a devkit's split whose objects are not public (VOC 2012's test); None for any other split.
 
     Fewer than half of such a split's pictures have an XML (some have one of another task, which is left aside).
-    Class names are not known from it: there are none.
+    Class names are not known from it: there are none. Without pictures their sizes are not known either: None.
     """
+    if not need_pictures:
+        return None
     findings = Findings()
     listed_in = [(year, path) for year in _years(directory) if (path := _lists(year).get(split))]
     ids: list[str] = []

@@ -215,7 +215,9 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
 
 
 def _under(folder: Path) -> list[Path]:
-    return sorted(path for path in visible(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(
+        path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in PICTURE_SUFFIXES
+    )
 
 
 def _label_path(picture: Path) -> Path:
@@ -263,7 +265,7 @@ def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], li
 
 
 def _largest_class(folders: Iterable[Path]) -> int:
-    files = (path for folder in folders for path in visible(folder.rglob("*.txt")))
+    files = (path for folder in folders for path in visible(folder.rglob("*.txt"), folder))
     first = (line.split()[0] for path in files for line in _lines(path))
     return max((int(float(number)) for number in first if number.replace(".", "", 1).isdigit()), default=-1)
 
