@@ -231,8 +231,8 @@ def test_frozen_on_half_precision_maps() -> None:
 
 def test_rescaled_convolutions_compute_the_same_and_move_as_the_unfolded_ones() -> None:
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.Conv2d(5, 8, 3, bias=False), FrozenBatchNorm2d(8)).double()
-    conv, norm = layer[0], layer[1]
+    conv, norm = nn.Conv2d(5, 8, 3, bias=False), FrozenBatchNorm2d(8)
+    layer = nn.Sequential(conv, norm).double()
     norm.weight.copy_(torch.full((8,), 1.00001**0.5))  # scale 1: eps is 1e-5
     norm.running_var.fill_(1.0)
     norm.running_mean.normal_()
@@ -240,7 +240,8 @@ def test_rescaled_convolutions_compute_the_same_and_move_as_the_unfolded_ones() 
     with torch.no_grad():
         conv.weight *= 0.1
         conv.weight[3] = 0  # a filter that is switched off
-    before = copy.deepcopy(layer)
+    before, folded_conv = copy.deepcopy(layer), copy.deepcopy(conv)
+    before[0] = folded_conv
     assert rescale_folded(layer) == 1
 
     maps = torch.randn(2, 5, 9, 9, dtype=torch.float64)
@@ -254,22 +255,18 @@ def test_rescaled_convolutions_compute_the_same_and_move_as_the_unfolded_ones() 
     for each in (layer, before):
         each(maps).square().sum().backward()
     scale, _ = norm.scale_and_offset()
+    assert conv.weight.grad is not None
+    assert folded_conv.weight.grad is not None
     moved = conv.weight.grad * scale[:, None, None, None]
-    torch.testing.assert_close(moved, before[0].weight.grad * scale[:, None, None, None] ** 2)
+    torch.testing.assert_close(moved, folded_conv.weight.grad * scale[:, None, None, None] ** 2)
 
 
 def test_norms_with_a_scale_of_their_own_are_not_rescaled() -> None:
     torch.manual_seed(0)
-    network = freeze_batch_norm(
-        nn.Sequential(
-            nn.Conv2d(3, 4, 1, bias=False),
-            nn.BatchNorm2d(4),
-            nn.Conv2d(4, 4, 1, bias=False),
-            nn.BatchNorm2d(4),
-        )
-    )
-    network[1].weight[2] = 0.5
-    network[1].bias.fill_(1.0)  # the other one is fresh
+    scaled, fresh = FrozenBatchNorm2d(4), FrozenBatchNorm2d(4)
+    scaled.weight[2] = 0.5
+    scaled.bias.fill_(1.0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), scaled, nn.Conv2d(4, 4, 1, bias=False), fresh)
     before = copy.deepcopy(network.state_dict())
     assert rescale_folded(network) == 0
     for name, tensor in network.state_dict().items():
