@@ -85,11 +85,11 @@ class TestConfig(Section):
 def for_inference(network: FasterRCNN, precision: Literal["float32", "bfloat16"] = "float32") -> FasterRCNN:
     """A copy for tests alone: frozen BN folded into the convolutions, and these in `precision`, cast once.
 
-    Anchors, box coding, scores and suppression stay in float32.
+    The RPN's 1x1 layers, anchors, box coding, scores and suppression stay in float32.
     """
     network = folded(network).eval()
     if precision == "bfloat16":
-        for part in (network.trunk, network.rpn, network.region_head.body):
+        for part in (network.trunk, network.rpn.conv, network.region_head.body):
             part.to(torch.bfloat16)
     return network
 

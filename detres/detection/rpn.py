@@ -43,7 +43,8 @@ class RPNHead(nn.Module):
         Returns:
             Objectness logits (N, h * w * A) and deltas (N, h * w * A, 4), in float32 at least.
         """
-        hidden = self.conv(features).relu_()
+        # At test in bf16 the 1x1 layers stay in float32: logits of eight bits would tie, and ties are kept by place.
+        hidden = self.conv(features).relu_().to(self.objectness.weight.dtype)
         objectness = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)  # (N, h * w * A)
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4)  # (N, h * w * A, 4)
         precision = torch.promote_types(features.dtype, torch.float32)  # bf16 goes up, float64 stays
