@@ -109,9 +109,9 @@ def main(arguments: list[str]) -> None:
     if options.bootstrap:
         intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
     differences = {}
-    for other in others:
+    if others:
         differences = bootstrap_difference(
-            sources.truth, sources.detections, other, resamples=options.bootstrap
+            sources.truth, sources.detections, others[0], resamples=options.bootstrap
         )
     _print(result, intervals, differences, sources)
     figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}

@@ -30,7 +30,6 @@ from detres.detection.training_data import TrainingData, log_training_data, read
 from detres.detection.views import Member
 from detres.errors import listed
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.engines import chosen_engine
 from detres.evaluation.voc import evaluate_voc
 from detres.training.config import Plan, TrainConfig, make_plan
 from detres.training.feed import plain_errors
@@ -117,10 +116,6 @@ def build_task(
         pictures: Where validation detections are drawn; None draws none.
         quiet: No progress while evaluating.
     """
-    if data.val is not None:
-        chosen_engine(
-            config.evaluation.engine
-        )  # one that is missing is told now, not at the first evaluation
     class_names = data.train.class_names
     network, architecture = start_detector(config, class_names)
     network.to(device)

@@ -18,6 +18,7 @@ from detres.data.shapes import is_shapes
 from detres.data.sources import log_reports, read_sources
 from detres.detection.config import DetectionConfig
 from detres.errors import ConfigError, listed
+from detres.evaluation.engines import chosen_engine
 
 log = logging.getLogger("detres")
 
@@ -130,8 +131,11 @@ def read_training_data(config: DetectionConfig) -> TrainingData:
     Where no validation data is named, a share `data.hold_out` of the training pictures is kept for it.
 
     Raises:
-        UserError: Anything wrong with the data; class names of `val` that `train` does not have.
+        UserError: Anything wrong with the data; class names of `val` that `train` does not have; an engine of the
+            measure that is not installed, which would else be told at the first evaluation.
     """
+    if config.data.val or config.data.hold_out:
+        chosen_engine(config.evaluation.engine)
     if not config.data.train:
         raise ConfigError(
             "no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]"

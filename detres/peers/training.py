@@ -28,7 +28,7 @@ from detres.detection.losses import training_losses
 from detres.detection.training_data import TrainingData, log_training_data
 from detres.errors import ConfigError
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.engines import Engine, chosen_engine
+from detres.evaluation.engines import Engine
 from detres.files import atomic_path
 from detres.peers import (
     drawn_samples,
@@ -75,8 +75,6 @@ def build_peer_task(
         device: Where to train.
         quiet: No progress while evaluating.
     """
-    if data.val is not None:
-        chosen_engine(config.evaluation.engine)
     log_training_data(config, data)
     peer = build_peer(config, data.train.class_names).to(device)
     sizes = config.data.short_side, config.data.long_side

@@ -163,3 +163,10 @@ def test_class_names_that_differ_between_splits(tmp_path):
     path.write_text(path.read_text().replace('"star"', '"stars"'))
     with pytest.raises(DataError, match=r"missing there: star; unknown: stars \(did you mean 'star'\?\)"):
         read_training_data(with_data(configured(), str(tmp_path)))
+
+
+def test_an_engine_that_is_not_there_is_told_before_training(monkeypatch):
+    monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
+    asked = configured("evaluation.engine=hotcoco", "data.train=[{dir: 'shapes:4', split: train}]")
+    with pytest.raises(UserError, match="hotcoco is not installed"):
+        read_training_data(asked)
