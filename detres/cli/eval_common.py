@@ -16,9 +16,12 @@ from detres.cli.common import add_common_arguments, tool_parser
 from detres.errors import UserError
 
 if TYPE_CHECKING:
+    from detres.api import Detector
     from detres.data.records import Annotations, DetectionTable
 
 log = logging.getLogger("detres")
+
+DATA_HELP = "ground truth: a data set (COCO, VOC, YOLO, shapes)"
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,19 @@ def evaluation_parser(
     found.add_argument("--results", type=Path, metavar="PATH", help=results_help)
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth: a COCO json")
-    truth.add_argument("--data", metavar="DIR", help="ground truth: a data set (COCO, VOC, YOLO, shapes)")
+    truth.add_argument("--data", metavar="DIR", help=DATA_HELP)
     parser.add_argument("--split", metavar="NAME", help="split of --data (and of comp4 files)")
-    parser.add_argument(
-        "--format", metavar="coco|voc|yolo|imagenet_det", help="format of --data, where it holds two"
-    )
+    add_format(parser)
     parser.add_argument("--save-results", type=Path, metavar="FILE", help="write the detections (COCO json)")
     add_common_arguments(parser, "set", "device", "json", "quiet")
     return parser
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """`--format`, of `--data`."""
+    parser.add_argument(
+        "--format", metavar="coco|voc|yolo|imagenet_det", help="format of --data, where it holds two"
+    )
 
 
 def read_sources(
@@ -78,7 +86,7 @@ def read_sources(
         return _detected(arguments, check)
     if arguments.set:
         raise UserError(f"--set {arguments.set[0]}: test options change --weights, not --results")
-    truth = _read_truth(arguments, need_pictures=False)
+    truth = _read_truth(arguments)
     if check is not None:
         check(truth)
     from detres.evaluation.results_files import read_results
@@ -132,40 +140,59 @@ def parse_test_options(overrides: list[str]) -> dict[str, Any]:
     return options
 
 
-def _read_truth(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
-    from detres.data.discover import read_annotations, read_unlabelled, resolve_directory
-    from detres.data.shapes import is_shapes, read_shapes
-    from detres.data.sources import log_reports
+def read_detector(arguments: argparse.Namespace) -> tuple[Detector, Annotations]:
+    """The detector of `--weights`, and the ground truth of `--data` with its classes.
 
-    if arguments.annotations is not None:
-        if not arguments.annotations.is_file():
-            raise UserError(f"{arguments.annotations}: no such file; --annotations wants a COCO json")
-        truth, report = read_annotations(arguments.annotations, None)
-    elif is_shapes(arguments.data):
-        return read_shapes(arguments.data, arguments.split)
-    else:
-        folder, chosen = resolve_directory(arguments.data), arguments.format
-        unlabelled = read_unlabelled(folder, arguments.split, format=chosen, need_pictures=need_pictures)
-        if unlabelled is not None:
-            log.warning("%s: no annotations: detections can be written, no figure exists", unlabelled.source)
-            return unlabelled
-        truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
-    log_reports([report])
-    return truth
-
-
-def _detected(arguments: argparse.Namespace, check: Callable[[Annotations], None] | None) -> Sources:
-    from detres.api import Detector, detect_split, load
+    Raises:
+        UserError: Weights that are not a detector's, or whatever the readers find.
+    """
+    from detres.api import Detector, load
     from detres.data.discover import select_classes
 
-    options = parse_test_options(arguments.set)
-    truth = _read_truth(arguments, need_pictures=True)
+    truth = _read_split(arguments, need_pictures=True)
     detector = load(arguments.weights, device=arguments.device)
     if not isinstance(detector, Detector):
         raise UserError(
             f"{arguments.weights[0]}: weights of a {type(detector).__name__.lower()}, not of a detector"
         )
-    truth = select_classes(truth, detector.class_names)
+    return detector, select_classes(truth, detector.class_names)
+
+
+def _read_truth(arguments: argparse.Namespace) -> Annotations:
+    if arguments.annotations is None:
+        return _read_split(arguments, need_pictures=False)
+    from detres.data.discover import read_annotations
+    from detres.data.sources import log_reports
+
+    if not arguments.annotations.is_file():
+        raise UserError(f"{arguments.annotations}: no such file; --annotations wants a COCO json")
+    truth, report = read_annotations(arguments.annotations, None)
+    log_reports([report])
+    return truth
+
+
+def _read_split(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
+    from detres.data.discover import read_annotations, read_unlabelled, resolve_directory
+    from detres.data.shapes import is_shapes, read_shapes
+    from detres.data.sources import log_reports
+
+    if is_shapes(arguments.data):
+        return read_shapes(arguments.data, arguments.split)
+    folder, chosen = resolve_directory(arguments.data), arguments.format
+    unlabelled = read_unlabelled(folder, arguments.split, format=chosen, need_pictures=need_pictures)
+    if unlabelled is not None:
+        log.warning("%s: no annotations: detections can be written, no figure exists", unlabelled.source)
+        return unlabelled
+    truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
+    log_reports([report])
+    return truth
+
+
+def _detected(arguments: argparse.Namespace, check: Callable[[Annotations], None] | None) -> Sources:
+    from detres.api import detect_split
+
+    options = parse_test_options(arguments.set)
+    detector, truth = read_detector(arguments)
     if check is not None:
         check(truth)
     detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)

@@ -9,6 +9,7 @@ N pictures, B resamples, D detections, T IoU thresholds, P true detections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,7 @@ def bootstrap_coco(
         DataError: See `evaluate_coco`.
     """
     weights = draw_weights(len(truth), resamples, seed)
-    return _intervals(resampled_figures(class_matches(truth, detections), weights))
+    return percentile_intervals(resampled_figures(class_matches(truth, detections), weights))
 
 
 def bootstrap_difference(
@@ -85,7 +86,7 @@ def bootstrap_difference(
     weights = draw_weights(len(truth), resamples, seed)
     minuend = resampled_figures(class_matches(truth, first), weights)
     subtrahend = resampled_figures(class_matches(truth, second), weights)
-    return _intervals({name: values - subtrahend[name] for name, values in minuend.items()})
+    return percentile_intervals({name: values - subtrahend[name] for name, values in minuend.items()})
 
 
 def draw_weights(pictures: int, resamples: int, seed: int) -> np.ndarray:
@@ -195,7 +196,8 @@ def _first_reaching(found: np.ndarray, needed: np.ndarray) -> np.ndarray:
     return np.searchsorted(flat, needed + offsets * step) - offsets * found.shape[1]
 
 
-def _intervals(figures: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+def percentile_intervals(figures: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Lower and upper end of each figure's resampled values (B,), NaN left out; a figure without values is left out."""
     tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
     intervals = {}
     for name, values in figures.items():

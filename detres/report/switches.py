@@ -1,0 +1,198 @@
+"""What each test-time improvement of Appendix B gives on a data set, and what it costs.
+
+He et al. 2015, Appendix B and Table 9: rows in which refinement, voting, several scales and flip are switched on one by
+one and together, each with the difference to the row it is built on, so that nobody reads noise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from detres.api import Detector, detect_split
+from detres.benchmark.operations import counted_operations
+from detres.data.detection_samples import load_picture
+from detres.data.records import Annotations, DetectionTable
+from detres.errors import UserError, nearest
+from detres.evaluation.bootstrap import class_matches, draw_weights, percentile_intervals, resampled_figures
+from detres.evaluation.coco import evaluate_coco
+from detres.evaluation.voc import evaluate_voc
+
+log = logging.getLogger("detres")
+
+OFF: Mapping[str, Any] = {"refine": False, "vote": False, "scales": None, "flip": False}
+PAPER_SCALES = (200, 400, 600, 800, 1000)  # of a network that was trained at 600
+COUNTED_PICTURES = 3
+PLAIN = "plain"
+
+Intervals = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: Its name.
+        before: The row it is built on, None for the first.
+        switches: What it switches on.
+    """
+
+    name: str
+    before: str | None
+    switches: tuple[str, ...]
+
+
+ROWS = (
+    Row(PLAIN, None, ()),
+    Row("vote", PLAIN, ("vote",)),
+    Row("refine", PLAIN, ("refine",)),
+    Row("refine_vote", "refine", ("refine", "vote")),
+    Row("scales", PLAIN, ("scales",)),
+    Row("flip", PLAIN, ("flip",)),
+    Row("refine_vote_scales", "refine_vote", ("refine", "vote", "scales")),
+    Row("all", "refine_vote_scales", ("refine", "vote", "scales", "flip")),
+)
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row, measured.
+
+    Attributes:
+        row: Which.
+        options: The test options that were switched on.
+        figures: AP, AP50 and AP75 (COCO), mAP (VOC, area, IoU 0.5); None where there are no objects.
+        intervals: Of AP, AP50 and AP75, 95 %, by the bootstrap over pictures; empty without resamples.
+        less_before: 95 % intervals of the difference to the row before, on the same resamples.
+        less_plain: Of the difference to the plain row, where that is another.
+        seconds: An image.
+        multiply_adds: An image, the mean of the first pictures.
+        detections: All that was found.
+    """
+
+    row: Row
+    options: dict[str, Any]
+    figures: dict[str, float | None]
+    intervals: Intervals
+    less_before: Intervals
+    less_plain: Intervals
+    seconds: float
+    multiply_adds: float
+    detections: DetectionTable = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the detections."""
+        return {
+            "before": self.row.before,
+            "test": self.options,
+            "figures": self.figures,
+            "intervals": self.intervals,
+            "less_before": self.less_before,
+            "less_plain": self.less_plain,
+            "seconds_per_image": self.seconds,
+            "multiply_adds_per_image": self.multiply_adds,
+        }
+
+
+def rows_named(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, in the order of `ROWS`.
+
+    Raises:
+        UserError: A name that no row has.
+    """
+    known = [row.name for row in ROWS]
+    for name in names:
+        if name not in known:
+            raise UserError(f"no row '{name}'{nearest(name, known)}; they are {', '.join(known)}")
+    return [row for row in ROWS if row.name in names]
+
+
+def paper_scales(short_side: int) -> tuple[int, ...]:
+    """The paper's pyramid for a network whose pictures have another shorter side than 600: the same factors."""
+    return tuple(round(scale * short_side / 600) for scale in PAPER_SCALES)
+
+
+def measure_rows(
+    detector: Detector,
+    truth: Annotations,
+    rows: Sequence[Row],
+    *,
+    scales: tuple[int, ...] | None = None,
+    options: Mapping[str, Any] | None = None,
+    resamples: int = 1000,
+    against: DetectionTable | None = None,
+    quiet: bool = False,
+) -> Iterator[RowResult]:
+    """Test a detector row by row.
+
+    Args:
+        detector: A detector or an ensemble.
+        truth: The split, with classes in the detector's order.
+        rows: Some of `ROWS`; where the row before is not among them there is no difference to it.
+        scales: Of the rows that have several; None: `paper_scales` of the detector.
+        options: Further test options, the same in all rows.
+        resamples: Of the bootstrap; 0: no intervals.
+        against: Detections of another detector: the row before the plain one.
+        quiet: Show no progress.
+
+    Raises:
+        UserError: A test option that is a switch of the rows, or is wrong.
+    """
+    options = dict(options or {})
+    for name in options:
+        if name in OFF:
+            raise UserError(f"test.{name}: the rows switch it on and off themselves")
+    switched = {
+        "refine": True,
+        "vote": True,
+        "flip": True,
+        "scales": scales or paper_scales(detector.short_side),
+    }
+    for row in rows:  # all options are looked at before the first hour
+        detector.test_options({**options, **{name: switched[name] for name in row.switches}})
+    weights = draw_weights(len(truth), resamples, seed=0)
+    resampled: dict[str, dict[str, np.ndarray]] = {}
+
+    def resample(detections: DetectionTable) -> dict[str, np.ndarray]:
+        return resampled_figures(class_matches(truth, detections), weights) if resamples else {}
+
+    other = resample(against) if against is not None else None
+    for number, row in enumerate(rows, start=1):
+        log.info("row %d of %d: %s", number, len(rows), row.name)
+        on = {name: switched[name] for name in row.switches}
+        of_row = {**options, **OFF, **on}
+        detections, seconds = detect_split(detector, truth, options=of_row, quiet=quiet)
+        values = resampled[row.name] = resample(detections)
+        before = other if row.before is None else resampled.get(row.before)
+        plain = resampled.get(PLAIN) if row.before not in (None, PLAIN) else None
+        coco, voc = evaluate_coco(truth, detections).figures, evaluate_voc(truth, detections).figures
+        yield RowResult(
+            row,
+            on,
+            {**{name: coco[name] for name in ("AP", "AP50", "AP75")}, "mAP": voc["mAP_area"]},
+            percentile_intervals(values),
+            _difference(values, before),
+            _difference(values, plain),
+            seconds,
+            mean_multiply_adds(detector, truth, of_row),
+            detections,
+        )
+
+
+def mean_multiply_adds(detector: Detector, truth: Annotations, options: Mapping[str, Any]) -> float:
+    """Multiply-adds of one image, as they are dispatched here; the mean of the first pictures of a split."""
+    images = [load_picture(truth, index) for index in range(min(COUNTED_PICTURES, len(truth)))]
+    counts = [counted_operations(partial(detector, image, **options)) for image in images]
+    return sum(counts) / max(len(counts), 1)
+
+
+def _difference(values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None) -> Intervals:
+    if not others:
+        return {}
+    return percentile_intervals({name: figure - others[name] for name, figure in values.items()})
