@@ -64,9 +64,10 @@ def test_intervals_are_the_bootstraps_own(measured):
     truth, rows = shapes_annotations("val", 3), json.loads((measured / "rows.json").read_text())["rows"]
     for row in ROWS:
         found, written = results_of(measured, row.name), rows[row.name]
-        close = {"abs": 1e-6}  # boxes went through the file's xywh
         for name, interval in bootstrap_coco(truth, found, resamples=50).items():
-            assert written["intervals"][name] == pytest.approx(interval, **close)
+            assert written["intervals"][name] == pytest.approx(
+                interval, abs=1e-6
+            )  # boxes went through the file's xywh
         if row.before is None:
             assert (written["less_before"], written["less_plain"]) == ({}, {})
             continue
@@ -75,7 +76,7 @@ def test_intervals_are_the_bootstraps_own(measured):
                 assert written[key] == {}
                 continue
             difference = bootstrap_difference(truth, found, results_of(measured, other), resamples=50)
-            assert written[key] == {name: pytest.approx(pair, **close) for name, pair in difference.items()}
+            assert written[key] == {name: pytest.approx(pair, abs=1e-6) for name, pair in difference.items()}
 
 
 def test_multiply_adds_say_what_runs_again(measured):
