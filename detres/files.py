@@ -41,12 +41,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise UserError(
                 f"no space left on the device for {path}: free some or choose another folder"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
         raise
     finally:
         if beside.exists():
             beside.unlink()
+
+
+def refuse_blocked(*paths: str | Path | None) -> None:
+    """Refuse, before the work, files that cannot be made: a folder has their name, or a file that of their folder.
+
+    Args:
+        paths: Files to be written; None is none.
+
+    Raises:
+        UserError: What is in the place of the first such file.
+    """
+    for path in (Path(path) for path in paths if path is not None):
+        parent = next(place for place in path.absolute().parents if place.exists())
+        if path.is_dir() or not parent.is_dir():
+            raise UserError(f"{path} cannot be written: {path if path.is_dir() else parent} is in its place")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,19 +1,20 @@
 """Every recipe of configs/ builds its network, takes one training step and tests one picture.
 
 By default narrow and on small drawn pictures; with --slow as wide and large as the recipe says. Initial weights are
-random, for the recipes' own are to be downloaded or made.
+random, for the recipes' own are to be downloaded or made. Recipes of the paper's tables say what the paper says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_docs import CONFIGS, config_class, name_of
+from test_docs import CONFIGS, ROOT, config_class, name_of
 
 import detres
 from detres.classification.classifier import Architecture as ClassifierArchitecture
@@ -30,7 +31,9 @@ from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.train import build_task
 from detres.detection.training_data import TrainingData
 from detres.networks.config import NetworkConfig
+from detres.training.config import make_plan
 from detres.training.optimiser import build_optimiser
+from detres.training.state import initial_state
 from detres.weights.foreign import TORCHVISION_PREFIX
 
 CPU = torch.device("cpu")
@@ -95,9 +98,7 @@ def take_step(network: FasterRCNN, train: DetectorTrainConfig, losses_of) -> dic
     """One step of the optimiser: most of what is trained moves, the rest keeps every bit."""
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    optimiser = build_optimiser(
-        network, rate=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, kind=train.optimiser
-    )
+    optimiser = initial_state(network, train, make_plan(train, 10_000), CPU).optimiser
     losses = losses_of(torch.Generator().manual_seed(0))
     assert all(loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
@@ -176,3 +177,157 @@ def classify(path: Path, width: float | None, side: int | None) -> None:
         scores = classifier(images).softmax(dim=1)
     assert scores.shape == (2, 5)
     assert scores.isfinite().all()
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """What a detector's recipe must say to be a row of the paper's tables.
+
+    Attributes:
+        head: Words of the comment at its head: table and row, figure.
+        network: The name of its ImageNet weights, or the weights file.
+        train: Splits trained on.
+        test: The split tested on while training; None: the server's.
+        steps: For each kind of step its pictures, iterations, and those after which the rate falls.
+        regions: Regions of one picture.
+        anchors: Sides of the anchors.
+        lowest_iou: Overlap from which a region is background.
+        context: Whether there is global context.
+        test_options: Of refinement, voting and scales.
+    """
+
+    head: tuple[str, str]
+    network: str
+    train: tuple[str, ...]
+    test: str | None
+    steps: dict[str, tuple[int, int, int]]
+    regions: int
+    anchors: tuple[int, ...]
+    lowest_iou: float
+    context: bool
+    test_options: dict[str, object]
+
+
+VOC_ANCHORS, COCO_ANCHORS = (128, 256, 512), (64, 128, 256, 512)
+VOC_JOINT = {"joint": (1, 110_000, 80_000)}
+VOC_STEPS = {"rpn": (1, 80_000, 60_000), "regions": (2, 40_000, 30_000)}
+COCO_JOINT = {"joint": (8, 320_000, 240_000)}
+COCO_STEPS = {"rpn": (8, 320_000, 240_000), "regions": (16, 320_000, 240_000)}
+VOC_0712 = ("VOCdevkit/VOC2007 trainval", "VOCdevkit/VOC2012 trainval")
+VOC_07PP12 = ("VOCdevkit/VOC2007 trainval", "VOCdevkit/VOC2007 test", "VOCdevkit/VOC2012 trainval")
+VOC_TEST, COCO_TEST = "VOCdevkit/VOC2007 test", "coco val2014"
+COCO_TRAIN, COCO_TRAINVAL = ("coco train2014",), ("coco train2014", "coco val2014")
+DET_TRAIN = ("ILSVRC train", "ILSVRC val1")
+R50, R101, VGG16 = "torchvision:resnet50", "torchvision:resnet101", "torchvision:vgg16"
+TRAINVAL_MODEL = "runs/r101_c4_trainval/model.safetensors"
+OFF = {"refine": False, "vote": False, "scales": None}
+REFINED = {**OFF, "refine": True, "vote": True}
+PYRAMID = {**REFINED, "scales": (200, 400, 600, 800, 1000)}
+
+
+def voc(head, network, test, steps, *, regions=64, anchors=VOC_ANCHORS, context=False, options=OFF):
+    train = VOC_0712 if test else VOC_07PP12
+    return PaperRow(head, network, train, test, steps, regions, anchors, 0.1, context, options)
+
+
+def coco(head, network, steps=COCO_STEPS, *, server=False, regions=64, context=False, options=OFF):
+    train, test = (COCO_TRAINVAL, None) if server else (COCO_TRAIN, COCO_TEST)
+    return PaperRow(head, network, train, test, steps, regions, COCO_ANCHORS, 0, context, options)
+
+
+# He et al. 2015, Appendix A and B; what they take over: Ren et al. 2015, §3 and §4, Girshick 2015.
+PAPER_ROWS = {
+    "voc/vgg16": voc(("Tables 7 and 10, row 1", "73.2 mAP"), VGG16, VOC_TEST, VOC_STEPS),
+    "voc/r101_c4": voc(("Table 7, row 2", "76.4 mAP"), R101, VOC_TEST, VOC_JOINT, regions=128),
+    "voc/r101_c4_alternating": voc(("Tables 7 and 10, row 2", "76.4 mAP"), R101, VOC_TEST, VOC_STEPS),
+    "voc/r50_c4": voc(("Table 7", "no figure"), R50, VOC_TEST, VOC_JOINT, regions=128),
+    "voc/vgg16_07pp12": voc(("Tables 7 and 11, row 1", "70.4 mAP"), VGG16, None, VOC_STEPS),
+    "voc/r101_c4_07pp12": voc(("Tables 7 and 11, row 2", "73.8 mAP"), R101, None, VOC_STEPS),
+    "voc/r101_c4_plus": voc(
+        ('Table 10, "baseline+++"', "85.6 mAP"),
+        TRAINVAL_MODEL,
+        VOC_TEST,
+        VOC_STEPS,
+        anchors=COCO_ANCHORS,
+        context=True,
+        options=PYRAMID,
+    ),
+    "voc/r101_c4_plus_07pp12": voc(
+        ('Table 11, "baseline+++"', "83.8 mAP"),
+        TRAINVAL_MODEL,
+        None,
+        VOC_STEPS,
+        anchors=COCO_ANCHORS,
+        context=True,
+        options=PYRAMID,
+    ),
+    "coco/vgg16": coco(("Tables 8 and 9, row 1", "21.2 AP, 41.5 AP50"), VGG16),
+    "coco/r101_c4": coco(("Table 8, row 2", "27.2 AP, 48.4 AP50"), R101, COCO_JOINT, regions=128),
+    "coco/r50_c4": coco(("Table 8", "no figure"), R50, COCO_JOINT, regions=128),
+    "coco/r101_c4_alternating": coco(("Tables 8 and 9, row 2", "27.2 AP, 48.4 AP50"), R101),
+    "coco/r101_c4_refine": coco(("Table 9, row 3", "29.9 AP, 49.9 AP50"), R101, options=REFINED),
+    "coco/r101_c4_context": coco(
+        ("Table 9, row 4", "30.0 AP, 51.1 AP50"), R101, context=True, options=REFINED
+    ),
+    "coco/r101_c4_multiscale": coco(
+        ("Table 9, row 5", "32.5 AP, 53.8 AP50"), R101, context=True, options=PYRAMID
+    ),
+    "coco/r101_c4_trainval": coco(
+        ("Table 9, trainval", "32.2 AP, 53.3 AP50"), R101, server=True, context=True, options=REFINED
+    ),
+    "coco/r101_c4_trainval_multiscale": coco(
+        ("Table 9, trainval", "34.9 AP, 55.7 AP50"), R101, server=True, context=True, options=PYRAMID
+    ),
+    "coco/r101_c4_ensemble": coco(
+        ("Table 9, last row", "37.4 AP, 59.0 AP50"), R101, server=True, context=True, options=PYRAMID
+    ),
+    **{
+        f"imagenet_det/{name}": PaperRow(
+            head, R101, DET_TRAIN, "ILSVRC val2", COCO_STEPS, 64, COCO_ANCHORS, 0, True, PYRAMID
+        )
+        for name, head in (
+            ("r101_c4", ("Table 12, single model", "60.5 mAP")),
+            ("r101_c4_ensemble", ("Table 12, ensemble", "63.6 mAP")),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", PAPER_ROWS)
+def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
+    row, path = PAPER_ROWS[name], ROOT / "configs" / f"{name}.yaml"
+    config, text = load_config(DetectionConfig, path), path.read_text(encoding="utf-8")
+    head = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
+    assert head.startswith(row.head[0])
+    assert row.head[1] in head
+    assert config.model.init == row.network
+    assert tuple(f"{source.dir} {source.split}" for source in config.data.train) == row.train
+    assert [f"{source.dir} {source.split}" for source in config.data.val] == ([row.test] if row.test else [])
+    assert row.test or config.data.hold_out == 0
+    assert (config.data.short_side, config.data.long_side) == (600, 1000)
+    assert config.train.mode == ("joint" if "joint" in row.steps else "alternating")
+    for kind, (images, iterations, fall) in row.steps.items():
+        own = config.train if kind == "joint" else config.train.of_step(kind)  # type: ignore[arg-type]
+        plan = make_plan(own, 10_000)
+        found = plan.images_per_step, plan.iterations, plan.milestones, plan.rate
+        assert found == (images, iterations, (fall,), 0.001), kind
+        assert plan.evaluate_every == iterations, "nothing is chosen on the split that is reported on"
+    train = config.train
+    assert (train.optimiser, train.momentum, train.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (train.bias_lr_factor, train.bias_weight_decay, train.gamma, train.clip) == (2, 0, 0.1, None)
+    assert (train.precision, train.ema, train.schedule) == ("float32", None, "step")
+    assert (config.rpn.sizes, config.rpn.ratios) == (row.anchors, (0.5, 1, 2))
+    assert (config.rpn.samples, config.rpn.cross_border, config.rpn.min_side) == (256, False, 16)
+    assert (config.rpn.proposals_before_nms, config.rpn.proposals, config.rpn.nms) == (12_000, 2000, 0.7)
+    assert (config.rcnn.samples, config.rcnn.lowest_iou) == (row.regions, row.lowest_iou)
+    assert (config.rcnn.positive_share, config.rcnn.divisors) == (0.25, (0.1, 0.1, 0.2, 0.2))
+    assert (config.model.region_pooling, config.model.context) == ("max", row.context)
+    assert (config.test.nms, config.test.proposals, config.test.proposals_before_nms) == (0.3, 300, 6000)
+    assert {key: getattr(config.test, key) for key in row.test_options} == row.test_options
+
+
+def test_every_recipe_that_names_a_table_is_checked():
+    named = [path for path in DETECTION if path.read_text(encoding="utf-8").startswith("# Table")]
+    assert {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in named} == set(
+        PAPER_ROWS
+    )

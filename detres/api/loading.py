@@ -74,7 +74,7 @@ def evaluate(
         detector: From `load`.
         data: A data set's folder (or `shapes`).
         split: Its split; may stay out where there is only one.
-        format: `coco`, `voc` or `yolo`, where the folder holds two.
+        format: `coco`, `voc`, `yolo` or `imagenet_det`, where the folder holds two.
         quiet: Show no progress.
         **options: Test options, as for a call of the detector.
 

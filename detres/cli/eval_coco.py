@@ -17,6 +17,7 @@ from detres.cli.eval_common import (
     save_results,
 )
 from detres.errors import UserError
+from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
     from detres.data.records import Annotations, DetectionTable
@@ -83,6 +84,7 @@ def main(arguments: list[str]) -> None:
         from detres.evaluation.submissions import check_coco_name, write_coco_submission
 
         check_coco_name(options.submission, options.split)
+        refuse_blocked(options.submission)
     if options.bootstrap < 0:
         raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
     if options.against is not None and not (options.bootstrap and options.against.is_file()):
@@ -120,12 +122,15 @@ def main(arguments: list[str]) -> None:
     write_json(options.json, {**figures, "intervals": intervals, "sanity": sanity})
 
 
-def _check(options: argparse.Namespace, others: list[DetectionTable], truth: Annotations) -> None:
+def _check(
+    options: argparse.Namespace, others: list[DetectionTable], truth: Annotations, max_detections: int | None
+) -> None:
     """Find what is at fault before hours of detection; `others` gets the results of `--against`."""
     if options.submission is not None:
-        from detres.evaluation.submissions import check_coco_split
+        from detres.evaluation.submissions import check_coco_count, check_coco_split
 
         check_coco_split(truth)
+        check_coco_count(max_detections or 0)
     if options.against is not None:
         from detres.evaluation.results_files import read_results
 

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser
 from detres.errors import UserError
+from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
     from detres.api import Detector
     from detres.data.records import Annotations, DetectionTable
 
+    Check = Callable[[Annotations, int | None], None]
+
 log = logging.getLogger("detres")
 
-DATA_HELP = "ground truth: a data set (COCO, VOC, YOLO, shapes)"
+DATA_HELP = "ground truth: a data set (COCO, VOC, YOLO, ImageNet DET, shapes)"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Sources:
 def evaluation_parser(
     name: str, description: str, example: str, results_help: str
 ) -> argparse.ArgumentParser:
-    """A parser with the options of both evaluation tools."""
+    """A parser with the options of the tools that give figures of weights or results."""
     parser = tool_parser(name, description, example)
     found = parser.add_mutually_exclusive_group(required=True)
     found.add_argument("--weights", nargs="+", metavar="FILE", help="weights to test; several: an ensemble")
@@ -66,18 +69,18 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_sources(
-    arguments: argparse.Namespace, check: Callable[[Annotations], None] | None = None
-) -> Sources:
+def read_sources(arguments: argparse.Namespace, check: Check | None = None) -> Sources:
     """Ground truth and detections as the options say.
 
     Args:
         arguments: Of `evaluation_parser`.
-        check: Called with the ground truth before anything is detected; may refuse it.
+        check: Called before anything is detected, with the ground truth and the most detections that a picture may get
+            (None where results are read); may refuse them.
 
     Raises:
-        UserError: Options that do not go together, or whatever the readers find.
+        UserError: Options that do not go together, files that cannot be written, or whatever the readers find.
     """
+    refuse_blocked(arguments.json, arguments.save_results)
     if arguments.weights:
         if arguments.annotations:
             raise UserError(
@@ -88,7 +91,7 @@ def read_sources(
         raise UserError(f"--set {arguments.set[0]}: test options change --weights, not --results")
     truth = _read_truth(arguments)
     if check is not None:
-        check(truth)
+        check(truth, None)
     from detres.evaluation.results_files import read_results
 
     detections = read_results(arguments.results, truth, arguments.split)
@@ -188,13 +191,13 @@ def _read_split(arguments: argparse.Namespace, *, need_pictures: bool) -> Annota
     return truth
 
 
-def _detected(arguments: argparse.Namespace, check: Callable[[Annotations], None] | None) -> Sources:
+def _detected(arguments: argparse.Namespace, check: Check | None) -> Sources:
     from detres.api import detect_split
 
     options = parse_test_options(arguments.set)
     detector, truth = read_detector(arguments)
     if check is not None:
-        check(truth)
+        check(truth, detector.test_options(options).max_detections)
     detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)
     origin: dict[str, object] = {
         "weights": list(arguments.weights),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import DATA_HELP, add_format, parse_test_options, read_detector
 from detres.errors import UserError
+from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from detres.report.switches import RowResult
+
+log = logging.getLogger("detres")
 
 EXAMPLE = """
 detres eval-switches --weights runs/cells/model.safetensors --data data/cells --split test
@@ -63,6 +67,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
         )
+    refuse_blocked(options.json, *([options.save_results / "plain.json"] if options.save_results else []))
     from detres.evaluation.results_files import read_results, write_coco_results
     from detres.report.switches import ROWS, measure_rows, rows_named
 
@@ -71,6 +76,7 @@ def main(arguments: list[str]) -> None:
     if not len(truth.boxes):
         raise UserError(f"{truth.source}: no objects are annotated, so that no row has a figure")
     against = read_results(options.against, truth, options.split) if options.against is not None else None
+    of_all = {"images": len(truth), "weights": options.weights, "ground_truth": truth.source}
     results = []
     for result in measure_rows(
         detector,
@@ -85,15 +91,11 @@ def main(arguments: list[str]) -> None:
         results.append(result)
         if options.save_results is not None:
             write_coco_results(options.save_results / f"{result.row.name}.json", truth, result.detections)
+        measured = {result.row.name: result.to_json() for result in results}
+        write_json(options.json, {"rows": measured, **of_all})  # after each row: a later one may be stopped
+        log.info("%s", _line(result))
     _print(results)
     print(f"{len(truth)} pictures: {truth.source}")
-    figures = {
-        "rows": {result.row.name: result.to_json() for result in results},
-        "images": len(truth),
-        "weights": options.weights,
-        "ground_truth": truth.source,
-    }
-    write_json(options.json, figures)
 
 
 def _print(results: Sequence[RowResult]) -> None:
@@ -134,6 +136,11 @@ def _print(results: Sequence[RowResult]) -> None:
             if found
         ],
     )
+
+
+def _line(result: RowResult) -> str:
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items() if value is not None)
+    return f"{result.row.name}: {figures}, {result.seconds:.2f} s a picture"
 
 
 def _range(intervals: Mapping[str, tuple[float, float]], name: str, sign: str = "") -> str:

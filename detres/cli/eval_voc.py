@@ -16,10 +16,12 @@ from detres.cli.eval_common import (
     save_results,
 )
 from detres.errors import UserError
+from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
     import argparse
 
+    from detres.data.records import Annotations
     from detres.evaluation.voc import VocResult
 
 EXAMPLE = """
@@ -53,10 +55,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--iou {options.iou:g} is out of range; a number above 0 and up to 1, VOC's is 0.5")
     check, split = None, ""
     if options.save_comp4 is not None:
-        from detres.evaluation.submissions import check_voc_split, write_voc_submission
+        from detres.evaluation.submissions import write_voc_submission
 
         split = _split_read(options)
-        check = partial(check_voc_split, split=split)
+        check = partial(_check, split)
+        refuse_blocked(options.save_comp4 / "comp4")
     sources = read_sources(options, check)
     save_results(options, sources)
     if options.save_comp4 is not None:
@@ -69,6 +72,12 @@ def main(arguments: list[str]) -> None:
     _print(result, sources)
     figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
     write_json(options.json, {**figures, "sanity": sanity})
+
+
+def _check(split: str, truth: Annotations, max_detections: int | None) -> None:
+    from detres.evaluation.submissions import check_voc_split
+
+    check_voc_split(truth, split)
 
 
 def _split_read(options: argparse.Namespace) -> str:

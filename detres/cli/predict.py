@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import parse_test_options
 from detres.errors import DataError, UserError, listed
+from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,10 +184,7 @@ def _check_targets(targets: list[Path], inputs: list[Path], overwrite: bool) -> 
         raise UserError(
             f"{twice[0]} would be written twice, as --json and as a picture: choose another --json"
         )
-    for path in targets:
-        parent = next(place for place in path.absolute().parents if place.exists())
-        if path.is_dir() or not parent.is_dir():
-            raise UserError(f"{path} cannot be written: {path if path.is_dir() else parent} is in its place")
+    refuse_blocked(*targets)
     there = [path for path in targets if path.exists()]
     if there and not overwrite:
         raise UserError(

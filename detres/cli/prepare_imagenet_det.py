@@ -11,7 +11,7 @@ from detres.errors import DataError, UserError
 EXAMPLE = """
 python3 datasets/prepare_imagenet_det.py --data /data/ILSVRC
 """
-VAL_PICTURES = 20_121
+VAL_PICTURES, CLASSES = 20_121, 200
 
 
 def main(argv: list[str]) -> None:
@@ -35,10 +35,13 @@ def main(argv: list[str]) -> None:
 
     from detres.data.balance import balanced_halves, class_counts, relative_imbalance
     from detres.data.discover import read_annotations, resolve_directory
-    from detres.data.readers.imagenet_det import splits, write_list
+    from detres.data.readers.imagenet_det import read_classes, splits, write_list
     from detres.data.sources import log_reports
 
     root = resolve_directory(options.data or "ILSVRC")
+    named = len(read_classes(root))
+    if named != CLASSES:
+        raise DataError(f"{root}: map_det.txt names {named} classes, it should name {CLASSES}")
     val, report = read_annotations(root, "val", format="imagenet_det")
     log_reports([report])
     if len(val) != VAL_PICTURES:

@@ -214,6 +214,9 @@ def make_proposals(
 ) -> str:
     """Write the proposals of all training pictures, unchanged by augmentation, in pixels of the stored pictures.
 
+    A pass that is interrupted begins anew, the step's training before it does not; while it runs it needs the file's
+    space twice.
+
     Args:
         network: With a trained RPN; its mode is left alone.
         config: The whole configuration.

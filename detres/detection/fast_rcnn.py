@@ -99,16 +99,20 @@ class RegionHead(nn.Module):
 
     @torch.no_grad()
     def share_box_start(self) -> None:
-        """Start the box layer anew: normal, std 0.03, the same four rows for every class.
+        """Start what the box layer makes of a region's own feature anew: normal, std 0.03, alike for every class.
 
         The average over conv5_x's cells says what a region holds and, at first, nothing of where it ends (a ridge
         regression explains 0.5 % of the offsets' variance): conv5_x has to learn to put that in. It is told how through
         this layer's weights alone, and each of K classes learns them from 1 / K of the regions. Weights of 0.001, each
         class's own, did not begin in 900 steps with 20 classes; one answer for all classes, large enough to be heard,
         begins sooner (docs/results/voc2007_mini.md).
+
+        With context the columns of the whole image's feature keep their small start: it is the same for all regions of
+        a picture and cannot tell where one of them ends.
         """
-        rows = torch.empty(4, self.box_deltas.in_features).normal_(std=0.03)
-        self.box_deltas.weight.copy_(rows.repeat(self.box_deltas.out_features // 4, 1))
+        own = self.box_deltas.in_features // (2 if self.context else 1)
+        rows = torch.empty(4, own).normal_(std=0.03)
+        self.box_deltas.weight[:, :own] = rows.repeat(self.box_deltas.out_features // 4, 1)
 
     def forward(
         self,

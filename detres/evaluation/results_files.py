@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from detres.data.files import read_text
 from detres.data.records import Annotations, DetectionTable, Strings
 from detres.errors import DataError, listed, nearest
-from detres.files import write_json, write_text
+from detres.files import atomic_path, write_json
 
 ENTRY = '{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "score": 0.5}'
 Row = tuple[int, tuple[float, float, float, float], float, int]  # picture, box xyxy, score, label
@@ -133,7 +134,7 @@ def read_results(path: str | Path, truth: Annotations, split: str | None = None)
 
 def write_comp4(folder: str | Path, truth: Annotations, detections: DetectionTable, split: str) -> None:
     """Write the VOC kit's `comp4_det_<split>_<class>.txt`, one a class, in VOC's own (1-based, inclusive)
-    numbers.
+    numbers: all of them, or none.
 
     Args:
         folder: Where the files go; made where missing.
@@ -141,13 +142,15 @@ def write_comp4(folder: str | Path, truth: Annotations, detections: DetectionTab
         detections: Detections.
         split: The name of the split.
     """
-    for label, name in enumerate(truth.class_names):
-        lines = []
-        for row in np.flatnonzero(detections.labels == label).tolist():
-            x1, y1, x2, y2 = detections.boxes[row].astype(np.float64).tolist()
-            stem, score = truth.image_ids[int(detections.images[row])], detections.scores[row]
-            lines.append(f"{stem} {score:.9g} {x1 + 1:.6f} {y1 + 1:.6f} {x2:.6f} {y2:.6f}\n")
-        write_text(Path(folder) / f"comp4_det_{split}_{name}.txt", "".join(lines))
+    with ExitStack() as files:  # each takes its name when all are written
+        for label, name in enumerate(truth.class_names):
+            lines = []
+            for row in np.flatnonzero(detections.labels == label).tolist():
+                x1, y1, x2, y2 = detections.boxes[row].astype(np.float64).tolist()
+                stem, score = truth.image_ids[int(detections.images[row])], detections.scores[row]
+                lines.append(f"{stem} {score:.9g} {x1 + 1:.6f} {y1 + 1:.6f} {x2:.6f} {y2:.6f}\n")
+            beside = files.enter_context(atomic_path(Path(folder) / f"comp4_det_{split}_{name}.txt"))
+            beside.write_text("".join(lines), encoding="utf-8")
 
 
 class _PictureIndex:

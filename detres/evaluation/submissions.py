@@ -57,13 +57,21 @@ def write_coco_submission(path: Path, truth: Annotations, detections: DetectionT
     """
     check_coco_split(truth)
     _refuse_unfit(truth, detections)
-    largest = np.bincount(detections.images, minlength=1).max()
+    check_coco_count(int(np.bincount(detections.images, minlength=1).max()))
+    write_coco_results(path, truth, detections)
+
+
+def check_coco_count(largest: int) -> None:
+    """Refuse more detections of a picture than COCO's server counts.
+
+    Raises:
+        DataError: `largest`, of one picture, are too many.
+    """
     if largest > COUNTED:
         raise DataError(
             f"{largest} detections of one picture, COCO's server counts the best {COUNTED}:"
             f" set test.max_detections={COUNTED}"
         )
-    write_coco_results(path, truth, detections)
 
 
 def check_coco_split(truth: Annotations) -> None:

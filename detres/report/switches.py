@@ -152,7 +152,7 @@ def measure_rows(
         "refine": True,
         "vote": True,
         "flip": True,
-        "scales": scales or paper_scales(detector.short_side),
+        "scales": paper_scales(detector.short_side) if scales is None else scales,
     }
     for row in rows:  # all options are looked at before the first hour
         detector.test_options({**options, **{name: switched[name] for name in row.switches}})
@@ -167,6 +167,7 @@ def measure_rows(
         log.info("row %d of %d: %s", number, len(rows), row.name)
         on = {name: switched[name] for name in row.switches}
         of_row = {**options, **OFF, **on}
+        operations = mean_multiply_adds(detector, truth, of_row)  # and the pictures' first, slower passes
         detections, seconds = detect_split(detector, truth, options=of_row, quiet=quiet)
         values = resampled[row.name] = resample(detections)
         before = other if row.before is None else resampled.get(row.before)
@@ -180,7 +181,7 @@ def measure_rows(
             _difference(values, before),
             _difference(values, plain),
             seconds,
-            mean_multiply_adds(detector, truth, of_row),
+            operations,
             detections,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from detres.errors import UserError
 from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
 from detres.evaluation.results_files import read_results
 from detres.evaluation.voc import evaluate_voc
-from detres.report.switches import ROWS, paper_scales
+from detres.report.switches import ROWS, measure_rows, paper_scales
 
 DATA = ["--data", "shapes:3", "--split", "val", "--device", "cpu", "--quiet"]
 
@@ -112,6 +113,26 @@ def test_without_resamples_there_are_no_intervals(weights, tmp_path, capsys):
     assert "Differences" not in capsys.readouterr().out
 
 
+def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path, monkeypatch):
+    def stopped(detector, truth, *, options, quiet):
+        if options["vote"]:
+            raise KeyboardInterrupt
+        return detect_split(detector, truth, options=options, quiet=quiet)
+
+    monkeypatch.setattr("detres.report.switches.detect_split", stopped)
+    options = ["--rows", "plain,vote", "--bootstrap", "0", "--json", str(tmp_path / "rows.json")]
+    with pytest.raises(KeyboardInterrupt):
+        eval_switches.main(["--weights", str(weights), *DATA, *options])
+    assert list(json.loads((tmp_path / "rows.json").read_text())["rows"]) == ["plain"]
+
+
+def test_no_scales_are_refused(weights):
+    detector, truth = detres.load(weights, device="cpu"), shapes_annotations("val", 1)
+    assert isinstance(detector, Detector)
+    with pytest.raises(UserError, match=r"scales.*\[\] should be shorter sides in rising order"):
+        next(measure_rows(detector, truth, ROWS, scales=()))
+
+
 def test_the_papers_scales():
     assert paper_scales(600) == (200, 400, 600, 800, 1000)
     assert paper_scales(480) == (160, 320, 480, 640, 800)
@@ -128,9 +149,14 @@ def test_the_papers_scales():
         (["--bootstrap", "-1"], "--bootstrap -1: should be a number of resamples"),
         (["--bootstrap", "0", "--against", "a.json"], "say how many with --bootstrap"),
         (["--against", "missing.json"], "missing.json"),
+        (["--json", "rows"], r"rows cannot be written: \S*rows is in its place"),
+        (["--save-results", "file"], r"plain.json cannot be written: \S*file is in its place"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_tested(weights, monkeypatch, options, message):
+def test_bad_input_is_told_before_anything_is_tested(weights, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    Path("rows").mkdir()
+    Path("file").touch()
     monkeypatch.setattr("detres.report.switches.detect_split", lambda *_, **__: pytest.fail("it is tested"))
     with pytest.raises(UserError, match=message):
         eval_switches.main(["--weights", str(weights), *DATA, *options])

@@ -12,11 +12,12 @@ from tiny_models import write_detector
 
 import detres
 from detres.api import Detector, detect_split
-from detres.cli import common, eval_coco, eval_voc
+from detres.cli import common, eval_coco, eval_det, eval_voc
 from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
+from detres.detection.inference import TestConfig
 from detres.errors import DataError, UserError
 
 FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -141,7 +142,7 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
     """The seam to `detres.api`: options by keyword, labels in the detector's order, seconds in the figures."""
     seen = {}
     trained = Detector.__new__(Detector)
-    trained.class_names = ("mite", "clot", "cell")
+    trained.class_names, trained.test = ("mite", "clot", "cell"), TestConfig()
 
     def load(weights, *, device):
         seen.update(weights=weights, device=device)
@@ -209,12 +210,20 @@ def test_drawn_shapes_can_be_evaluated(tmp_path):
         (eval_coco, ["--engine", "hotcoco"], "hotcoco is not installed"),
         (eval_coco, ["--bootstrap", "9", "--against", "bad.json"], "bad.json"),
         (eval_voc, ["--iou", "50"], "--iou 50 is out of range"),
+        (eval_coco, ["--json", "annotations"], r"annotations cannot be written: \S+ is in its place"),
+        (eval_det, ["--save-results", "annotations"], r"annotations cannot be written: \S+ is in its place"),
+        (eval_voc, ["--save-comp4", "7.jpg"], r"comp4 cannot be written: \S+7.jpg is in its place"),
+        (
+            eval_coco,
+            ["--submission", "detections_test_tiny_results.json", "--set", "test.max_detections=200"],
+            "200 detections of one picture, COCO's server counts the best 100",
+        ),
     ],
 )
 def test_faults_are_found_before_anything_is_detected(folder, monkeypatch, tool, options, message):
     monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
     trained = Detector.__new__(Detector)
-    trained.class_names = ("cell", "clot", "mite")
+    trained.class_names, trained.test = ("cell", "clot", "mite"), TestConfig()
     monkeypatch.setattr("detres.api.load", lambda *_, **__: trained)
     monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
     (folder / "bad.json").write_text('[{"image_id": 7}]')

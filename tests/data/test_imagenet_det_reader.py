@@ -16,6 +16,7 @@ from detres.data.balance import balanced_halves, class_counts, relative_imbalanc
 from detres.data.detection_samples import DetectionDataset
 from detres.data.discover import find_format, list_splits, read_annotations, read_union
 from detres.data.readers import imagenet_det
+from detres.data.readers.imagenet_det import read_classes
 from detres.data.records import DetectionTable
 from detres.errors import DataError, UserError
 from detres.evaluation.results_files import write_coco_results
@@ -172,6 +173,9 @@ def test_missing_things(ilsvrc):
 
 
 def test_prepare_writes_val1_and_val2(ilsvrc, monkeypatch, capsys):
+    with pytest.raises(DataError, match=r"map_det.txt names \d classes, it should name 200"):
+        prepare_imagenet_det.main(["--data", str(ilsvrc)])
+    monkeypatch.setattr(prepare_imagenet_det, "CLASSES", len(read_classes(ilsvrc)))
     with pytest.raises(DataError, match="has 3 pictures, it should have 20121"):
         prepare_imagenet_det.main(["--data", str(ilsvrc)])
     monkeypatch.setattr(prepare_imagenet_det, "VAL_PICTURES", 3)

@@ -188,6 +188,21 @@ def test_a_shared_start_of_boxes_is_the_same_for_all_classes_and_follows_the_see
     )
 
 
+def test_a_shared_start_of_boxes_leaves_the_context_small():
+    """The whole image's feature, the same for all its regions, cannot say where one of them ends."""
+
+    def started(context):
+        model = ModelConfig.model_validate({"network": FORM, "box_start": "shared", "freeze_at": 0})
+        on = lambda network: architecture_on(network).model_copy(update={"context": context})  # noqa: E731
+        return prepare_for_training(model, on, 5, seed=3)[0].region_head.box_deltas.weight.detach()
+
+    with_context, without = started(True), started(False)
+    own, of_image = with_context.chunk(2, dim=1)
+    assert own.std().item() == pytest.approx(without.std().item(), rel=0.2)
+    assert of_image.std().item() == pytest.approx(0.001, rel=0.2)
+    assert not of_image[:4].equal(of_image[4:8]), "each class's own"
+
+
 def test_folded_backbones_are_rescaled_whole(tmp_path, caplog):
     """conv5_x too; the detector computes the same as the file's network."""
     path = classifier_file(tmp_path / "folded.safetensors")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detres.data.records import DetectionTable
-from detres.errors import DataError
+from detres.errors import DataError, UserError
 from detres.evaluation.results_files import (
     read_coco_results,
     read_comp4,
@@ -114,6 +114,17 @@ def test_comp4_is_in_vocs_own_numbers(tmp_path, truth, make_table):
     text = (tmp_path / "comp4_det_test_cat.txt").read_text()
     assert text.split() == ["139", "0.25", "11.000000", "21.000000", "30.000000", "40.000000"]
     assert (tmp_path / "comp4_det_test_dog.txt").read_text() == ""
+
+
+def test_comp4_is_written_whole_or_not_at_all(tmp_path, truth, make_table):
+    write_comp4(tmp_path, truth, make_table([(0, 0, 0.25, 10, 20, 30, 40)]), "test")
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    (tmp_path / "comp4_det_test_dog.txt").unlink()
+    (tmp_path / "comp4_det_test_dog.txt").mkdir()  # the second class cannot be written
+    with pytest.raises(UserError, match=r"dog\.txt"):
+        write_comp4(tmp_path, truth, make_table([]), "test")
+    assert (tmp_path / "comp4_det_test_cat.txt").read_text() == before[tmp_path / "comp4_det_test_cat.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in before}
 
 
 def test_comp4_round_trip(tmp_path, truth):

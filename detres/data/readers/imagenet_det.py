@@ -181,7 +181,7 @@ def _gather(
 ) -> Annotations:
     """The pictures' objects, those of unknown classes reported, boxes in pixels of the pictures as they are."""
     label_of = {entry.wnid: label for label, entry in enumerate(classes)}
-    unknown: dict[str, list[str]] = {}
+    unknown: dict[str, list[tuple[str, str]]] = {}  # by wnid the pictures' stems and the places
     pictures, boxes, labels, places = [], [], [], []
     for index, stem in enumerate(stems):
         content = described[stem]
@@ -190,7 +190,7 @@ def _gather(
         for name, (a, b, c, d), line in zip(content.names, content.corners, content.lines, strict=True):
             where = f"{folder / stem}.xml, line {line}"
             if name not in label_of:
-                unknown.setdefault(name, []).append(where)
+                unknown.setdefault(name, []).append((stem, where))
                 continue
             right, bottom = (c + 1 if c >= a else a), (d + 1 if d >= b else b)  # (a, a): one pixel wide
             if content.width and content.height:  # the last pixel may be counted from 1 all the same
@@ -200,8 +200,8 @@ def _gather(
             labels.append(label_of[name])
             places.append(f"{where}, {classes[label_of[name]].name}")
     for name, found in unknown.items():
-        what = f"'{name}' is not in {CLASS_MAP} ({len(found)} objects in {len({w.split(',')[0] for w in found})} files)"
-        findings.error("unknown category", found[0], what)
+        what = f"'{name}' is not in {CLASS_MAP} ({len(found)} objects in {len({stem for stem, _ in found})} files)"
+        findings.error("unknown category", found[0][1], what)
     objects = Objects(
         pictures=np.array(pictures, dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
