@@ -9,7 +9,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detres.errors import UserError
@@ -45,8 +45,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
         raise
     finally:
-        if beside.exists():
-            beside.unlink()
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def refuse_blocked(*paths: str | Path | None) -> None:
@@ -59,9 +59,17 @@ def refuse_blocked(*paths: str | Path | None) -> None:
         UserError: What is in the place of the first such file.
     """
     for path in (Path(path) for path in paths if path is not None):
-        parent = next(place for place in path.absolute().parents if place.exists())
-        if path.is_dir() or not parent.is_dir():
-            raise UserError(f"{path} cannot be written: {path if path.is_dir() else parent} is in its place")
+        try:
+            there = path.is_dir()
+            parent = path if there else next(place for place in path.absolute().parents if place.exists())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+        if there or not parent.is_dir():
+            raise UserError(f"{path} cannot be written: {parent} is in its place")
+        if not os.access(parent, os.W_OK):
+            raise UserError(
+                f"{path} cannot be written: nothing may be written in {parent}; choose another place"
+            )
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -117,6 +117,12 @@ def write_json(path: Path | None, figures: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """The arguments; a `--json` that cannot be written is refused before the work."""
+        parsed = super().parse_args(args, namespace)
+        files.refuse_blocked(getattr(parsed, "json", None))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         options = [option for action in self._actions for option in action.option_strings]
         unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from detres.cli.common import write_json
 from detres.cli.eval_common import (
     Sources,
+    check_bootstrap,
     evaluation_parser,
     print_sanity,
     print_table,
     read_sources,
     save_results,
 )
-from detres.errors import UserError
 from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
@@ -85,14 +85,7 @@ def main(arguments: list[str]) -> None:
 
         check_coco_name(options.submission, options.split)
         refuse_blocked(options.submission)
-    if options.bootstrap < 0:
-        raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
-    if options.against is not None and not (options.bootstrap and options.against.is_file()):
-        raise UserError(
-            f"--against {options.against}: no such file; it wants a COCO results json (--save-results writes one)"
-            if options.bootstrap
-            else "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
-        )
+    check_bootstrap(options)
     from detres.evaluation.engines import chosen_engine
 
     chosen_engine(options.engine)
@@ -127,10 +120,10 @@ def _check(
 ) -> None:
     """Find what is at fault before hours of detection; `others` gets the results of `--against`."""
     if options.submission is not None:
-        from detres.evaluation.submissions import check_coco_count, check_coco_split
+        from detres.evaluation.submissions import check_coco_limit, check_coco_split
 
         check_coco_split(truth)
-        check_coco_count(max_detections or 0)
+        check_coco_limit(max_detections)
     if options.against is not None:
         from detres.evaluation.results_files import read_results
 

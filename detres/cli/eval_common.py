@@ -69,6 +69,26 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_bootstrap(arguments: argparse.Namespace) -> None:
+    """Refuse `--bootstrap` and `--against` that say nothing.
+
+    Raises:
+        UserError: A negative number, no file, or a difference without resamples.
+    """
+    if arguments.bootstrap < 0:
+        raise UserError(f"--bootstrap {arguments.bootstrap}: should be a number of resamples, such as 1000")
+    if arguments.against is None:
+        return
+    if not arguments.bootstrap:
+        raise UserError(
+            "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
+        )
+    if not arguments.against.is_file():
+        raise UserError(
+            f"--against {arguments.against}: no such file; it wants a COCO results json (--save-results writes one)"
+        )
+
+
 def read_sources(arguments: argparse.Namespace, check: Check | None = None) -> Sources:
     """Ground truth and detections as the options say.
 
@@ -80,7 +100,7 @@ def read_sources(arguments: argparse.Namespace, check: Check | None = None) -> S
     Raises:
         UserError: Options that do not go together, files that cannot be written, or whatever the readers find.
     """
-    refuse_blocked(arguments.json, arguments.save_results)
+    refuse_blocked(arguments.save_results)
     if arguments.weights:
         if arguments.annotations:
             raise UserError(

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
-from detres.cli.eval_common import DATA_HELP, add_format, parse_test_options, read_detector
+from detres.cli.eval_common import (
+    DATA_HELP,
+    add_format,
+    check_bootstrap,
+    parse_test_options,
+    read_detector,
+)
 from detres.errors import UserError
 from detres.files import refuse_blocked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from detres.report.switches import RowResult
+    from detres.report.switches import Intervals, RowResult
 
 log = logging.getLogger("detres")
 
 EXAMPLE = """
 detres eval-switches --weights runs/cells/model.safetensors --data data/cells --split test
-detres eval-switches --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all
+detres eval-switches --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all_four
 detres eval-switches --weights context.safetensors --data coco --split val --against rows/plain.json
 """
 
@@ -44,7 +50,12 @@ def main(arguments: list[str]) -> None:
         metavar="N,N,...",
         help="shorter sides of the rows with several (default: the paper's 200 to 1000 where the network has 600)",
     )
-    add("--rows", type=_names, metavar="NAME,NAME,...", help="some of the rows (default: all)")
+    add(
+        "--rows",
+        type=_names,
+        metavar="NAME,NAME,...",
+        help="of plain, vote, refine, refine_vote, scales, flip, refine_vote_scales, all_four (default: every row)",
+    )
     add(
         "--bootstrap",
         type=int,
@@ -61,45 +72,67 @@ def main(arguments: list[str]) -> None:
     add("--save-results", type=Path, metavar="DIR", help="write each row's detections (COCO json)")
     add_common_arguments(parser, "set", "device", "json", "quiet")
     options = parser.parse_args(arguments)
-    if options.bootstrap < 0:
-        raise UserError(f"--bootstrap {options.bootstrap}: should be a number of resamples, such as 1000")
-    if options.against is not None and not options.bootstrap:
-        raise UserError(
-            "--against: the difference is an interval over resamples; say how many with --bootstrap 1000"
-        )
-    refuse_blocked(options.json, *([options.save_results / "plain.json"] if options.save_results else []))
+    check_bootstrap(options)
     from detres.evaluation.results_files import read_results, write_coco_results
     from detres.report.switches import ROWS, measure_rows, rows_named
 
     rows = rows_named(options.rows) if options.rows else list(ROWS)
+    targets = {}
+    if options.save_results is not None:
+        targets = {row.name: options.save_results / f"{row.name}.json" for row in rows}
+    _check_targets([options.json, *targets.values()], options.against)
     detector, truth = read_detector(options)
-    if not len(truth.boxes):
+    if truth.crowd.all():
         raise UserError(f"{truth.source}: no objects are annotated, so that no row has a figure")
     against = read_results(options.against, truth, options.split) if options.against is not None else None
-    of_all = {"images": len(truth), "weights": options.weights, "ground_truth": truth.source}
+    written: dict[str, Any] = {
+        "rows": {},
+        "complete": False,
+        "images": len(truth),
+        "weights": options.weights,
+        "ground_truth": truth.source,
+        "against": None if options.against is None else str(options.against),
+        "resamples": options.bootstrap,
+    }
     results = []
-    for result in measure_rows(
-        detector,
-        truth,
-        rows,
-        scales=options.scales,
-        options=parse_test_options(options.set),
-        resamples=options.bootstrap,
-        against=against,
-        quiet=options.quiet,
-    ):
-        results.append(result)
-        if options.save_results is not None:
-            write_coco_results(options.save_results / f"{result.row.name}.json", truth, result.detections)
-        measured = {result.row.name: result.to_json() for result in results}
-        write_json(options.json, {"rows": measured, **of_all})  # after each row: a later one may be stopped
-        log.info("%s", _line(result))
-    _print(results)
-    print(f"{len(truth)} pictures: {truth.source}")
+    try:
+        for result in measure_rows(
+            detector,
+            truth,
+            rows,
+            scales=options.scales,
+            options=parse_test_options(options.set),
+            resamples=options.bootstrap,
+            against=against,
+            quiet=options.quiet,
+        ):
+            results.append(result)
+            if targets:
+                write_coco_results(targets[result.row.name], truth, result.detections)
+            written["rows"][result.row.name] = result.to_json()
+            written["complete"] = len(results) == len(rows)
+            write_json(options.json, written)
+            log.info("%s", _line(result))
+    finally:  # what is measured is shown, though a later row is stopped
+        if results:
+            _print(results)
+            print(f"{len(truth)} pictures: {truth.source}")
+
+
+def _check_targets(targets: Sequence[Path | None], against: Path | None) -> None:
+    """Before the work: what is written takes no place of what is read, and none of each other."""
+    places = [path.resolve() for path in targets if path is not None]
+    if against is not None and against.resolve() in places:
+        raise UserError(f"{against} would be written over: choose another --save-results, or another --json")
+    twice = [path for path in places if places.count(path) > 1]
+    if twice:
+        raise UserError(f"{twice[0]} would be written twice: choose another --json")
+    refuse_blocked(*places)
 
 
 def _print(results: Sequence[RowResult]) -> None:
     from detres.console import table
+    from detres.report.switches import AGAINST
 
     names = ("AP", "AP50", "AP75")
     table(
@@ -114,36 +147,35 @@ def _print(results: Sequence[RowResult]) -> None:
                 _range(result.intervals, "AP50"),
                 result.figures["AP75"],
                 result.figures["mAP"],
-                f"{result.seconds:.2f}",
+                f"{result.seconds:.3f}",
                 f"{result.multiply_adds / 1e9:.1f}e9",
             )
             for result in results
         ],
     )
-    compared = [result for result in results if result.less_before or result.less_plain]
-    if not compared:
-        return
-    table(
-        "Differences, 95 % intervals on the same resamples of the pictures",
-        ("row", "less", *names),
-        [
-            (result.row.name, other, *(_range(found, name, "+") for name in names))
-            for result in compared
-            for other, found in (
-                (result.row.before or "--against", result.less_before),
-                ("plain", result.less_plain),
-            )
-            if found
-        ],
-    )
+    compared = [
+        (
+            result.row.name,
+            f"--{other}" if other == AGAINST else other,
+            *(_range(found, name, "+") for name in names),
+        )
+        for result in results
+        for other, found in result.differences.items()
+    ]
+    if compared:
+        table(
+            "Differences, 95 % intervals on the same resamples of the pictures",
+            ("row", "less", *names),
+            compared,
+        )
 
 
 def _line(result: RowResult) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items() if value is not None)
-    return f"{result.row.name}: {figures}, {result.seconds:.2f} s a picture"
+    return f"{result.row.name}: {figures}, {result.seconds:.3f} s a picture"
 
 
-def _range(intervals: Mapping[str, tuple[float, float]], name: str, sign: str = "") -> str:
+def _range(intervals: Intervals, name: str, sign: str = "") -> str:
     if name not in intervals:
         return ""
     low, high = intervals[name]

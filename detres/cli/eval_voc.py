@@ -58,8 +58,7 @@ def main(arguments: list[str]) -> None:
         from detres.evaluation.submissions import write_voc_submission
 
         split = _split_read(options)
-        check = partial(_check, split)
-        refuse_blocked(options.save_comp4 / "comp4")
+        check = partial(_check, options.save_comp4, split)
     sources = read_sources(options, check)
     save_results(options, sources)
     if options.save_comp4 is not None:
@@ -74,10 +73,13 @@ def main(arguments: list[str]) -> None:
     write_json(options.json, {**figures, "sanity": sanity})
 
 
-def _check(split: str, truth: Annotations, max_detections: int | None) -> None:
+def _check(folder: Path, split: str, truth: Annotations, max_detections: int | None) -> None:
+    """Find what is at fault before hours of detection; VOC's server counts all detections of a picture."""
+    from detres.evaluation.results_files import comp4_paths
     from detres.evaluation.submissions import check_voc_split
 
     check_voc_split(truth, split)
+    refuse_blocked(*comp4_paths(folder, truth, split))
 
 
 def _split_read(options: argparse.Namespace) -> str:

@@ -35,13 +35,13 @@ def main(argv: list[str]) -> None:
 
     from detres.data.balance import balanced_halves, class_counts, relative_imbalance
     from detres.data.discover import read_annotations, resolve_directory
-    from detres.data.readers.imagenet_det import read_classes, splits, write_list
+    from detres.data.readers.imagenet_det import CLASS_MAP, read_classes, splits, write_list
     from detres.data.sources import log_reports
 
     root = resolve_directory(options.data or "ILSVRC")
     named = len(read_classes(root))
     if named != CLASSES:
-        raise DataError(f"{root}: map_det.txt names {named} classes, it should name {CLASSES}")
+        raise DataError(f"{root}: {CLASS_MAP} names {named} classes, it should name {CLASSES}")
     val, report = read_annotations(root, "val", format="imagenet_det")
     log_reports([report])
     if len(val) != VAL_PICTURES:

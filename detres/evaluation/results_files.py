@@ -16,7 +16,7 @@ import numpy as np
 from detres.data.files import read_text
 from detres.data.records import Annotations, DetectionTable, Strings
 from detres.errors import DataError, listed, nearest
-from detres.files import atomic_path, write_json
+from detres.files import atomic_path, refuse_blocked, write_json
 
 ENTRY = '{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "score": 0.5}'
 Row = tuple[int, tuple[float, float, float, float], float, int]  # picture, box xyxy, score, label
@@ -132,24 +132,34 @@ def read_results(path: str | Path, truth: Annotations, split: str | None = None)
     return read_comp4(path, truth, split) if Path(path).is_dir() else read_coco_results(path, truth)
 
 
+def comp4_paths(folder: str | Path, truth: Annotations, split: str) -> list[Path]:
+    """The files that `write_comp4` makes, one a class."""
+    return [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in truth.class_names]
+
+
 def write_comp4(folder: str | Path, truth: Annotations, detections: DetectionTable, split: str) -> None:
     """Write the VOC kit's `comp4_det_<split>_<class>.txt`, one a class, in VOC's own (1-based, inclusive)
-    numbers: all of them, or none.
+    numbers. Each takes its name when all are written, so that a disk that is full leaves earlier files as they were.
 
     Args:
         folder: Where the files go; made where missing.
         truth: The annotations that the detections belong to.
         detections: Detections.
         split: The name of the split.
+
+    Raises:
+        UserError: A file that cannot be written.
     """
-    with ExitStack() as files:  # each takes its name when all are written
-        for label, name in enumerate(truth.class_names):
+    paths = comp4_paths(folder, truth, split)
+    refuse_blocked(*paths)
+    with ExitStack() as files:
+        for label, path in enumerate(paths):
             lines = []
             for row in np.flatnonzero(detections.labels == label).tolist():
                 x1, y1, x2, y2 = detections.boxes[row].astype(np.float64).tolist()
                 stem, score = truth.image_ids[int(detections.images[row])], detections.scores[row]
                 lines.append(f"{stem} {score:.9g} {x1 + 1:.6f} {y1 + 1:.6f} {x2:.6f} {y2:.6f}\n")
-            beside = files.enter_context(atomic_path(Path(folder) / f"comp4_det_{split}_{name}.txt"))
+            beside = files.enter_context(atomic_path(path))
             beside.write_text("".join(lines), encoding="utf-8")
 
 

@@ -57,19 +57,24 @@ def write_coco_submission(path: Path, truth: Annotations, detections: DetectionT
     """
     check_coco_split(truth)
     _refuse_unfit(truth, detections)
-    check_coco_count(int(np.bincount(detections.images, minlength=1).max()))
-    write_coco_results(path, truth, detections)
-
-
-def check_coco_count(largest: int) -> None:
-    """Refuse more detections of a picture than COCO's server counts.
-
-    Raises:
-        DataError: `largest`, of one picture, are too many.
-    """
+    largest = int(np.bincount(detections.images, minlength=1).max())
     if largest > COUNTED:
         raise DataError(
             f"{largest} detections of one picture, COCO's server counts the best {COUNTED}:"
+            f" set test.max_detections={COUNTED}"
+        )
+    write_coco_results(path, truth, detections)
+
+
+def check_coco_limit(max_detections: int | None) -> None:
+    """Refuse, before the test, a limit above what COCO's server counts; None, of results that are there, is none.
+
+    Raises:
+        DataError: Pictures may get more detections.
+    """
+    if max_detections is not None and max_detections > COUNTED:
+        raise DataError(
+            f"test.max_detections={max_detections}: COCO's server counts the best {COUNTED} of a picture:"
             f" set test.max_detections={COUNTED}"
         )
 

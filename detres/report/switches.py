@@ -28,7 +28,7 @@ log = logging.getLogger("detres")
 OFF: Mapping[str, Any] = {"refine": False, "vote": False, "scales": None, "flip": False}
 PAPER_SCALES = (200, 400, 600, 800, 1000)  # of a network that was trained at 600
 COUNTED_PICTURES = 3
-PLAIN = "plain"
+PLAIN, AGAINST = "plain", "against"
 
 Intervals = Mapping[str, tuple[float, float]]
 
@@ -56,7 +56,7 @@ ROWS = (
     Row("scales", PLAIN, ("scales",)),
     Row("flip", PLAIN, ("flip",)),
     Row("refine_vote_scales", "refine_vote", ("refine", "vote", "scales")),
-    Row("all", "refine_vote_scales", ("refine", "vote", "scales", "flip")),
+    Row("all_four", "refine_vote_scales", ("refine", "vote", "scales", "flip")),
 )
 
 
@@ -66,11 +66,11 @@ class RowResult:
 
     Attributes:
         row: Which.
-        options: The test options that were switched on.
+        options: The test options that were set: the row's switches, on and off, and those of all rows.
         figures: AP, AP50 and AP75 (COCO), mAP (VOC, area, IoU 0.5); None where there are no objects.
         intervals: Of AP, AP50 and AP75, 95 %, by the bootstrap over pictures; empty without resamples.
-        less_before: 95 % intervals of the difference to the row before, on the same resamples.
-        less_plain: Of the difference to the plain row, where that is another.
+        differences: 95 % intervals of this row less another, on the same resamples, by the other's name: the row before
+            and the plain one, as far as they were measured; for the plain row `against`.
         seconds: An image.
         multiply_adds: An image, the mean of the first pictures.
         detections: All that was found.
@@ -80,8 +80,7 @@ class RowResult:
     options: dict[str, Any]
     figures: dict[str, float | None]
     intervals: Intervals
-    less_before: Intervals
-    less_plain: Intervals
+    differences: Mapping[str, Intervals]
     seconds: float
     multiply_adds: float
     detections: DetectionTable = field(repr=False)
@@ -93,8 +92,7 @@ class RowResult:
             "test": self.options,
             "figures": self.figures,
             "intervals": self.intervals,
-            "less_before": self.less_before,
-            "less_plain": self.less_plain,
+            "differences": self.differences,
             "seconds_per_image": self.seconds,
             "multiply_adds_per_image": self.multiply_adds,
         }
@@ -138,11 +136,11 @@ def measure_rows(
         scales: Of the rows that have several; None: `paper_scales` of the detector.
         options: Further test options, the same in all rows.
         resamples: Of the bootstrap; 0: no intervals.
-        against: Detections of another detector: the row before the plain one.
+        against: Detections of another detector, which the plain row is compared to.
         quiet: Show no progress.
 
     Raises:
-        UserError: A test option that is a switch of the rows, or is wrong.
+        UserError: A test option that is a switch of the rows, or is wrong; `scales` or `against` without a row for it.
     """
     options = dict(options or {})
     for name in options:
@@ -154,32 +152,40 @@ def measure_rows(
         "flip": True,
         "scales": paper_scales(detector.short_side) if scales is None else scales,
     }
-    for row in rows:  # all options are looked at before the first hour
-        detector.test_options({**options, **{name: switched[name] for name in row.switches}})
+    if scales is not None and not any("scales" in row.switches for row in rows):
+        raise UserError("scales are given, and no row has them: add the row scales")
+    if against is not None and PLAIN not in [row.name for row in rows]:
+        raise UserError("it is the plain row that is compared to another detector: add the row plain")
+    of_rows = [{**options, **OFF, **{name: switched[name] for name in row.switches}} for row in rows]
+    for of_row in of_rows:  # all options are looked at before the first hour
+        detector.test_options(of_row)
     weights = draw_weights(len(truth), resamples, seed=0)
     resampled: dict[str, dict[str, np.ndarray]] = {}
 
     def resample(detections: DetectionTable) -> dict[str, np.ndarray]:
         return resampled_figures(class_matches(truth, detections), weights) if resamples else {}
 
-    other = resample(against) if against is not None else None
-    for number, row in enumerate(rows, start=1):
+    if against is not None:
+        resampled[AGAINST] = resample(against)
+    for number, (row, of_row) in enumerate(zip(rows, of_rows, strict=True), start=1):
         log.info("row %d of %d: %s", number, len(rows), row.name)
-        on = {name: switched[name] for name in row.switches}
-        of_row = {**options, **OFF, **on}
         operations = mean_multiply_adds(detector, truth, of_row)  # and the pictures' first, slower passes
         detections, seconds = detect_split(detector, truth, options=of_row, quiet=quiet)
         values = resampled[row.name] = resample(detections)
-        before = other if row.before is None else resampled.get(row.before)
-        plain = resampled.get(PLAIN) if row.before not in (None, PLAIN) else None
+        others = (AGAINST,) if row.before is None else (row.before, PLAIN)
         coco, voc = evaluate_coco(truth, detections).figures, evaluate_voc(truth, detections).figures
         yield RowResult(
             row,
-            on,
+            of_row,
             {**{name: coco[name] for name in ("AP", "AP50", "AP75")}, "mAP": voc["mAP_area"]},
             percentile_intervals(values),
-            _difference(values, before),
-            _difference(values, plain),
+            {
+                name: percentile_intervals(
+                    {figure: value - resampled[name][figure] for figure, value in values.items()}
+                )
+                for name in others
+                if resampled.get(name)
+            },
             seconds,
             operations,
             detections,
@@ -191,9 +197,3 @@ def mean_multiply_adds(detector: Detector, truth: Annotations, options: Mapping[
     images = [load_picture(truth, index) for index in range(min(COUNTED_PICTURES, len(truth)))]
     counts = [counted_operations(partial(detector, image, **options)) for image in images]
     return sum(counts) / max(len(counts), 1)
-
-
-def _difference(values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None) -> Intervals:
-    if not others:
-        return {}
-    return percentile_intervals({name: figure - others[name] for name, figure in values.items()})

@@ -1,4 +1,4 @@
-"""eval-switches end to end on drawn pictures: each row is the test with its switches, differences are paired."""
+"""eval-switches end to end on drawn pictures: each row is the test with its switches; what is kept and refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from detres.data.drawing import write_image
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.errors import UserError
-from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
 from detres.evaluation.results_files import read_results
 from detres.evaluation.voc import evaluate_voc
-from detres.report.switches import ROWS, measure_rows, paper_scales
+from detres.report.switches import ROWS
 
 DATA = ["--data", "shapes:3", "--split", "val", "--device", "cpu", "--quiet"]
 
@@ -48,6 +47,7 @@ def test_each_row_is_the_test_with_its_switches(weights, measured):
     detector, truth = detres.load(weights, device="cpu"), shapes_annotations("val", 3)
     assert isinstance(detector, Detector)
     written = json.loads((measured / "rows.json").read_text())
+    assert (written["complete"], written["resamples"], written["against"]) == (True, 50, None)
     assert list(written["rows"]) == [row.name for row in ROWS]
     every = {"refine": False, "vote": False, "flip": False, "scales": None, "min_score": 0.01}
     on = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
@@ -56,28 +56,12 @@ def test_each_row_is_the_test_with_its_switches(weights, measured):
         expected, _ = detect_split(detector, truth, options=options, quiet=True)
         found = results_of(measured, row.name)
         assert found.scores.tolist() == expected.scores.tolist(), row.name
+        assert found.boxes == pytest.approx(expected.boxes, abs=1e-3), row.name
         of_row = written["rows"][row.name]
-        assert sorted(of_row["test"]) == sorted(row.switches)
+        assert of_row["test"] == json.loads(json.dumps(options))
         assert of_row["figures"]["mAP"] == pytest.approx(evaluate_voc(truth, expected).figures["mAP_area"])
-
-
-def test_intervals_are_the_bootstraps_own(measured):
-    truth, rows = shapes_annotations("val", 3), json.loads((measured / "rows.json").read_text())["rows"]
-    for row in ROWS:
-        found, written = results_of(measured, row.name), rows[row.name]
-        for name, interval in bootstrap_coco(truth, found, resamples=50).items():
-            assert written["intervals"][name] == pytest.approx(
-                interval, abs=1e-6
-            )  # boxes went through the file's xywh
-        if row.before is None:
-            assert (written["less_before"], written["less_plain"]) == ({}, {})
-            continue
-        for key, other in (("less_before", row.before), ("less_plain", "plain")):
-            if key == "less_plain" and row.before == "plain":
-                assert written[key] == {}
-                continue
-            difference = bootstrap_difference(truth, found, results_of(measured, other), resamples=50)
-            assert written[key] == {name: pytest.approx(pair, abs=1e-6) for name, pair in difference.items()}
+    plain, voted = results_of(measured, "plain"), results_of(measured, "vote")
+    assert np.abs(plain.boxes - voted.boxes).max() > 1, "voting moves boxes alone"
 
 
 def test_multiply_adds_say_what_runs_again(measured):
@@ -88,22 +72,35 @@ def test_multiply_adds_say_what_runs_again(measured):
     assert cost["refine_vote"] == cost["refine"]
     assert cost["plain"] < cost["refine"] < 2 * cost["plain"]
     assert cost["flip"] > 2 * cost["plain"]
-    assert cost["plain"] < cost["scales"] < cost["refine_vote_scales"] < cost["all"]
+    assert cost["plain"] < cost["scales"] < cost["refine_vote_scales"] < cost["all_four"]
 
 
-def test_against_another_run_and_some_rows(weights, measured, capsys):
+def test_against_another_run_and_some_rows(weights, measured, tmp_path, capsys):
     """Its own results are no different; the row before may be missing."""
-    against = ["--against", str(measured / "rows" / "plain.json"), "--json", str(measured / "some.json")]
-    sets = ["--set", "test.min_score=0.01", "--rows", "plain,all", "--scales", "96,128", "--bootstrap", "20"]
-    eval_switches.main(["--weights", str(weights), *DATA, *sets, *against])
-    rows = json.loads((measured / "some.json").read_text())["rows"]
-    assert list(rows) == ["plain", "all"]
-    assert rows["plain"]["less_before"]["AP"] == pytest.approx((0, 0), abs=1e-6)
-    assert rows["all"]["less_before"] == {}
-    assert len(rows["all"]["less_plain"]["AP50"]) == 2
+    json_path = tmp_path / "some.json"
+    against = ["--against", str(measured / "rows" / "plain.json"), "--json", str(json_path)]
+    sets = ["--set", "test.min_score=0.01", "--rows", "plain,all_four", "--scales", "96,128"]
+    eval_switches.main(["--weights", str(weights), *DATA, *sets, "--bootstrap", "20", *against])
+    written = json.loads(json_path.read_text())
+    rows = written["rows"]
+    assert list(rows) == ["plain", "all_four"]
+    assert written["against"] == str(measured / "rows" / "plain.json")
+    assert rows["plain"]["differences"]["against"]["AP"] == pytest.approx((0, 0), abs=1e-6)
+    assert list(rows["all_four"]["differences"]) == ["plain"]
     printed = capsys.readouterr().out
     assert "--against" in printed
     assert "3 pictures" in printed
+
+
+def test_an_ensemble(weights, tmp_path):
+    other = write_detector(tmp_path / "other.safetensors", seed=1)
+    options = ["--rows", "vote", "--bootstrap", "0", "--save-results", str(tmp_path / "rows")]
+    eval_switches.main(["--weights", str(weights), str(other), *DATA, *options])
+    both = detres.load([weights, other], device="cpu")
+    assert isinstance(both, Detector)
+    switches = {"refine": False, "vote": True}
+    expected, _ = detect_split(both, shapes_annotations("val", 3), options=switches, quiet=True)
+    assert results_of(tmp_path, "vote").scores.tolist() == expected.scores.tolist()
 
 
 def test_without_resamples_there_are_no_intervals(weights, tmp_path, capsys):
@@ -113,7 +110,7 @@ def test_without_resamples_there_are_no_intervals(weights, tmp_path, capsys):
     assert "Differences" not in capsys.readouterr().out
 
 
-def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path, monkeypatch):
+def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path, monkeypatch, capsys):
     def stopped(detector, truth, *, options, quiet):
         if options["vote"]:
             raise KeyboardInterrupt
@@ -123,25 +120,24 @@ def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path,
     options = ["--rows", "plain,vote", "--bootstrap", "0", "--json", str(tmp_path / "rows.json")]
     with pytest.raises(KeyboardInterrupt):
         eval_switches.main(["--weights", str(weights), *DATA, *options])
-    assert list(json.loads((tmp_path / "rows.json").read_text())["rows"]) == ["plain"]
-
-
-def test_no_scales_are_refused(weights):
-    detector, truth = detres.load(weights, device="cpu"), shapes_annotations("val", 1)
-    assert isinstance(detector, Detector)
-    with pytest.raises(UserError, match=r"scales.*\[\] should be shorter sides in rising order"):
-        next(measure_rows(detector, truth, ROWS, scales=()))
-
-
-def test_the_papers_scales():
-    assert paper_scales(600) == (200, 400, 600, 800, 1000)
-    assert paper_scales(480) == (160, 320, 480, 640, 800)
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert (list(written["rows"]), written["complete"]) == (["plain"], False)
+    assert "plain" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "plain,al"], r"no row 'al' \(did you mean 'all'\?\); they are plain, vote"),
+        (["--rows", "plain,flap"], r"no row 'flap' \(did you mean 'flip'\?\); they are plain, vote"),
+        (
+            ["--rows", "vote", "--scales", "400,600"],
+            "scales are given, and no row has them: add the row scales",
+        ),
+        (["--rows", "vote", "--against", "a.json"], "compared to another detector: add the row plain"),
+        (["--against", "a.json", "--json", "a.json"], "a.json would be written over"),
+        (["--save-results", "new", "--json", "new/vote.json"], r"vote\.json would be written twice"),
+        (["--save-results", "new", "--against", "new/flip.json"], r"new/flip\.json would be written over"),
+        (["--against", "b.json"], r"b\.json.*foreign"),
         (["--scales", "400,x"], "--scales 400,x: should be shorter sides in rising order"),
         (["--scales", "600,400"], r"scales.*\[600, 400\] should be shorter sides in rising order"),
         (["--set", "test.refine=true"], "test.refine: the rows switch it on and off themselves"),
@@ -155,8 +151,12 @@ def test_the_papers_scales():
 )
 def test_bad_input_is_told_before_anything_is_tested(weights, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    Path("rows").mkdir()
+    for folder in ("rows", "new"):
+        Path(folder).mkdir()
     Path("file").touch()
+    foreign = [{"image_id": "foreign", "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.5}]
+    for name, results in (("a.json", []), ("b.json", foreign), ("new/flip.json", [])):
+        Path(name).write_text(json.dumps(results))
     monkeypatch.setattr("detres.report.switches.detect_split", lambda *_, **__: pytest.fail("it is tested"))
     with pytest.raises(UserError, match=message):
         eval_switches.main(["--weights", str(weights), *DATA, *options])

@@ -127,12 +127,15 @@ def test_val_and_train_together(ilsvrc):
 
 
 def test_an_unknown_wnid_is_one_clear_line(ilsvrc):
+    """Files are counted, also in a folder whose name has a comma."""
+    ilsvrc = ilsvrc.rename(ilsvrc.with_name("ILSVRC, 2014"))
     write_xml(ilsvrc, "val", "v_3", xml([("n12345678", (1, 1, 5, 5)), ("n12345678", (1, 1, 9, 9))]))
+    write_xml(ilsvrc, "val", "v_2", xml([("n12345678", (1, 1, 5, 5))]))
     with pytest.raises(DataError) as caught:
         read_annotations(ilsvrc, "val")
     assert "\n" not in str(caught.value)
     assert (
-        "v_3.xml, line 3: unknown category: 'n12345678' is not in map_det.txt (2 objects in 1 files)"
+        "v_2.xml, line 3: unknown category: 'n12345678' is not in map_det.txt (3 objects in 2 files)"
         in str(caught.value)
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,15 +118,32 @@ def test_comp4_is_in_vocs_own_numbers(tmp_path, truth, make_table):
     assert (tmp_path / "comp4_det_test_dog.txt").read_text() == ""
 
 
-def test_comp4_is_written_whole_or_not_at_all(tmp_path, truth, make_table):
+@pytest.mark.parametrize("blocked", ["cat", "dog"])
+def test_comp4_leaves_earlier_files_where_one_cannot_be_written(tmp_path, truth, make_table, blocked):
+    other = {"cat": "dog", "dog": "cat"}[blocked]
+    (tmp_path / f"comp4_det_test_{other}.txt").write_text("earlier")
+    (tmp_path / f"comp4_det_test_{blocked}.txt").mkdir()
+    with pytest.raises(UserError, match=rf"{blocked}\.txt cannot be written"):
+        write_comp4(tmp_path, truth, make_table([]), "test")
+    assert (tmp_path / f"comp4_det_test_{other}.txt").read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_comp4_leaves_earlier_files_where_the_disk_is_full(tmp_path, truth, make_table, monkeypatch):
     write_comp4(tmp_path, truth, make_table([(0, 0, 0.25, 10, 20, 30, 40)]), "test")
     before = {path: path.read_text() for path in tmp_path.iterdir()}
-    (tmp_path / "comp4_det_test_dog.txt").unlink()
-    (tmp_path / "comp4_det_test_dog.txt").mkdir()  # the second class cannot be written
-    with pytest.raises(UserError, match=r"dog\.txt"):
+    written, write = [], Path.write_text
+
+    def full(path, text, **options):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="no space left on the device"):
         write_comp4(tmp_path, truth, make_table([]), "test")
-    assert (tmp_path / "comp4_det_test_cat.txt").read_text() == before[tmp_path / "comp4_det_test_cat.txt"]
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in before}
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_comp4_round_trip(tmp_path, truth):
