@@ -86,6 +86,13 @@ def bootstrap_difference(
     weights = draw_weights(len(truth), resamples, seed)
     minuend = resampled_figures(class_matches(truth, first), weights)
     subtrahend = resampled_figures(class_matches(truth, second), weights)
+    return difference_intervals(minuend, subtrahend)
+
+
+def difference_intervals(
+    minuend: Mapping[str, np.ndarray], subtrahend: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of one detector's figures less another's, (B,) each by name, of the same resamples."""
     return percentile_intervals({name: values - subtrahend[name] for name, values in minuend.items()})
 
 

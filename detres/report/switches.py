@@ -19,7 +19,13 @@ from detres.benchmark.operations import counted_operations
 from detres.data.detection_samples import load_picture
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError, nearest
-from detres.evaluation.bootstrap import class_matches, draw_weights, percentile_intervals, resampled_figures
+from detres.evaluation.bootstrap import (
+    class_matches,
+    difference_intervals,
+    draw_weights,
+    percentile_intervals,
+    resampled_figures,
+)
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
 
@@ -71,8 +77,8 @@ class RowResult:
         intervals: Of AP, AP50 and AP75, 95 %, by the bootstrap over pictures; empty without resamples.
         differences: 95 % intervals of this row less another, on the same resamples, by the other's name: the row before
             and the plain one, as far as they were measured; for the plain row `against`.
-        seconds: An image.
-        multiply_adds: An image, the mean of the first pictures.
+        seconds: Of one image, loading included.
+        multiply_adds: Of one image, the mean of the first pictures.
         detections: All that was found.
     """
 
@@ -112,7 +118,7 @@ def rows_named(names: Sequence[str]) -> list[Row]:
 
 
 def paper_scales(short_side: int) -> tuple[int, ...]:
-    """The paper's pyramid for a network whose pictures have another shorter side than 600: the same factors."""
+    """Shorter sides in pixels: the paper's pyramid in proportion to a network's own shorter side (the paper's: 600)."""
     return tuple(round(scale * short_side / 600) for scale in PAPER_SCALES)
 
 
@@ -127,13 +133,13 @@ def measure_rows(
     against: DetectionTable | None = None,
     quiet: bool = False,
 ) -> Iterator[RowResult]:
-    """Test a detector row by row.
+    """Test a detector row by row (He et al. 2015, Appendix B).
 
     Args:
         detector: A detector or an ensemble.
         truth: The split, with classes in the detector's order.
         rows: Some of `ROWS`; where the row before is not among them there is no difference to it.
-        scales: Of the rows that have several; None: `paper_scales` of the detector.
+        scales: Shorter sides, in pixels, of the rows that have several; None: `paper_scales` of the detector.
         options: Further test options, the same in all rows.
         resamples: Of the bootstrap; 0: no intervals.
         against: Detections of another detector, which the plain row is compared to.
@@ -179,13 +185,7 @@ def measure_rows(
             of_row,
             {**{name: coco[name] for name in ("AP", "AP50", "AP75")}, "mAP": voc["mAP_area"]},
             percentile_intervals(values),
-            {
-                name: percentile_intervals(
-                    {figure: value - resampled[name][figure] for figure, value in values.items()}
-                )
-                for name in others
-                if resampled.get(name)
-            },
+            {name: difference_intervals(values, resampled[name]) for name in others if resampled.get(name)},
             seconds,
             operations,
             detections,

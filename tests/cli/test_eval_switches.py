@@ -75,6 +75,12 @@ def test_multiply_adds_say_what_runs_again(measured):
     assert cost["plain"] < cost["scales"] < cost["refine_vote_scales"] < cost["all_four"]
 
 
+def test_help_names_the_rows(capsys):
+    with pytest.raises(SystemExit):
+        eval_switches.main(["--help"])
+    assert ", ".join(row.name for row in ROWS) in " ".join(capsys.readouterr().out.split())
+
+
 def test_against_another_run_and_some_rows(weights, measured, tmp_path, capsys):
     """Its own results are no different; the row before may be missing."""
     json_path = tmp_path / "some.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +65,6 @@ def test_rows_come_in_their_order():
 
 
 def test_no_scales_are_refused(detector):
-    truth = replace(shapes_annotations("val", 1))
+    truth = shapes_annotations("val", 1)
     with pytest.raises(UserError, match=r"scales.*\[\] should be shorter sides in rising order"):
         next(measure_rows(detector, truth, ROWS, scales=()))
