@@ -33,7 +33,7 @@ def faster_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if seconds(torch.bfloat16) * PROBE_GAIN < seconds(torch.float32) else "float32"
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Let the C library keep freed memory for the process instead of giving large blocks back each time.
 
     A map of 100 MB that is freed and made anew is 25,000 page faults, which take longer than the arithmetic of a

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classifier
 
 import detres
-from detres.api import Classifier, Detector, Found, as_image, detect_split
+from detres.api import Classifier, DetectionResult, Detector, as_image, detect_split
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image
 from detres.data.preprocessing import to_tensor
@@ -19,10 +19,10 @@ from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
 from detres.detection.build import read_detector
-from detres.detection.inference import TestConfig, detect
+from detres.detection.detect import TestConfig, detect
 from detres.errors import DataError, UserError, WeightsError
 from detres.networks.config import NetworkConfig
-from detres.weights.ours import Metadata, read_safetensors, read_weights, save_weights
+from detres.weights.checkpoint import Metadata, read_safetensors, read_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def detector(weights) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[Path]:
+def images(tmp_path_factory) -> list[Path]:
     """A lying, a standing, and a small square picture."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     scenes = shapes_annotations("test", 12)
     lying = next(i for i in range(12) if scenes.sizes[i, 0] < scenes.sizes[i, 1])
     standing = next(i for i in range(12) if scenes.sizes[i, 0] > scenes.sizes[i, 1])
@@ -51,14 +51,14 @@ def pictures(tmp_path_factory) -> list[Path]:
     return [folder / f"{number}.png" for number in range(3)]
 
 
-def assert_same(found: Found, expected: Found) -> None:
+def assert_same(found: DetectionResult, expected: DetectionResult) -> None:
     assert torch.equal(found.boxes, expected.boxes)
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.labels, expected.labels)
 
 
-def test_what_is_found(detector, pictures):
-    found = detector(pictures[0])
+def test_what_is_found(detector, images):
+    found = detector(images[0])
     height, width = found.image.shape[:2]
     count = len(found)
     assert count > 5
@@ -78,26 +78,26 @@ def test_what_is_found(detector, pictures):
     assert found.names == [CLASS_NAMES[label] for label in found.labels]
 
 
-def test_a_path_an_image_and_an_array_are_one_picture(detector, pictures):
-    expected = detector(str(pictures[0]))
+def test_a_path_an_image_and_an_array_are_one_image(detector, images):
+    expected = detector(str(images[0]))
     assert len(expected)
-    for picture in (pictures[0], Image.open(pictures[0]), np.asarray(Image.open(pictures[0]))):
-        assert_same(detector(picture), expected)
+    for image in (images[0], Image.open(images[0]), np.asarray(Image.open(images[0]))):
+        assert_same(detector(image), expected)
 
 
-def test_a_list_gives_what_its_pictures_give_alone(detector, pictures):
-    together = detector([pictures[0], Image.open(pictures[1]), read_image(pictures[2]), pictures[0]])
+def test_a_list_gives_what_its_images_give_alone(detector, images):
+    together = detector([images[0], Image.open(images[1]), read_image(images[2]), images[0]])
     assert [len(found) > 0 for found in together] == [True] * 4
-    for found, path in zip(together, [*pictures, pictures[0]], strict=True):
+    for found, path in zip(together, [*images, images[0]], strict=True):
         assert_same(found, detector(path))
-    assert_same(detector((pictures[1],))[0], together[1])
+    assert_same(detector((images[1],))[0], together[1])
     assert detector([]) == []
 
 
-def test_the_way_through_the_network(detector, weights, pictures):
+def test_the_way_through_the_network(detector, weights, images):
     """Against the network with its BN layers unfolded, by `inference.detect` on a picture resized by hand."""
     network, architecture, _ = read_detector(weights)
-    image = read_image(pictures[0])
+    image = read_image(images[0])
     height, width = SHORT_SIDE, round(image.shape[1] * SHORT_SIDE / image.shape[0])
     assert width <= LONG_SIDE
     test = TestConfig(proposals=30)
@@ -106,7 +106,7 @@ def test_the_way_through_the_network(detector, weights, pictures):
         [to_tensor(resize_image(image, height, width))],
         [(height / image.shape[0], width / image.shape[1])],
         architecture.proposal_options(test),
-        architecture.box_divisors,
+        architecture.target_stds,
         test,
     )
     found = detector(image)
@@ -127,7 +127,7 @@ def test_images_of_other_modes(detector, mode):
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((8, 8), np.uint8), r"\(H, W, 3\) uint8 RGB, this is \(8, 8\) uint8"),
         (np.zeros((8, 8, 4), np.uint8), r"this is \(8, 8, 4\)"),
@@ -140,11 +140,11 @@ def test_images_of_other_modes(detector, mode):
         (7, "not int"),
     ],
 )
-def test_pictures_of_another_form_are_refused(detector, picture, message):
+def test_images_of_another_form_are_refused(detector, image, message):
     with pytest.raises(UserError, match=message):
-        detector(picture)
+        detector(image)
     with pytest.raises(UserError, match=message):
-        detector([picture])
+        detector([image])
 
 
 def test_a_file_that_is_not_there(detector):
@@ -152,50 +152,50 @@ def test_a_file_that_is_not_there(detector):
         detector("none.jpg")
 
 
-def test_options_of_a_call(detector, pictures):
-    whole = detector(pictures[0])
-    sure = detector(pictures[0], min_score=0.5)
+def test_options_of_a_call(detector, images):
+    whole = detector(images[0])
+    sure = detector(images[0], score_thresh=0.5)
     above = whole.scores > 0.5
     assert 0 < len(sure) < len(whole)
     assert torch.equal(sure.scores, whole.scores[above])
-    assert len(detector(pictures[0], max_detections=3)) == 3
-    assert_same(detector(pictures[0], proposals=30), whole)
-    assert len(detector(pictures[0], proposals=5)) < len(whole)
-    assert len(detector(pictures[0], nms=1.0)) > len(whole)
-    assert_same(detector(pictures[0]), whole)  # a call changes nothing for the next
+    assert len(detector(images[0], detections_per_img=3)) == 3
+    assert_same(detector(images[0], proposals=30), whole)
+    assert len(detector(images[0], proposals=5)) < len(whole)
+    assert len(detector(images[0], nms_thresh=1.0)) > len(whole)
+    assert_same(detector(images[0]), whole)  # a call changes nothing for the next
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_scores": 0.3}, r"'min_scores' \(did you mean 'min_score'\?\); they are min_score, "),
+        ({"min_scores": 0.3}, r"'min_scores' \(did you mean 'score_thresh'\?\); they are score_thresh, "),
         ({"refined": True}, r"'refined' \(did you mean 'refine'\?\)"),
         ({"refine": 1}, "test option refine=1"),
         ({"scales": ()}, r"test option scales=\[\]: \[\] should be shorter sides in rising order, such as"),
         ({"scales": (600, 400)}, r"test option scales=\[600, 400\]: \[600, 400\] should be shorter sides"),
         ({"scales": [400, "600"]}, "test option scales"),
-        ({"min_score": 1.5}, r"test option min_score=1\.5: .*less than 1"),
+        ({"score_thresh": 1.5}, r"test option score_thresh=1\.5: .*less than 1"),
         ({"proposals": "many"}, "test option proposals='many'"),
     ],
 )
 def test_options_that_are_none(detector, options, message):
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(UserError, match=message):
-        detector(picture, **options)
+        detector(image, **options)
     with pytest.raises(UserError, match=message):
         detres.evaluate(detector, "shapes:1", split="val", **options)
 
 
-def test_test_options_come_with_the_weights(tmp_path, pictures):
-    weights = write_detector(tmp_path / "e.safetensors", test={"min_score": 0.6, "proposals": 30})
+def test_test_options_come_with_the_weights(tmp_path, images):
+    weights = write_detector(tmp_path / "e.safetensors", test={"score_thresh": 0.6, "proposals": 30})
     eager = detres.load(weights, device="cpu")
     assert isinstance(eager, Detector)
-    assert eager(pictures[0]).scores.min() > 0.6
-    assert eager(pictures[0], min_score=0.05).scores.min() < 0.6
+    assert eager(images[0]).scores.min() > 0.6
+    assert eager(images[0], score_thresh=0.05).scores.min() < 0.6
 
 
-def test_draw(detector, pictures, tmp_path):
-    found = detector(pictures[0], min_score=0.5)
+def test_draw(detector, images, tmp_path):
+    found = detector(images[0], score_thresh=0.5)
     before = found.image.copy()
     drawn = found.draw(tmp_path / "deep" / "out.png")
     assert np.array_equal(found.image, before)
@@ -206,8 +206,8 @@ def test_draw(detector, pictures, tmp_path):
         found.draw(tmp_path / "out.gif")
 
 
-def test_nothing_found(detector, pictures):
-    found = detector(pictures[0], min_score=0.99999)
+def test_nothing_found(detector, images):
+    found = detector(images[0], score_thresh=0.99999)
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.names == []
@@ -215,9 +215,9 @@ def test_nothing_found(detector, pictures):
     assert np.array_equal(found.draw(), found.image)
 
 
-def test_to_coco(detector, pictures, tmp_path):
+def test_to_coco(detector, images, tmp_path):
     """Boxes as [x, y, width, height]; category ids are the training data's own, else 1..K."""
-    found = detector(pictures[0])
+    found = detector(images[0])
     rows = found.to_coco(image_id=7)
     assert [row["image_id"] for row in rows] == [7] * len(found)
     assert [row["category_id"] - 1 for row in rows] == found.labels.tolist()
@@ -227,18 +227,18 @@ def test_to_coco(detector, pictures, tmp_path):
     assert [row["score"] for row in rows] == found.scores.tolist()
     ids = (1, 13, 16, 17, 18, 90)
     gappy = detres.load(write_detector(tmp_path / "g.safetensors", category_ids=ids), device="cpu")
-    assert [row["category_id"] for row in gappy(str(pictures[0])).to_coco("a.png")] == [  # type: ignore[union-attr]
+    assert [row["category_id"] for row in gappy(str(images[0])).to_coco("a.png")] == [  # type: ignore[union-attr]
         ids[label] for label in found.labels
     ]
 
 
-def test_a_split_is_its_pictures_one_by_one(detector):
+def test_a_split_is_its_images_one_by_one(detector):
     scenes = shapes_annotations("val", 3)
-    table, seconds = detect_split(detector, scenes, options={"min_score": 0.3}, quiet=True)
+    table, seconds = detect_split(detector, scenes, options={"score_thresh": 0.3}, quiet=True)
     assert seconds > 0
     for index in range(3):
         rows = table.images == index
-        found = detector(scenes.paths[index], min_score=0.3)
+        found = detector(scenes.paths[index], score_thresh=0.3)
         assert np.array_equal(table.boxes[rows], found.boxes.numpy())
         assert np.allclose(table.scores[rows], found.scores.numpy(), atol=1e-7)
         assert np.array_equal(table.labels[rows], found.labels.numpy())
@@ -260,27 +260,27 @@ def test_evaluate_on_other_classes(tmp_path):
         detres.evaluate(other, "shapes:2", split="val")  # type: ignore[arg-type]
 
 
-def test_a_classifier(tmp_path, pictures):
+def test_a_classifier(tmp_path, images):
     """Softmax of the network on the central crop, likeliest first."""
     classifier = detres.load(write_tiny_classifier(tmp_path / "c.safetensors"), device="cpu")
     assert isinstance(classifier, Classifier)
-    classified = classifier(pictures[0])
+    classified = classifier(images[0])
     assert sorted(classified.names) == sorted(CLASS_NAMES)
     assert classified.scores.sum().item() == pytest.approx(1)
     assert torch.equal(classified.scores, classified.scores.sort(descending=True).values)
-    both = classifier([pictures[1], Image.open(pictures[0])])
+    both = classifier([images[1], Image.open(images[0])])
     assert both[1].names == classified.names
     assert torch.equal(both[1].scores, classified.scores)
-    assert not torch.equal(classifier(pictures[0], crops=10).scores, classified.scores)
+    assert not torch.equal(classifier(images[0], crops=10).scores, classified.scores)
     with pytest.raises(UserError, match=r"no test option 'scale' of classifiers \(did you mean 'scales'\?\)"):
-        classifier(pictures[0], scale=(32,))
+        classifier(images[0], scale=(32,))
     with pytest.raises(UserError, match="crops and scales are two ways"):
-        classifier(pictures[0], scales=(32,), crops=10)
+        classifier(images[0], scales=(32,), crops=10)
     with pytest.raises(UserError, match="evaluate needs a detector, this is a Classifier"):
         detres.evaluate(classifier, "shapes:2", split="val")  # type: ignore[arg-type]
 
 
-ALL = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
+ALL = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
 
 
 @pytest.fixture(scope="module")
@@ -297,41 +297,41 @@ def other_weights(tmp_path_factory) -> Path:
     )
 
 
-def test_one_scale_and_no_switch_is_the_plain_test(detector, pictures):
-    plain = detector(pictures)
-    same = detector(pictures, scales=[SHORT_SIDE], refine=False, vote=False, flip=False)
+def test_one_scale_and_no_switch_is_the_plain_test(detector, images):
+    plain = detector(images)
+    same = detector(images, scales=[SHORT_SIDE], refine=False, box_voting=False, flip=False)
     for found, expected in zip(same, plain, strict=True):
         assert_same(found, expected)
-    assert_same(detector(pictures[0], scales=np.array([SHORT_SIDE])), plain[0])
-    assert_same(detector(pictures[0], scales=None), plain[0])
+    assert_same(detector(images[0], scales=np.array([SHORT_SIDE])), plain[0])
+    assert_same(detector(images[0], scales=None), plain[0])
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_switch_changes_what_is_found(detector, pictures, name):
-    plain, switched = detector(pictures[0]), detector(pictures[0], **{name: ALL[name]})
+def test_each_switch_changes_what_is_found(detector, images, name):
+    plain, switched = detector(images[0]), detector(images[0], **{name: ALL[name]})
     same_number = len(plain) == len(switched)
     assert not same_number or not torch.equal(plain.boxes, switched.boxes)
-    assert_same(detector(pictures[0]), plain)
+    assert_same(detector(images[0]), plain)
 
 
-def test_an_ensemble_of_a_file_with_itself_is_the_file(weights, detector, pictures):
+def test_an_ensemble_of_a_file_with_itself_is_the_file(weights, detector, images):
     both = detres.load([weights, weights], device="cpu")
     assert isinstance(both, Detector)
     assert (both.class_names, both.category_ids) == (detector.class_names, detector.category_ids)
     for options in ({}, ALL, {"precision": "bfloat16"}):
-        for path in pictures:
+        for path in images:
             assert_same(both(path, **options), detector(path, **options))
 
 
-def test_an_ensemble_of_different_networks(weights, other_weights, pictures):
+def test_an_ensemble_of_different_networks(weights, other_weights, images):
     """Labels are the first file's; the order of the files changes nothing but which names come first."""
     ensembles = [
         detres.load(pair, device="cpu") for pair in ([weights, other_weights], [other_weights, weights])
     ]
     for options in ({}, ALL):
-        one, two = (ensemble(pictures[0], **options) for ensemble in ensembles)  # type: ignore[arg-type]
-        assert isinstance(one, Found)
-        assert isinstance(two, Found)
+        one, two = (ensemble(images[0], **options) for ensemble in ensembles)  # type: ignore[arg-type]
+        assert isinstance(one, DetectionResult)
+        assert isinstance(two, DetectionResult)
         assert one.class_names == two.class_names[::-1] == CLASS_NAMES
         assert len(one) > 5
         assert sorted(one.names) == sorted(two.names)
@@ -339,7 +339,7 @@ def test_an_ensemble_of_different_networks(weights, other_weights, pictures):
     assert two.to_coco(1)[0]["category_id"] == 10 + int(two.labels[0])
 
 
-def test_an_ensemble_finds_a_split_as_its_pictures(weights, other_weights):
+def test_an_ensemble_finds_a_split_as_its_images(weights, other_weights):
     both = detres.load([weights, other_weights], device="cpu")
     assert isinstance(both, Detector)
     scenes = shapes_annotations("val", 2)
@@ -396,17 +396,17 @@ def test_a_device_that_is_not_there(weights):
         detres.load(weights, device="cuda:99")
 
 
-def test_numbers_of_numpy_are_test_options(detector, pictures):
+def test_numbers_of_numpy_are_test_options(detector, images):
     """A score from a sweep, a count from an array: they mean what Python's numbers do."""
-    plain = detector(pictures[0], min_score=0.25, max_detections=7)
+    plain = detector(images[0], score_thresh=0.25, detections_per_img=7)
     for score, count in ((np.float32(0.25), np.int64(7)), (np.float16(0.25), np.uint8(7))):
-        assert_same(detector(pictures[0], min_score=score, max_detections=count), plain)
-    with pytest.raises(UserError, match=r"test option min_score=1\.5"):
-        detector(pictures[0], min_score=np.float64(1.5))
-    with pytest.raises(UserError, match="test option max_detections"):
-        detector(pictures[0], max_detections=np.float32(2.5))
-    with pytest.raises(UserError, match="test option max_detections"):
-        detector(pictures[0], max_detections=np.bool_(True))
+        assert_same(detector(images[0], score_thresh=score, detections_per_img=count), plain)
+    with pytest.raises(UserError, match=r"test option score_thresh=1\.5"):
+        detector(images[0], score_thresh=np.float64(1.5))
+    with pytest.raises(UserError, match="test option detections_per_img"):
+        detector(images[0], detections_per_img=np.float32(2.5))
+    with pytest.raises(UserError, match="test option detections_per_img"):
+        detector(images[0], detections_per_img=np.bool_(True))
 
 
 @pytest.mark.parametrize("write", [write_detector, write_tiny_classifier])
@@ -417,12 +417,12 @@ def test_a_weights_file_is_read_once(write, tmp_path, monkeypatch):
         reads.append(path)
         return read_safetensors(path)
 
-    monkeypatch.setattr("detres.weights.ours.read_safetensors", counted)
+    monkeypatch.setattr("detres.weights.checkpoint.read_safetensors", counted)
     detres.load(weights, device="cpu")
     assert reads == [weights]
 
 
-def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, pictures):
+def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, images):
     """By hand from each alone; the second names its classes in another order."""
     first = write_tiny_classifier(tmp_path / "a.safetensors")
     tensors, metadata = read_weights(write_tiny_classifier(tmp_path / "b.safetensors"))
@@ -433,10 +433,9 @@ def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, pictures):
         metadata.model_copy(update={"class_names": tuple(reversed(CLASS_NAMES))}),
     )
     alone = [
-        detres.load(path, device="cpu")(pictures[0], flip=True)
-        for path in (first, tmp_path / "b.safetensors")
+        detres.load(path, device="cpu")(images[0], flip=True) for path in (first, tmp_path / "b.safetensors")
     ]
-    both = detres.load([first, tmp_path / "b.safetensors"], device="cpu")(pictures[0], flip=True)
+    both = detres.load([first, tmp_path / "b.safetensors"], device="cpu")(images[0], flip=True)
     for name, score in zip(both.names, both.scores.tolist(), strict=True):
         expected = sum(one.scores[one.names.index(name)].item() for one in alone) / 2
         assert score == pytest.approx(expected, rel=1e-5)

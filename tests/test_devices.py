@@ -43,7 +43,7 @@ def test_the_faster_precision(monkeypatch, low, full, expected):
 def test_freed_memory_is_kept():
     """In a process of its own: a block that fits into one freed before costs no page faults."""
     program = (
-        "import resource, torch; from detres.devices import keep_freed_memory; assert keep_freed_memory();"
+        "import resource, torch; from detres.devices import tune_malloc; assert tune_malloc();"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
         "torch.zeros(2**24); before = faults(); torch.zeros(2**23); print(faults() - before)"
     )

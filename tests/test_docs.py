@@ -30,8 +30,8 @@ from detres.data.writers import WRITERS
 from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig
 from detres.networks.config import NetworkConfig
+from detres.weights.checkpoint import Metadata, save_weights
 from detres.weights.foreign import TORCHVISION_NETWORKS, TORCHVISION_PREFIX
-from detres.weights.ours import Metadata, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -79,7 +79,10 @@ def options_of(script: str) -> frozenset[str]:
     if script in ("tools/test.py", "tools/environment.py"):
         return frozenset(OTHER_OPTIONS)
     stem = Path(script).stem
-    module = importlib.import_module("detres.cli." + ("prepare" if stem.startswith("prepare_") else stem))
+    outside = {"benchmark": "benchmarks.command", "train_peer": "benchmarks.train_peer"}
+    module = importlib.import_module(
+        outside.get(stem, "detres.cli." + ("prepare" if stem.startswith("prepare_") else stem))
+    )
     help_text = io.StringIO()
     with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         module.main(["--help"])
@@ -208,6 +211,6 @@ def test_recipes_build_their_network(path: Path):
             assert any(True for _ in build_classifier(architecture, 10).parameters())
             return
         detector = build_detector(config.architecture(network), 3, TORCHVISION)
-    assert len(detector.cell_anchors) == len(config.rpn.sizes) * len(config.rpn.ratios)
+    assert len(detector.cell_anchors) == len(config.rpn.anchor_sizes) * len(config.rpn.aspect_ratios)
     assert detector.rpn.objectness.out_channels == len(detector.cell_anchors)
-    assert config.step_options(3).regions.count == config.rcnn.samples
+    assert config.step_options(3).regions.count == config.rcnn.batch_size_per_image

@@ -27,12 +27,12 @@ from detres.data.proposals import Proposals, write_proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
 from detres.detection.config import DetectionConfig, DetectorTrainConfig
+from detres.detection.data import TrainingData
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.train import build_task
-from detres.detection.training_data import TrainingData
+from detres.detection.task import build_task
 from detres.networks.config import NetworkConfig
 from detres.training.config import make_plan
-from detres.training.optimiser import build_optimiser
+from detres.training.optimizer import build_optimizer
 from detres.training.state import initial_state
 from detres.weights.foreign import TORCHVISION_PREFIX
 
@@ -60,17 +60,17 @@ def shrunk(config: DetectionConfig) -> DetectionConfig:
     data = {"short_side": SMALL_SIDE, "long_side": round(config.data.long_side * factor)}
     rpn = {
         "channels": 16,
-        "sizes": tuple(size * factor for size in config.rpn.sizes),
-        "samples": 32,
-        "proposals_before_nms": 200,
+        "anchor_sizes": tuple(size * factor for size in config.rpn.anchor_sizes),
+        "batch_size_per_image": 32,
+        "pre_nms_top_n": 200,
         "proposals": 20,
-        "min_side": config.rpn.min_side * factor,
+        "min_size": config.rpn.min_size * factor,
     }
-    test = {"proposals": 10, "proposals_before_nms": 100}
+    test = {"proposals": 10, "pre_nms_top_n": 100}
     scales = getattr(config.test, "scales", None)
     if scales:
         test["scales"] = tuple(max(32, round(side * factor)) for side in scales)  # type: ignore[assignment]
-    return changed(config, data=data, rpn=rpn, rcnn={"samples": 8}, test=test)
+    return changed(config, data=data, rpn=rpn, rcnn={"batch_size_per_image": 8}, test=test)
 
 
 def changed(config: DetectionConfig, **sections: Mapping[str, object]) -> DetectionConfig:
@@ -95,15 +95,15 @@ def train_and_test(config: DetectionConfig, folder: Path) -> None:
 
 
 def take_step(network: FasterRCNN, train: DetectorTrainConfig, losses_of) -> dict[str, torch.Tensor]:
-    """One step of the optimiser: most of what is trained moves, the rest keeps every bit."""
+    """One step of the optimizer: most of what is trained moves, the rest keeps every bit."""
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    optimiser = initial_state(network, train, make_plan(train, 10_000), CPU).optimiser
+    optimizer = initial_state(network, train, make_plan(train, 10_000), CPU).optimizer
     losses = losses_of(torch.Generator().manual_seed(0))
     assert all(loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     moved = {
         name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])
     }
@@ -117,7 +117,7 @@ def take_alternating_steps(config: DetectionConfig, task, network: FasterRCNN, f
     scenes = task.dataset.annotations
     noise = np.random.default_rng(0)
     boxes = [scenes.boxes[scenes.objects(index)].repeat(5, axis=0) for index in range(len(scenes))]
-    moved = [of_picture + noise.normal(0, 4, of_picture.shape) for of_picture in boxes]
+    moved = [of_image + noise.normal(0, 4, of_image.shape) for of_image in boxes]
     path = folder / "proposals.safetensors"
     write_proposals(path, scenes, moved)
     sides = config.data.short_side, config.data.long_side
@@ -166,13 +166,13 @@ def classify(path: Path, width: float | None, side: int | None) -> None:
     network = network_of(config, path, width)
     architecture = ClassifierArchitecture(network=network, frozen_stages=0)
     classifier = build_classifier(architecture, 5).train()
-    optimiser = build_optimiser(
-        classifier, rate=1e-3, momentum=0.9, weight_decay=1e-4, kind=config.train.optimiser
+    optimizer = build_optimizer(
+        classifier, rate=1e-3, momentum=0.9, weight_decay=1e-4, kind=config.train.optimizer
     )
     images = torch.randn(2, 3, side, side)
     loss = torch.nn.functional.cross_entropy(classifier(images), torch.tensor([1, 4]))
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     with torch.no_grad():  # with the batch's statistics: those of one step let 110 plain layers overflow
         scores = classifier(images).softmax(dim=1)
     assert scores.shape == (2, 5)
@@ -191,7 +191,7 @@ class PaperRow:
         steps: For each kind of step its pictures, iterations, and those after which the rate falls.
         regions: Regions of one picture.
         anchors: Sides of the anchors.
-        lowest_iou: Overlap from which a region is background.
+        bg_iou_thresh_lo: Overlap from which a region is background.
         context: Whether there is global context.
         test_options: Of refinement, voting and scales.
     """
@@ -203,7 +203,7 @@ class PaperRow:
     steps: dict[str, tuple[int, int, int]]
     regions: int
     anchors: tuple[int, ...]
-    lowest_iou: float
+    bg_iou_thresh_lo: float
     context: bool
     test_options: dict[str, object]
 
@@ -220,8 +220,8 @@ COCO_TRAIN, COCO_TRAINVAL = ("coco train2014",), ("coco train2014", "coco val201
 DET_TRAIN = ("ILSVRC train", "ILSVRC val1")
 R50, R101, VGG16 = "torchvision:resnet50", "torchvision:resnet101", "torchvision:vgg16"
 TRAINVAL_MODEL = "runs/r101_c4_trainval/model.safetensors"
-OFF = {"refine": False, "vote": False, "scales": None}
-REFINED = {**OFF, "refine": True, "vote": True}
+OFF = {"refine": False, "box_voting": False, "scales": None}
+REFINED = {**OFF, "refine": True, "box_voting": True}
 PYRAMID = {**REFINED, "scales": (200, 400, 600, 800, 1000)}
 
 
@@ -303,7 +303,7 @@ def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
     assert config.model.init == row.network
     assert tuple(f"{source.dir} {source.split}" for source in config.data.train) == row.train
     assert [f"{source.dir} {source.split}" for source in config.data.val] == ([row.test] if row.test else [])
-    assert row.test or config.data.hold_out == 0
+    assert row.test or config.data.val_fraction == 0
     assert (config.data.short_side, config.data.long_side) == (600, 1000)
     assert config.train.mode == ("joint" if "joint" in row.steps else "alternating")
     for kind, (images, iterations, fall) in row.steps.items():
@@ -313,16 +313,23 @@ def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
         assert found == (images, iterations, (fall,), 0.001), kind
         assert plan.evaluate_every == iterations, "nothing is chosen on the split that is reported on"
     train = config.train
-    assert (train.optimiser, train.momentum, train.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 5e-4)
     assert (train.bias_lr_factor, train.bias_weight_decay, train.gamma, train.clip) == (2, 0, 0.1, None)
     assert (train.precision, train.ema, train.schedule) == ("float32", None, "step")
-    assert (config.rpn.sizes, config.rpn.ratios) == (row.anchors, (0.5, 1, 2))
-    assert (config.rpn.samples, config.rpn.cross_border, config.rpn.min_side) == (256, False, 16)
-    assert (config.rpn.proposals_before_nms, config.rpn.proposals, config.rpn.nms) == (12_000, 2000, 0.7)
-    assert (config.rcnn.samples, config.rcnn.lowest_iou) == (row.regions, row.lowest_iou)
-    assert (config.rcnn.positive_share, config.rcnn.divisors) == (0.25, (0.1, 0.1, 0.2, 0.2))
-    assert (config.model.region_pooling, config.model.context) == ("max", row.context)
-    assert (config.test.nms, config.test.proposals, config.test.proposals_before_nms) == (0.3, 300, 6000)
+    assert (config.rpn.anchor_sizes, config.rpn.aspect_ratios) == (row.anchors, (0.5, 1, 2))
+    assert (config.rpn.batch_size_per_image, config.rpn.cross_boundary, config.rpn.min_size) == (
+        256,
+        False,
+        16,
+    )
+    assert (config.rpn.pre_nms_top_n, config.rpn.proposals, config.rpn.nms_thresh) == (12_000, 2000, 0.7)
+    assert (config.rcnn.batch_size_per_image, config.rcnn.bg_iou_thresh_lo) == (
+        row.regions,
+        row.bg_iou_thresh_lo,
+    )
+    assert (config.rcnn.positive_fraction, config.rcnn.target_stds) == (0.25, (0.1, 0.1, 0.2, 0.2))
+    assert (config.model.pooler, config.model.global_context) == ("roi_pool", row.context)
+    assert (config.test.nms_thresh, config.test.proposals, config.test.pre_nms_top_n) == (0.3, 300, 6000)
     assert {key: getattr(config.test, key) for key in row.test_options} == row.test_options
 
 

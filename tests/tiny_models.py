@@ -16,7 +16,7 @@ from detres.detection.build import build_detector
 from detres.detection.config import Architecture
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
-from detres.weights.ours import Metadata, save_weights
+from detres.weights.checkpoint import Metadata, save_weights
 
 SHORT_SIDE, LONG_SIDE = 96, 160
 NETWORK = NetworkConfig.model_validate({"name": "resnet18", "width": 0.25})
@@ -36,16 +36,16 @@ def write_detector(
     """A detector of random weights whose logits and offsets spread as a trained one's do."""
     architecture = Architecture(
         network=network_config,
-        region_pooling="align",
+        pooler="roi_align",
         sampling_ratio=2,
         aligned=False,
-        context=context,
+        global_context=context,
         rpn_channels=32,
         anchor_sizes=(16, 32, 64),
         anchor_ratios=(0.5, 1, 2),
         proposal_nms=0.7,
-        proposal_min_side=4,
-        box_divisors=(0.1, 0.1, 0.2, 0.2),
+        proposal_min_size=4,
+        target_stds=(0.1, 0.1, 0.2, 0.2),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,10 +1,13 @@
-"""Measure speed beside torchvision: `detres benchmark`, without installing detres."""
+"""Measure speed beside torchvision's Faster R-CNN; for a checkout only."""
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-from detres.cli import main
+from benchmarks import command
+from detres.cli.common import run
+from detres.devices import tune_malloc
 
 if __name__ == "__main__":
-    main(["benchmark", *sys.argv[1:]])
+    tune_malloc()
+    run(command.main)

@@ -1,10 +1,13 @@
-"""Train a Faster R-CNN: `detres train-peer`, without installing detres."""
+"""Train torchvision's composition on a configuration of ours; for a checkout only."""
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-from detres.cli import main
+from benchmarks import train_peer
+from detres.cli.common import run
+from detres.devices import tune_malloc
 
 if __name__ == "__main__":
-    main(["train-peer", *sys.argv[1:]])
+    tune_malloc()
+    run(train_peer.main)

@@ -11,17 +11,17 @@ import pydantic
 import torch
 from torch import Tensor
 
-from detres.api.pictures import Picture, as_image
+from detres.api.images import ImageLike, as_image
 from detres.classification.config import TestConfig
-from detres.classification.testing import Member
-from detres.classification.views import Views, ViewSample, collate_views, view_scores
+from detres.classification.crops import Views, ViewSample, collate_views, view_scores
+from detres.classification.evaluate import Member
 from detres.errors import UserError, nearest
 
 OPTIONS = ("crops", "scales", "flip")
 
 
 @dataclass(frozen=True)
-class Classified:
+class ClassificationResult:
     """The classes of one picture, likeliest first.
 
     Attributes:
@@ -57,28 +57,28 @@ class Classifier:
         return next(self.members[0].network.parameters()).device
 
     @overload
-    def __call__(self, pictures: Picture, **options: Any) -> Classified: ...
+    def __call__(self, images: ImageLike, **options: Any) -> ClassificationResult: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture], **options: Any) -> list[Classified]: ...
+    def __call__(self, images: Sequence[ImageLike], **options: Any) -> list[ClassificationResult]: ...
     def __call__(
-        self, pictures: Picture | Sequence[Picture], **options: Any
-    ) -> Classified | list[Classified]:
+        self, images: ImageLike | Sequence[ImageLike], **options: Any
+    ) -> ClassificationResult | list[ClassificationResult]:
         """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
 
         Args:
-            pictures: One or several.
+            images: One or several.
             **options: `crops=10`, or `scales=(224, 256, ...)` for whole pictures; `flip=True` for their mirrors too.
 
         Raises:
             UserError: A picture that cannot be read, an array of another form, an unknown option.
         """
         views = _views(options)
-        if isinstance(pictures, (list, tuple)):
-            return [self._classify(as_image(picture), views) for picture in pictures]
-        return self._classify(as_image(pictures), views)
+        if isinstance(images, (list, tuple)):
+            return [self._classify(as_image(image), views) for image in images]
+        return self._classify(as_image(images), views)
 
     @torch.inference_mode()
-    def _classify(self, image: np.ndarray, views: Views) -> Classified:
+    def _classify(self, image: np.ndarray, views: Views) -> ClassificationResult:
         total = torch.zeros(len(self.class_names), dtype=torch.float64)
         for member, order in zip(self.members, self._orders, strict=True):
             batch = collate_views([ViewSample(views.tensors(image, member.crop), 0)])
@@ -87,7 +87,7 @@ class Classifier:
                 0, order
             ]
         scores, ranks = (total / len(self.members)).float().sort(descending=True, stable=True)
-        return Classified([self.class_names[label] for label in ranks.tolist()], scores)
+        return ClassificationResult([self.class_names[label] for label in ranks.tolist()], scores)
 
 
 def _views(options: dict[str, Any]) -> Views:

@@ -15,21 +15,21 @@ import pydantic
 import torch
 from torch import Tensor
 
-from detres.api.pictures import Picture, as_image
+from detres.api.images import ImageLike, as_image
 from detres.data.drawing import draw_detections, write_image
 from detres.data.records import Annotations, DetectionTable
-from detres.detection import inference
+from detres.detection import detect as inference
 from detres.detection.config import Architecture
+from detres.detection.detect import TestConfig
 from detres.detection.ensemble import class_order
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.inference import TestConfig
-from detres.detection.views import Member, sized_pictures
+from detres.detection.features import Member, sized_images
 from detres.errors import UserError, WeightsError, nearest
-from detres.weights.ours import Metadata
+from detres.weights.checkpoint import Metadata
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectionResult:
     """The objects found in one picture, best first.
 
     Attributes:
@@ -142,27 +142,29 @@ class Detector:
         return self.networks[0].network.cell_anchors.device
 
     @overload
-    def __call__(self, pictures: Picture, **options: Any) -> Found: ...
+    def __call__(self, images: ImageLike, **options: Any) -> DetectionResult: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture], **options: Any) -> list[Found]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture], **options: Any) -> Found | list[Found]:
+    def __call__(self, images: Sequence[ImageLike], **options: Any) -> list[DetectionResult]: ...
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], **options: Any
+    ) -> DetectionResult | list[DetectionResult]:
         """Find objects (He et al. 2015, Appendix A and B; Ren et al. 2015, §3.3).
 
         Each picture goes through the network by itself, so that a list gives what its pictures give one by one.
 
         Args:
-            pictures: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list. A file is turned
+            images: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list. A file is turned
                 upright as its EXIF orientation says; a PIL image or array is taken as it is.
-            **options: Test options by name, for this call: `min_score`, `max_detections`, `nms`, `proposals`, `refine`,
-                `vote`, `flip`, `scales`... (the keys of `TestConfig`).
+            **options: Test options by name, for this call: `score_thresh`, `detections_per_img`, `nms_thresh`,
+                `proposals`, `refine`, `box_voting`, `flip`, `scales`... (the keys of `TestConfig`).
 
         Raises:
             UserError: A picture that cannot be read, an array of another form, an unknown option.
         """
         test = self.test_options(options)
-        if isinstance(pictures, (list, tuple)):
-            return [self._find(as_image(picture), test) for picture in pictures]
-        return self._find(as_image(pictures), test)
+        if isinstance(images, (list, tuple)):
+            return [self._find(as_image(image), test) for image in images]
+        return self._find(as_image(images), test)
 
     def test_options(self, options: Mapping[str, Any]) -> TestConfig:
         """The detector's test options, changed by `options`.
@@ -179,7 +181,7 @@ class Detector:
                 each.network,
                 *sides,
                 each.architecture.proposal_options(test),
-                each.architecture.box_divisors,
+                each.architecture.target_stds,
                 None if order == tuple(range(len(order))) else order,
             )
             for each, sides, order in zip(self.networks, self._sides, self._class_orders, strict=True)
@@ -192,20 +194,20 @@ class Detector:
             return members
         if not self._low_precision or self._low_precision[0].cell_anchors.device != self.device:
             self._low_precision = [
-                inference.for_inference(each.network, test.precision) for each in self.networks
+                inference.fuse_for_inference(each.network, test.precision) for each in self.networks
             ]
         return [
             replace(member, network=network)
             for member, network in zip(members, self._low_precision, strict=True)
         ]
 
-    def _find(self, image: np.ndarray, test: TestConfig) -> Found:
-        sized = sized_pictures(image, self._sides, test.scales)
-        (found,) = inference.detect_pictures(
-            self._members_in(test), [[picture.to(self.device) for picture in sized]], test
+    def _find(self, image: np.ndarray, test: TestConfig) -> DetectionResult:
+        sized = sized_images(image, self._sides, test.scales)
+        (found,) = inference.detect_images(
+            self._members_in(test), [[sized.to(self.device) for sized in sized]], test
         )
         boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
-        return Found(boxes, scores, labels, self.class_names, self.category_ids, image)
+        return DetectionResult(boxes, scores, labels, self.class_names, self.category_ids, image)
 
 
 def detect_split(

@@ -8,17 +8,17 @@ from typing import Any
 
 from detres.api.classifier import Classifier
 from detres.api.detector import Detector, TrainedNetwork, detect_split
-from detres.classification.testing import member_of
+from detres.classification.evaluate import member_of
 from detres.data.config import Source
-from detres.data.discover import select_classes
+from detres.data.formats import select_classes
 from detres.data.sources import log_reports, read_sources
 from detres.detection import build
-from detres.detection.inference import for_inference
+from detres.detection.detect import fuse_for_inference
 from detres.devices import select_device
 from detres.errors import UserError, WeightsError
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
-from detres.weights.ours import read_weights
+from detres.weights.checkpoint import read_weights
 
 
 def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
@@ -53,7 +53,7 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     networks = []
     for path, tensors, metadata in files:
         network, architecture = build.from_tensors(tensors, metadata, path)
-        networks.append(TrainedNetwork(for_inference(network.to(place)), architecture, metadata, path))
+        networks.append(TrainedNetwork(fuse_for_inference(network.to(place)), architecture, metadata, path))
     return Detector(networks)
 
 

@@ -1,6 +1,6 @@
 """Anchors: the reference boxes at every position of a feature map (Ren et al. 2015, §3.1.1).
 
-A anchors a position; centres at (stride * column, stride * row) of the input picture, as in torchvision and detectron2.
+A anchors a position; centers at (stride * column, stride * row) of the input picture, as in torchvision and detectron2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """The anchors of one position, centred on (0, 0): for each ratio all sizes.
+    """The anchors of one position, centered on (0, 0): for each ratio all sizes.
 
     Args:
         sizes: Square roots of the areas, in pixels of the network's input.
@@ -31,7 +31,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 def grid_anchors(cell: Tensor, height: int, width: int, stride: int) -> Tensor:
     """The anchors of a whole map, in the order of the RPN's outputs: row, column, anchor.
 
-    Geometry stays float32 under autocast: bf16 would round the centres to 4 px at 800 px.
+    Geometry stays float32 under autocast: bf16 would round the centers to 4 px at 800 px.
 
     Args:
         cell: (A, 4) from `cell_anchors`, on the device wanted.

@@ -1,6 +1,6 @@
 """Boxes as offsets to reference boxes (anchors, proposals), and back (Girshick et al. 2014, appendix C).
 
-With centre (x, y) and sides (w, h) of the box, (xr, yr, wr, hr) of its reference and divisors s:
+With center (x, y) and sides (w, h) of the box, (xr, yr, wr, hr) of its reference and target_stds s:
     deltas = ((x - xr) / wr / s0, (y - yr) / hr / s1, log(w / wr) / s2, log(h / hr) / s3)
 The law: decode(encode(boxes, references), references) == boxes.
 """
@@ -14,44 +14,44 @@ from torch import Tensor
 
 # A box may grow from its reference by 1000 / 16 at most: an untrained network must not overflow exp (as in Detectron).
 LARGEST_LOG_RATIO = math.log(1000.0 / 16)
-Divisors = tuple[float, float, float, float]
+TargetStds = tuple[float, float, float, float]
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
 
-def encode_boxes(boxes: Tensor, references: Tensor, divisors: Divisors = UNIT) -> Tensor:
+def encode_boxes(boxes: Tensor, references: Tensor, target_stds: TargetStds = UNIT) -> Tensor:
     """Deltas (N, 4) that turn `references` (N, 4) into `boxes` (N, 4); sides must be positive.
 
     Args:
         boxes: (N, 4) xyxy.
         references: (N, 4) xyxy.
-        divisors: What the four offsets are divided by (their standard deviations; 0.1, 0.1, 0.2, 0.2 in Fast R-CNN).
+        target_stds: What the four offsets are divided by (their standard deviations; 0.1, 0.1, 0.2, 0.2 in Fast R-CNN).
     """
-    centres, sides = _centres_and_sides(boxes)
-    reference_centres, reference_sides = _centres_and_sides(references)
+    centers, sides = _centers_and_sides(boxes)
+    reference_centers, reference_sides = _centers_and_sides(references)
     offsets = torch.cat(
-        ((centres - reference_centres) / reference_sides, (sides / reference_sides).log()), dim=-1
+        ((centers - reference_centers) / reference_sides, (sides / reference_sides).log()), dim=-1
     )
-    return offsets / offsets.new_tensor(divisors)
+    return offsets / offsets.new_tensor(target_stds)
 
 
-def decode_boxes(deltas: Tensor, references: Tensor, divisors: Divisors = UNIT) -> Tensor:
+def decode_boxes(deltas: Tensor, references: Tensor, target_stds: TargetStds = UNIT) -> Tensor:
     """Boxes that `deltas` make of `references`; the inverse of `encode_boxes`.
 
     Args:
         deltas: (N, 4), or (N, K, 4) for K classes.
         references: (N, 4) xyxy.
-        divisors: As in `encode_boxes`.
+        target_stds: As in `encode_boxes`.
 
     Returns:
         Boxes of the shape of `deltas`, not clipped to the picture.
     """
-    offsets = deltas * deltas.new_tensor(divisors)
-    centres, sides = _centres_and_sides(references)
+    offsets = deltas * deltas.new_tensor(target_stds)
+    centers, sides = _centers_and_sides(references)
     if deltas.dim() == 3:
-        centres, sides = centres[:, None], sides[:, None]  # (N, 1, 2)
-    new_centres = centres + offsets[..., :2] * sides
+        centers, sides = centers[:, None], sides[:, None]  # (N, 1, 2)
+    new_centers = centers + offsets[..., :2] * sides
     half_sides = sides * offsets[..., 2:].clamp(max=LARGEST_LOG_RATIO).exp() / 2
-    return torch.cat((new_centres - half_sides, new_centres + half_sides), dim=-1)
+    return torch.cat((new_centers - half_sides, new_centers + half_sides), dim=-1)
 
 
 def flip_deltas(deltas: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def flip_deltas(deltas: Tensor) -> Tensor:
     return deltas * deltas.new_tensor((-1.0, 1.0, 1.0, 1.0))
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (..., 2) and sides (..., 2) as (x, y) and (width, height)."""
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Centers (..., 2) and sides (..., 2) as (x, y) and (width, height)."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + sides / 2, sides

@@ -9,14 +9,14 @@ from detres.boxes.matching import NEGATIVE, POSITIVE
 
 
 def sample_matches(
-    matches: Tensor, count: int, positive_share: float, generator: torch.Generator
+    matches: Tensor, count: int, positive_fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Positives and negatives drawn at random without replacement.
 
     Args:
         matches: (N,) int64 from `match_boxes`.
         count: How many in all; fewer where there are not enough.
-        positive_share: At most this share of `count` is positive; negatives fill the rest.
+        positive_fraction: At most this share of `count` is positive; negatives fill the rest.
         generator: On the CPU, so that a seed means the same draw on every device.
 
     Returns:
@@ -24,7 +24,7 @@ def sample_matches(
     """
     positives = torch.nonzero(matches == POSITIVE).flatten()
     negatives = torch.nonzero(matches == NEGATIVE).flatten()
-    positives = _draw(positives, int(count * positive_share), generator)
+    positives = _draw(positives, int(count * positive_fraction), generator)
     negatives = _draw(negatives, count - len(positives), generator)
     return positives, negatives
 

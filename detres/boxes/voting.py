@@ -1,7 +1,7 @@
 """Box voting: a box that suppression kept moves to the mean of the boxes around it, weighted by their scores.
 
 Gidaris and Komodakis 2015 ("Object detection via a multi-region and semantic segmentation-aware CNN model"), the last
-step of their localisation scheme; He et al. 2015, Appendix B, Box refinement.
+step of their localization scheme; He et al. 2015, Appendix B, Box refinement.
 
 M kept boxes, N voters (all boxes before suppression, the kept among them). Boxes are xyxy of one picture.
 """

@@ -19,9 +19,9 @@ from detres.errors import WeightsError, listed
 from detres.networks.norm import freeze_batch_norm
 from detres.networks.resnet import ResNet, build_network, freeze_stages, split
 from detres.networks.vgg import VGG
+from detres.weights.checkpoint import Metadata, architecture_of, read_weights, save_weights
 from detres.weights.foreign import CLASSIFICATION_LAYERS, Backbone
 from detres.weights.loading import load_tensors
-from detres.weights.ours import Metadata, architecture_of, read_weights, save_weights
 from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
@@ -109,7 +109,7 @@ def from_tensors(
     return network.eval(), architecture
 
 
-def thawed(network: ResNet | VGG, architecture: Architecture, num_classes: int) -> ResNet | VGG:
+def unfreeze_batch_norm(network: ResNet | VGG, architecture: Architecture, num_classes: int) -> ResNet | VGG:
     """The same network with every BN layer a `nn.BatchNorm2d` again, in test mode; it computes the same."""
     plain = architecture.model_copy(update={"frozen_stages": 0, "frozen_batch_norm": False})
     free = build_classifier(plain, num_classes)

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from detres.classification.crops import Views
 from detres.classification.mixing import MixingConfig
-from detres.classification.views import Views
 from detres.config import Section
 from detres.data.config import CropConfig, Source
 from detres.networks.config import NetworkConfig
@@ -28,7 +28,7 @@ class ClassificationDataConfig(Section):
     val: tuple[Source, ...] = Field(
         default=(), description="data to evaluate on while training; may be empty"
     )
-    hold_out: int = Field(
+    val_count: int = Field(
         default=0,
         ge=0,
         description="training pictures, drawn once and for all, that are evaluated on instead of `val` and not trained"
@@ -40,10 +40,10 @@ class ClassificationDataConfig(Section):
         description="what is subtracted: null, the initial weights' own, else torchvision's mean (and std) of each"
         " channel; pixel, the training pictures' mean of each pixel; or its file, .npy, (3, size, size) BGR 0..255",
     )
-    mean_pictures: int | None = Field(
+    mean_images: int | None = Field(
         default=None,
         ge=1,
-        description="pictures over which that mean and the colours of `crop.pca_colour` are computed; null: all",
+        description="pictures over which that mean and the colors of `crop.pca_color` are computed; null: all",
     )
     mixing: MixingConfig = Field(
         default=MixingConfig(), description="soft targets and mixed pictures in training (not in the paper)"

@@ -56,7 +56,7 @@ def mix(inputs: Tensor, config: MixingConfig, generator: torch.Generator) -> Mix
     """Mix a batch by mixup or CutMix, one share and one rectangle for the whole batch; unchanged where both are off.
 
     Args:
-        inputs: (N, 3, s, s); mixing is linear, so it may come after normalisation.
+        inputs: (N, 3, s, s); mixing is linear, so it may come after normalization.
         config: Which, and how much.
         generator: The only source of randomness, on the CPU.
     """
@@ -69,8 +69,8 @@ def mix(inputs: Tensor, config: MixingConfig, generator: torch.Generator) -> Mix
     share = float(numbers.beta(getattr(config, choice), getattr(config, choice)))
     if choice == "mixup":
         return Mixed(overlay(inputs, partners, share), partners, share)
-    centre = float(numbers.random()), float(numbers.random())
-    return paste(inputs, partners, share, centre)
+    center = float(numbers.random()), float(numbers.random())
+    return paste(inputs, partners, share, center)
 
 
 def overlay(inputs: Tensor, partners: Tensor, share: float) -> Tensor:
@@ -78,19 +78,19 @@ def overlay(inputs: Tensor, partners: Tensor, share: float) -> Tensor:
     return torch.lerp(inputs[partners], inputs, share)
 
 
-def paste(inputs: Tensor, partners: Tensor, share: float, centre: tuple[float, float]) -> Mixed:
+def paste(inputs: Tensor, partners: Tensor, share: float, center: tuple[float, float]) -> Mixed:
     """CutMix: a rectangle of the partner in the same place, 1 - share of the picture's area before it is cut off.
 
     Args:
         inputs: (N, 3, h, w).
         partners: (N,).
         share: Drawn; the result's is that of the pixels really left.
-        centre: Of the rectangle, down and right, shares 0..1 of the sides.
+        center: Of the rectangle, down and right, shares 0..1 of the sides.
     """
     sides = inputs.shape[2:]
     half = [0.5 * side * (1.0 - share) ** 0.5 for side in sides]
-    begin = [max(0, round(side * at - h)) for side, at, h in zip(sides, centre, half, strict=True)]
-    end = [min(side, round(side * at + h)) for side, at, h in zip(sides, centre, half, strict=True)]
+    begin = [max(0, round(side * at - h)) for side, at, h in zip(sides, center, half, strict=True)]
+    end = [min(side, round(side * at + h)) for side, at, h in zip(sides, center, half, strict=True)]
     rows, columns = (slice(first, last) for first, last in zip(begin, end, strict=True))
     mixed = inputs.clone()
     mixed[:, :, rows, columns] = inputs[partners][:, :, rows, columns]

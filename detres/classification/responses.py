@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.classification.classifier import crop_of, read_classifier, thawed
-from detres.classification.pictures import select_classes
-from detres.classification.testing import network_input
+from detres.classification.classifier import crop_of, read_classifier, unfreeze_batch_norm
+from detres.classification.data import select_classes
+from detres.classification.evaluate import network_input
 from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.classification_samples import ClassificationDataset, collate_classification
@@ -47,9 +47,9 @@ class LayerResponse:
 
 def responses_of_weights(
     weights: str | Path,
-    pictures: ImageLabels,
+    images: ImageLabels,
     *,
-    images: int = 1000,
+    num_images: int = 1000,
     batch: int = 64,
     workers: int = 2,
     device: torch.device | None = None,
@@ -59,8 +59,8 @@ def responses_of_weights(
 
     Args:
         weights: A classifier's weights file.
-        pictures: Labelled pictures of the network's classes.
-        images: At most this many of them, evenly spread.
+        images: Labelled pictures of the network's classes.
+        num_images: At most this many of them, evenly spread.
         batch: Crops at once.
         workers: Processes that decode.
         device: Where to compute; None: the CPU.
@@ -72,11 +72,11 @@ def responses_of_weights(
     """
     network, architecture, metadata = read_classifier(weights)
     # A constant norm is folded into its convolution, where nothing between the two can be seen.
-    network = thawed(network, architecture, len(metadata.class_names))
+    network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
     crops = ClassificationDataset(
-        select_classes(pictures, metadata.class_names), crop_of(metadata), train=False
+        select_classes(images, metadata.class_names), crop_of(metadata), train=False
     )
-    count = min(images, len(crops))
+    count = min(num_images, len(crops))
     chosen = [place * len(crops) // count for place in range(count)]
     batches = [chosen[start : start + batch] for start in range(0, count, batch)]
     device = device or torch.device("cpu")

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from detres.cli.common import run
-from detres.devices import keep_freed_memory
+from detres.devices import tune_malloc
 from detres.errors import UserError, nearest
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The arguments after `detres`; the command line's where None.
     """
-    keep_freed_memory()
+    tune_malloc()
     run(_dispatch, sys.argv[1:] if argv is None else argv)
 
 

@@ -14,7 +14,7 @@ from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.devices import select_device
 
 if TYPE_CHECKING:
-    from detres.classification.statistics import LayerDifference
+    from detres.classification.bn_statistics import LayerDifference
 
 EXAMPLE = """
 detres bn-stats --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --out backbone.safetensors
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int | None:
     add_common_arguments(parser, "data", "device", "json", "quiet")
     arguments = parser.parse_args(argv)
 
+    from detres.classification.bn_statistics import write_statistics
     from detres.classification.classifier import crop_of, read_classifier
-    from detres.classification.pictures import read_pictures, sources_of
-    from detres.classification.statistics import write_statistics
+    from detres.classification.data import read_image_labels, sources_of
     from detres.data.config import Source
     from detres.errors import UserError
 
@@ -60,9 +60,9 @@ def main(argv: list[str]) -> int | None:
     crop = crop_of(read_classifier(arguments.weights)[2])
     report = write_statistics(
         arguments.weights,
-        read_pictures(sources, side=crop.test_side or crop.size),
+        read_image_labels(sources, side=crop.test_side or crop.size),
         arguments.out,
-        images=arguments.images,
+        num_images=arguments.images,
         everywhere=arguments.all,
         exact=arguments.exact,
         batch=arguments.batch,
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int | None:
     )
     change = report.change
     print(
-        f"on {change.pictures} pictures the logits change by {change.logits:.3f} of their spread, the best class of "
+        f"on {change.images} pictures the logits change by {change.logits:.3f} of their spread, the best class of "
         f"{change.classes:.1%}"
     )
     if report.one_pass:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--data DIR is needed")
 
     from detres.data.checks import check
-    from detres.data.discover import resolve_directory
+    from detres.data.formats import resolve_directory
 
     report = check(
         resolve_directory(arguments.data),
@@ -71,10 +71,10 @@ def show(report: CheckReport, limit: int | None = SHOWN) -> None:
         ]
         of_them = f" ({', '.join(notes)})" if notes else ""
         print(
-            f"{name}: {split.pictures} pictures, {split.empty} without objects; {split.objects} objects{of_them}"
+            f"{name}: {split.images} pictures, {split.empty} without objects; {split.objects} objects{of_them}"
         )
-        rows = [(label, entry.objects, entry.pictures) for label, entry in split.classes.items()]
-        table("", ("class", "objects", "pictures"), rows)
+        rows = [(label, entry.objects, entry.images) for label, entry in split.classes.items()]
+        table("", ("class", "objects", "images"), rows)
         sizes = [(what, *(points or [None] * 5)) for what, points in split.sides.items()]
         table("", ("pixels", "least", "5 %", "median", "95 %", "most"), _whole(sizes))
         total = max(split.objects, 1)

@@ -25,9 +25,9 @@ A configuration is a YAML file, given with `--cfg`. It says only what differs fr
 * **Command line.** `--set train.lr=0.002`, as often as needed, beats the file; the value is read as YAML. `--data`
   stands for `data.train` and `data.val`, `--init` for `model.init`.
 * **Lengths** are written `12 epochs`, `240000 iterations` or, milestones and intervals, as a share of the run, `50 %`.
-  An iteration is one step of the optimiser: `train.accumulate` times `train.batch` pictures.
+  An iteration is one step of the optimizer: `train.accumulate` times `train.batch` pictures.
 * **Nothing that follows is asked for**: the classes come from the data; stride, max pool, `eps` and preprocessing from
-  the weights of `model.init`; the learning rate of a batch from `train.lr` and `train.reference_batch`.
+  the weights of `model.init`; the learning rate of a batch from `train.lr` and `train.base_batch_size`.
 
 A run prints how it differs from the defaults and saves the whole as `config.yaml`, from which it can be repeated. With
 `--resume` only these may differ from it:

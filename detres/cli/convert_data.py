@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
-    parser.add_argument(
-        "--pictures", choices=("copy", "link", "none"), default="copy", help="(default: copy)"
-    )
+    parser.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="(default: copy)")
     parser.add_argument("--overwrite", action="store_true", help="write into --out though it holds something")
     options = parser.parse_args(argv)
     if not options.data:
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from detres.data.writers import WRITERS
 
     for name, part in _read(options).items():
-        report = WRITERS[options.to](part, options.out, name, pictures=options.pictures)
+        report = WRITERS[options.to](part, options.out, name, images=options.images)
         print(f"{name}: {len(part)} pictures, {len(part.boxes)} objects -> {options.out} ({options.to})")
         for kind, count in report.counts().items():
             print(f"  {kind}: {count}")
@@ -56,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _read(options: argparse.Namespace) -> dict[str, Annotations]:
     """All splits that are asked for, with one class list; what reading dropped goes to standard error."""
-    from detres.data.discover import list_splits, read_annotations, resolve_directory, select_classes
+    from detres.data.formats import list_splits, read_annotations, resolve_directory, select_classes
 
     directory = resolve_directory(options.data)
     parts: dict[str, Annotations] = {}

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int | None:
     add_common_arguments(parser, "json", "quiet")
     arguments = parser.parse_args(argv)
 
-    from detres.classification.converting import convert_to_detres, convert_to_torchvision
+    from detres.classification.convert import convert_to_detres, convert_to_torchvision
     from detres.errors import UserError
 
     if arguments.to == "torchvision":
@@ -88,7 +88,7 @@ def _facts(backbone: Backbone) -> dict[str, str]:
 
 def _names(path: Path) -> tuple[str, ...]:
     """Class names from a text file, or those of a data set."""
-    from detres.classification.pictures import read_pictures, sources_of
+    from detres.classification.data import read_image_labels, sources_of
     from detres.errors import UserError
 
     if path.is_file() and path.suffix in (".txt", ".names", ""):
@@ -97,4 +97,4 @@ def _names(path: Path) -> tuple[str, ...]:
         except UnicodeDecodeError as error:
             raise UserError(f"--classes {path}: not a text file of names ({error.reason})") from error
         return tuple(line.strip() for line in lines if line.strip())
-    return read_pictures(sources_of(str(path))[0]).class_names
+    return read_image_labels(sources_of(str(path))[0]).class_names

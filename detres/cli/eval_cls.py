@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int | None:
     if arguments.scales and arguments.crops > 1:
         parser.error("--crops and --scales are two ways to test: give one of them")
 
-    from detres.classification.pictures import read_pictures, select_classes
-    from detres.classification.testing import average_scores, classify_pictures, read_members
-    from detres.classification.views import Views
+    from detres.classification.crops import Views
+    from detres.classification.data import read_image_labels, select_classes
+    from detres.classification.evaluate import average_scores, classify_images, read_members
     from detres.console import table
     from detres.data.config import Source
     from detres.errors import UserError
@@ -71,13 +71,13 @@ def main(argv: list[str]) -> int | None:
     members = read_members(arguments.weights, device)
     names, crop = members[0].class_names, members[0].crop
     source = Source(dir=arguments.data, split=arguments.split)
-    pictures = select_classes(read_pictures([source], side=crop.test_side or crop.size), names)
+    images = select_classes(read_image_labels([source], side=crop.test_side or crop.size), names)
     begun = time.perf_counter()
     scores = []
     for member in members:
-        found = classify_pictures(
+        found = classify_images(
             member,
-            select_classes(pictures, member.class_names),
+            select_classes(images, member.class_names),
             views,
             batch=arguments.batch,
             workers=arguments.workers,
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int | None:
     figures = average_scores(scores).figures()
     seconds = (time.perf_counter() - begun) / max(figures.images, 1)
     left_out = f", {figures.left_out} that cannot be read left out" if figures.left_out else ""
-    print(f"{pictures.source}: {figures.images} pictures{left_out}; {views}")
+    print(f"{images.source}: {figures.images} pictures{left_out}; {views}")
     rows = [
         (member.source, *one.figures().errors().values()) for member, one in zip(members, scores, strict=True)
     ]

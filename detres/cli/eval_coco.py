@@ -116,14 +116,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _check(
-    options: argparse.Namespace, others: list[DetectionTable], truth: Annotations, max_detections: int | None
+    options: argparse.Namespace,
+    others: list[DetectionTable],
+    truth: Annotations,
+    detections_per_img: int | None,
 ) -> None:
     """Find what is at fault before hours of detection; `others` gets the results of `--against`."""
     if options.submission is not None:
         from detres.evaluation.submissions import check_coco_limit, check_coco_split
 
         check_coco_split(truth)
-        check_coco_limit(max_detections)
+        check_coco_limit(detections_per_img)
     if options.against is not None:
         from detres.evaluation.results_files import read_results
 

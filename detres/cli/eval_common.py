@@ -157,7 +157,7 @@ def parse_test_options(overrides: list[str]) -> dict[str, Any]:
         values = override_document(override).values
         if set(values) != {"test"} or not isinstance(values["test"], dict):
             raise UserError(
-                f"--set {override}: only keys of `test` can be set here, such as test.min_score=0.05"
+                f"--set {override}: only keys of `test` can be set here, such as test.score_thresh=0.05"
             )
         options.update(values["test"])
     return options
@@ -170,9 +170,9 @@ def read_detector(arguments: argparse.Namespace) -> tuple[Detector, Annotations]
         UserError: Weights that are not a detector's, or whatever the readers find.
     """
     from detres.api import Detector, load
-    from detres.data.discover import select_classes
+    from detres.data.formats import select_classes
 
-    truth = _read_split(arguments, need_pictures=True)
+    truth = _read_split(arguments, need_images=True)
     detector = load(arguments.weights, device=arguments.device)
     if not isinstance(detector, Detector):
         raise UserError(
@@ -183,8 +183,8 @@ def read_detector(arguments: argparse.Namespace) -> tuple[Detector, Annotations]
 
 def _read_truth(arguments: argparse.Namespace) -> Annotations:
     if arguments.annotations is None:
-        return _read_split(arguments, need_pictures=False)
-    from detres.data.discover import read_annotations
+        return _read_split(arguments, need_images=False)
+    from detres.data.formats import read_annotations
     from detres.data.sources import log_reports
 
     if not arguments.annotations.is_file():
@@ -194,19 +194,19 @@ def _read_truth(arguments: argparse.Namespace) -> Annotations:
     return truth
 
 
-def _read_split(arguments: argparse.Namespace, *, need_pictures: bool) -> Annotations:
-    from detres.data.discover import read_annotations, read_unlabelled, resolve_directory
+def _read_split(arguments: argparse.Namespace, *, need_images: bool) -> Annotations:
+    from detres.data.formats import read_annotations, read_unlabeled, resolve_directory
     from detres.data.shapes import is_shapes, read_shapes
     from detres.data.sources import log_reports
 
     if is_shapes(arguments.data):
         return read_shapes(arguments.data, arguments.split)
     folder, chosen = resolve_directory(arguments.data), arguments.format
-    unlabelled = read_unlabelled(folder, arguments.split, format=chosen, need_pictures=need_pictures)
-    if unlabelled is not None:
-        log.warning("%s: no annotations: detections can be written, no figure exists", unlabelled.source)
-        return unlabelled
-    truth, report = read_annotations(folder, arguments.split, format=chosen, need_pictures=need_pictures)
+    unlabeled = read_unlabeled(folder, arguments.split, format=chosen, need_images=need_images)
+    if unlabeled is not None:
+        log.warning("%s: no annotations: detections can be written, no figure exists", unlabeled.source)
+        return unlabeled
+    truth, report = read_annotations(folder, arguments.split, format=chosen, need_images=need_images)
     log_reports([report])
     return truth
 
@@ -217,7 +217,7 @@ def _detected(arguments: argparse.Namespace, check: Check | None) -> Sources:
     options = parse_test_options(arguments.set)
     detector, truth = read_detector(arguments)
     if check is not None:
-        check(truth, detector.test_options(options).max_detections)
+        check(truth, detector.test_options(options).detections_per_img)
     detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)
     origin: dict[str, object] = {
         "weights": list(arguments.weights),

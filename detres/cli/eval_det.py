@@ -55,14 +55,14 @@ def main(arguments: list[str]) -> None:
 
 def _blacklist(options: argparse.Namespace, sources: Sources) -> set[tuple[int, int]]:
     """The development kit's, where the data is ImageNet DET and the kit is there."""
-    from detres.data.discover import resolve_directory
-    from detres.data.readers.imagenet_det import read_blacklist, recognise
+    from detres.data.formats import resolve_directory
+    from detres.data.readers.imagenet_det import read_blacklist, recognize
     from detres.data.shapes import is_shapes
 
     if options.no_blacklist or not options.data or is_shapes(options.data):
         return set()
     directory = resolve_directory(options.data)
-    return read_blacklist(directory, sources.truth) if recognise(directory) else set()
+    return read_blacklist(directory, sources.truth) if recognize(directory) else set()
 
 
 def _print(result: DetResult, sources: Sources) -> None:

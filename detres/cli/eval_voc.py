@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     write_json(options.json, {**figures, "sanity": sanity})
 
 
-def _check(folder: Path, split: str, truth: Annotations, max_detections: int | None) -> None:
+def _check(folder: Path, split: str, truth: Annotations, detections_per_img: int | None) -> None:
     """Find what is at fault before hours of detection; VOC's server counts all detections of a picture."""
     from detres.evaluation.results_files import comp4_paths
     from detres.evaluation.submissions import check_voc_split
@@ -84,7 +84,7 @@ def _check(folder: Path, split: str, truth: Annotations, max_detections: int | N
 
 def _split_read(options: argparse.Namespace) -> str:
     """The name of the split; where `--split` does not say, the one that is read."""
-    from detres.data.discover import list_splits, resolve_directory
+    from detres.data.formats import list_splits, resolve_directory
     from detres.data.shapes import is_shapes
 
     if options.split:

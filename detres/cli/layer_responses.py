@@ -15,7 +15,7 @@ EXAMPLE = """
 detres layer-responses --weights runs/plain20/model.safetensors runs/resnet20/model.safetensors --data cifar10.zip \
 --split test --out figure7.png
 """
-PICTURES = (".png", ".svg", ".pdf")
+IMAGES = (".png", ".svg", ".pdf")
 
 
 def main(argv: list[str]) -> int | None:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int | None:
     )
     add("--split", metavar="NAME", help="split of the data (default: the only one)")
     add("--images", type=int, default=1000, metavar="N", help="how many pictures (default: 1000)")
-    add("--out", type=Path, metavar="PICTURE", help="the plots to write (.png, .svg, .pdf)")
+    add("--out", type=Path, metavar="IMAGE", help="the plots to write (.png, .svg, .pdf)")
     add("--all", action="store_true", help="every convolution, not only the 3x3 of which Figure 7 is")
     add("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
     add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int | None:
     arguments = parser.parse_args(argv)
 
     from detres.classification.classifier import crop_of, read_classifier
-    from detres.classification.pictures import read_pictures
+    from detres.classification.data import read_image_labels
     from detres.classification.responses import responses_of_weights
     from detres.console import table
     from detres.data.config import Source
@@ -49,23 +49,23 @@ def main(argv: list[str]) -> int | None:
     from detres.report.responses import plot_responses
 
     if arguments.data is None:
-        raise UserError("--data is missing: name labelled pictures, e.g. --data cifar10.zip --split test")
+        raise UserError("--data is missing: name labeled pictures, e.g. --data cifar10.zip --split test")
     if min(arguments.images, arguments.batch) < 1 or arguments.workers < 0:
         raise UserError("--images and --batch must be at least 1, --workers at least 0")
     if arguments.labels and len(arguments.labels) != len(arguments.weights):
         raise UserError(f"--labels: {len(arguments.labels)} names for {len(arguments.weights)} weights files")
-    if arguments.out and arguments.out.suffix not in PICTURES:
-        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(PICTURES)}")
+    if arguments.out and arguments.out.suffix not in IMAGES:
+        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(IMAGES)}")
     crop = crop_of(read_classifier(arguments.weights[0])[2])
-    pictures = read_pictures(
+    images = read_image_labels(
         [Source(dir=arguments.data, split=arguments.split)], side=crop.test_side or crop.size
     )
     networks = {}
     for place, weights in enumerate(arguments.weights):
         name, layers = responses_of_weights(
             weights,
-            pictures,
-            images=arguments.images,
+            images,
+            num_images=arguments.images,
             batch=arguments.batch,
             workers=arguments.workers,
             device=select_device(arguments.device),
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int | None:
         for label, layers in networks.items()
     ]
     columns = ("network", "layers", "mean std", "least variance", "least gradient", "largest gradient")
-    table(f"Layer responses on {pictures.source}", columns, rows)
+    table(f"Layer responses on {images.source}", columns, rows)
     if arguments.out:
         plot_responses(networks, arguments.out)
         print(f"{arguments.out}: Figure 7, forward variances, gradient norms")
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int | None:
         arguments.json,
         {
             "networks": {label: [asdict(layer) for layer in layers] for label, layers in networks.items()},
-            "images": min(arguments.images, len(pictures)),
+            "images": min(arguments.images, len(images)),
         },
     )
     return None

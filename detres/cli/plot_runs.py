@@ -10,7 +10,7 @@ from pathlib import Path
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 
 EXAMPLE = "detres plot-runs runs/cifar_plain20 runs/cifar_plain56 runs/cifar_resnet20 --out figure6.png"
-PICTURES = (".png", ".svg", ".pdf")
+IMAGES = (".png", ".svg", ".pdf")
 
 
 def main(argv: list[str]) -> int | None:
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int | None:
     parser = tool_parser("plot-runs", "Error curves of runs, from their metrics.jsonl.", EXAMPLE)
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    add("--out", type=Path, metavar="PICTURE", help="the plot to write (.png, .svg, .pdf)")
+    add("--out", type=Path, metavar="IMAGE", help="the plot to write (.png, .svg, .pdf)")
     add("--labels", nargs="+", metavar="NAME", help="names of the runs (default: their folders')")
     add("--train-key", default="train/top1_error", metavar="KEY", help="(default: train/top1_error)")
     add("--test-key", default="val/top1_error", metavar="KEY", help="(default: val/top1_error)")
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int | None:
         raise UserError(f"--labels: {len(set(labels))} different names for {len(arguments.runs)} runs")
     if arguments.smooth < 1 or (arguments.highest is not None and arguments.highest <= 0):
         raise UserError("--smooth must be at least 1, --highest more than 0")
-    if arguments.out and arguments.out.suffix not in PICTURES:
-        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(PICTURES)}")
+    if arguments.out and arguments.out.suffix not in IMAGES:
+        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(IMAGES)}")
     runs = {
         label: read_curves(
             folder, train=arguments.train_key, test=arguments.test_key, smooth=arguments.smooth

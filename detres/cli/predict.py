@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 EXAMPLE = """
 python3 tools/predict.py --weights runs/cells/model.safetensors --out found blood.jpg more_pictures/
-python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.min_score=0.3
+python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.score_thresh=0.3
 python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-pictures --json found.json
 """
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
-KNOWN = PICTURES | VIDEOS
-USUAL_MIN_SCORE = 0.5
+KNOWN = IMAGES | VIDEOS
+USUAL_SCORE_THRESH = 0.5
 SHOWN = 20
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     json_path = arguments.json or out / "detections.json"
     options = parse_test_options(arguments.set)
     inputs = find_inputs(arguments.inputs, leave_out=out)
-    drawings = {} if arguments.no_pictures else drawing_paths(inputs, out)
+    drawings = {} if arguments.no_images else drawing_paths(inputs, out)
     targets = [json_path, *drawings.values()]
     _check_targets(targets, [*inputs, *map(Path, arguments.weights)], arguments.overwrite)
 
@@ -53,13 +53,13 @@ def main(argv: list[str]) -> None:
     detector = load(arguments.weights, device=arguments.device)
     if not isinstance(detector, Detector):
         raise UserError(f"{arguments.weights[0]}: weights for classification; predict needs a detector's")
-    options.setdefault("min_score", max(detector.test.min_score, USUAL_MIN_SCORE))
+    options.setdefault("score_thresh", max(detector.test.score_thresh, USUAL_SCORE_THRESH))
     detector.test_options(options)  # a wrong one is an error before the first picture
     results: list[dict[str, Any]] = []
     rows: list[tuple[str, int, str]] = []
     unreadable: list[str] = []
     for path in progress(inputs, "predict", quiet=arguments.quiet):
-        predict = _predict_video if path.suffix.lower() in VIDEOS else _predict_picture
+        predict = _predict_video if path.suffix.lower() in VIDEOS else _predict_image
         try:
             found = predict(detector, path, drawings.get(path), options)
         except DataError as error:
@@ -93,7 +93,7 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
         if path.is_file():
             if path.suffix.lower() not in KNOWN:
                 raise UserError(
-                    f"{text}: neither a picture ({listed(sorted(PICTURES))}) nor a video ({listed(sorted(VIDEOS))})"
+                    f"{text}: neither a picture ({listed(sorted(IMAGES))}) nor a video ({listed(sorted(VIDEOS))})"
                 )
             found = [path]
         else:
@@ -135,7 +135,7 @@ def _parse(argv: list[str]) -> Any:
         "Find objects in pictures, folders, globs and videos. --out (default runs/predict) gets the inputs\n"
         "with what was found drawn on them, and detections.json: COCO's results form, where image_id is the\n"
         "picture's path as it was given (of a video path#frame, from 0). Detections that score over 0.5 count;\n"
-        "--set test.min_score=0.3 changes that.",
+        "--set test.score_thresh=0.3 changes that.",
         EXAMPLE,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, globs, videos")
@@ -146,7 +146,7 @@ def _parse(argv: list[str]) -> Any:
         metavar="FILE",
         help="a detector's weights; several: an ensemble",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="draw nothing, write the COCO json alone")
+    parser.add_argument("--no-images", action="store_true", help="draw nothing, write the COCO json alone")
     add_common_arguments(parser, "set", "out", "overwrite", "device", "quiet")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="the COCO json (default: OUT/detections.json)"
@@ -192,7 +192,7 @@ def _check_targets(targets: list[Path], inputs: list[Path], overwrite: bool) -> 
         )
 
 
-def _predict_picture(
+def _predict_image(
     detector: Detector, path: Path, target: Path | None, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     from detres.data.decoding import read_image

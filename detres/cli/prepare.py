@@ -27,7 +27,7 @@ YEARS = {
     "imagenet": ("2012",),
 }
 FOLDERS = {"voc": "", "coco": "coco", "bccd": "bccd", "cifar10": "", "imagenet": "imagenet"}
-PICTURES = ("cifar10", "imagenet")  # for classification
+IMAGES = ("cifar10", "imagenet")  # for classification
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,28 +57,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"--years {unknown[0]}: {options.name} has {', '.join(YEARS[options.name])}")
 
-    from detres.data.discover import resolve_directory
-    from detres.data.download import prepare
-    from detres.data.imagenet import unpack_imagenet
+    from detres.data.formats import resolve_directory
+    from detres.data.prepare.download import prepare
+    from detres.data.prepare.imagenet import unpack_imagenet
 
     root = resolve_directory(options.data) if options.data else options.out / FOLDERS[options.name]
     found: dict[str, dict[str, int]] = {}
     for year in years:
         part = _part(options.name, year, root)
-        pictures = options.name in PICTURES
+        images = options.name in IMAGES
         if options.name == "imagenet" and not options.data:
             unpack_imagenet(root, options.archives or root / "downloads")
-        found[year] = prepare(part, root, download_allowed=not options.data, pictures=pictures)
+        found[year] = prepare(part, root, download_allowed=not options.data, images=images)
         for split, count in found[year].items():
-            what = "classes" if pictures else "objects"
+            what = "classes" if images else "objects"
             print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {count} {what}: complete")
     write_json(options.json, found)
 
 
 def _part(name: str, year: str, root: Path):
-    """What `detres.data.download` needs to know of one year of a data set."""
-    from detres.data.download import Archive, Part
-    from detres.data.imagenet import COUNTS
+    """What `detres.data.prepare.download` needs to know of one year of a data set."""
+    from detres.data.prepare.download import Archive, Part
+    from detres.data.prepare.imagenet import COUNTS
     from detres.data.readers import cifar
 
     if name == "bccd":

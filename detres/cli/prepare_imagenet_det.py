@@ -11,7 +11,7 @@ from detres.errors import DataError, UserError
 EXAMPLE = """
 python3 datasets/prepare_imagenet_det.py --data /data/ILSVRC
 """
-VAL_PICTURES, CLASSES = 20_121, 200
+VAL_IMAGES, CLASSES = 20_121, 200
 
 
 def main(argv: list[str]) -> None:
@@ -33,8 +33,8 @@ def main(argv: list[str]) -> None:
 
     import numpy as np
 
-    from detres.data.balance import balanced_halves, class_counts, relative_imbalance
-    from detres.data.discover import read_annotations, resolve_directory
+    from detres.data.formats import read_annotations, resolve_directory
+    from detres.data.prepare.imagenet_det import balanced_halves, class_counts, relative_imbalance
     from detres.data.readers.imagenet_det import CLASS_MAP, read_classes, splits, write_list
     from detres.data.sources import log_reports
 
@@ -44,8 +44,8 @@ def main(argv: list[str]) -> None:
         raise DataError(f"{root}: {CLASS_MAP} names {named} classes, it should name {CLASSES}")
     val, report = read_annotations(root, "val", format="imagenet_det")
     log_reports([report])
-    if len(val) != VAL_PICTURES:
-        raise DataError(f"{root}: split 'val' has {len(val)} pictures, it should have {VAL_PICTURES}")
+    if len(val) != VAL_IMAGES:
+        raise DataError(f"{root}: split 'val' has {len(val)} pictures, it should have {VAL_IMAGES}")
     print(f"{root} val: {len(val)} pictures, {len(val.boxes)} objects: complete")
     counts = class_counts(val)
     second = balanced_halves(counts)
@@ -74,14 +74,14 @@ def main(argv: list[str]) -> None:
         print(f"{root} train: {len(train)} pictures, {len(train.boxes)} objects: all there")
         written["train"] = len(train)
     figures = {"largest_imbalance": float(imbalance.max()), "median_imbalance": float(np.median(imbalance))}
-    write_json(options.json, {"pictures": written, **figures})
+    write_json(options.json, {"images": written, **figures})
 
 
 def _refuse_another(root, name: str, ids: list[str]) -> None:
     """A list that somebody else made is not replaced."""
-    from detres.data.readers.imagenet_det import listed_pictures
+    from detres.data.readers.imagenet_det import listed_images
 
-    path, found = listed_pictures(root, name)
+    path, found = listed_images(root, name)
     if set(found) != set(ids):
         raise UserError(
             f"{path} is there and lists other pictures: move it away, and the list of this tool is written"

@@ -14,9 +14,9 @@ python3 tools/quickstart.py
 python3 tools/quickstart.py --out runs/again
 """
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TEST_PICTURES = "shapes:200"
+TEST_IMAGES = "shapes:200"
 PRETRAINING_STATISTICS = 2000
-DRAWN_PICTURES = 8
+DRAWN_IMAGES = 8
 
 
 def main(argv: list[str]) -> None:
@@ -40,15 +40,15 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{out} holds another run: --overwrite replaces it, or choose another --out")
     begun = time.monotonic()
 
+    from detres.classification.bn_statistics import write_statistics
     from detres.classification.config import ClassificationConfig
-    from detres.classification.pictures import read_pictures
-    from detres.classification.statistics import write_statistics
-    from detres.classification.train import train_classifier
+    from detres.classification.data import read_image_labels
+    from detres.classification.task import train_classifier
     from detres.config import load_config
     from detres.console import log
     from detres.detection.config import DetectionConfig
-    from detres.detection.train import train_detector
-    from detres.detection.training_data import with_init
+    from detres.detection.data import with_init
+    from detres.detection.task import train_detector
     from detres.training.run_folder import RunFolder
 
     device = select_device(arguments.device)
@@ -63,8 +63,10 @@ def main(argv: list[str]) -> None:
         train_classifier(pretraining, run, device, quiet=quiet)
     log.info("2 of 4: BN statistics over the training pictures, frozen")
     frozen = out / "pretrain" / "frozen.safetensors"
-    pictures = read_pictures(pretraining.data.train, side=pretraining.data.crop.size)
-    write_statistics(run.weights, pictures, frozen, images=PRETRAINING_STATISTICS, device=device, quiet=quiet)
+    images = read_image_labels(pretraining.data.train, side=pretraining.data.crop.size)
+    write_statistics(
+        run.weights, images, frozen, num_images=PRETRAINING_STATISTICS, device=device, quiet=quiet
+    )
 
     log.info("3 of 4: training the detector")
     config = load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml", [precision])
@@ -83,15 +85,15 @@ def _evaluate(out: Path, device: str, quiet: bool) -> None:
     """Tables of COCO and VOC figures, their JSON, a picture with detections, the curves."""
     from detres.cli import eval_coco, eval_voc
     from detres.data.shapes import read_shapes
-    from detres.detection.pictures import draw_split
+    from detres.detection.visualize import draw_split
     from detres.evaluation.results_files import read_coco_results
     from detres.report.plots import plot_curves
 
-    data = ["--data", TEST_PICTURES, "--split", "test", *(["--quiet"] if quiet else [])]
+    data = ["--data", TEST_IMAGES, "--split", "test", *(["--quiet"] if quiet else [])]
     found = out / "eval" / "detections.json"
     weights = ["--weights", str(out / "model.safetensors"), "--save-results", str(found), "--device", device]
     eval_coco.main([*weights, *data, "--json", str(out / "eval" / "coco.json")])
     eval_voc.main(["--results", str(found), *data, "--json", str(out / "eval" / "voc.json")])
-    truth = read_shapes(TEST_PICTURES, "test")
-    draw_split(out / "detections.png", truth, read_coco_results(found, truth), limit=DRAWN_PICTURES)
+    truth = read_shapes(TEST_IMAGES, "test")
+    draw_split(out / "detections.png", truth, read_coco_results(found, truth), limit=DRAWN_IMAGES)
     plot_curves(out / "metrics.jsonl", out / "curves.png")

@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int | None:
     arguments = parser.parse_args(argv)
 
     from detres.classification.config import ClassificationConfig
-    from detres.classification.pictures import sources_of
-    from detres.classification.train import read_training_pictures, train_classifier
+    from detres.classification.data import sources_of
+    from detres.classification.task import read_training_images, train_classifier
     from detres.config import load_config
     from detres.console import table
     from detres.training.run_folder import RunFolder
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int | None:
     device = select_device(arguments.device)
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
     # Data at fault must not cost the run that is replaced.
-    data = read_training_pictures(config) if arguments.overwrite else None
+    data = read_training_images(config) if arguments.overwrite else None
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
         figures = train_classifier(

@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     from detres.config import load_config
     from detres.console import table
     from detres.detection.config import DetectionConfig
-    from detres.detection.train import check_before_training, train_detector
-    from detres.detection.training_data import read_training_data, with_data, with_init
+    from detres.detection.data import read_training_data, with_data, with_init
+    from detres.detection.task import check_before_training, train_detector
     from detres.devices import select_device
     from detres.training.run_folder import RunFolder
     from detres.weights.starting import with_network

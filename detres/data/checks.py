@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
-from detres.data.discover import list_splits, scan_annotations
+from detres.data.formats import list_splits, scan_annotations
 from detres.data.records import Annotations, Defect
 from detres.errors import DataError, UserError, listed
 
@@ -32,7 +32,7 @@ class ClassCheck:
     """Objects of a class, and pictures that show one."""
 
     objects: int
-    pictures: int
+    images: int
 
 
 @dataclass
@@ -40,7 +40,7 @@ class SplitCheck:
     """What one split holds.
 
     Attributes:
-        pictures: Their number.
+        images: Their number.
         objects: Their number (crowds and difficult ones included).
         empty: Pictures without objects.
         crowd: Objects that are crowds.
@@ -50,7 +50,7 @@ class SplitCheck:
         areas: Objects that are small, medium, large as COCO counts.
     """
 
-    pictures: int
+    images: int
     objects: int
     empty: int
     crowd: int
@@ -124,7 +124,7 @@ def check(
             report.errors.append(Defect("unreadable split", f"{directory} ({name})", str(error)))
             continue
         read[name] = annotations
-        report.splits[name] = summarise(annotations)
+        report.splits[name] = summarize(annotations)
         report.errors += findings.errors
         report.defects += [*findings.report.defects, *doubled_boxes(annotations)]
         fresh = [index for index in range(len(annotations)) if annotations.paths[index] not in looked_at]
@@ -137,18 +137,18 @@ def check(
                 report.defects += look.defects
                 looks[f"{name}/{annotations.image_ids[index]}"] = look
     _compare_splits(read, report)
-    _compare_pictures(read, looks, report)
+    _compare_images(read, looks, report)
     report.errors = list(dict.fromkeys(report.errors))
     report.defects = list(dict.fromkeys(report.defects))
     return report
 
 
-def summarise(annotations: Annotations) -> SplitCheck:
+def summarize(annotations: Annotations) -> SplitCheck:
     """Counts and sizes of a split."""
     counts = np.diff(annotations.offsets)
-    picture_of = np.repeat(np.arange(len(annotations)), counts)
+    image_of = np.repeat(np.arange(len(annotations)), counts)
     names = annotations.class_names
-    pairs = np.unique(picture_of * max(len(names), 1) + annotations.labels)
+    pairs = np.unique(image_of * max(len(names), 1) + annotations.labels)
     shown_in = np.bincount(pairs % max(len(names), 1), minlength=len(names))
     objects = annotations.objects_per_class()
     sides = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
@@ -156,7 +156,7 @@ def summarise(annotations: Annotations) -> SplitCheck:
     small, large = COCO_AREAS
     areas = annotations.areas
     return SplitCheck(
-        pictures=len(annotations),
+        images=len(annotations),
         objects=len(annotations.boxes),
         empty=int((counts == 0).sum()),
         crowd=int(annotations.crowd.sum()),
@@ -211,7 +211,7 @@ def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
             report.defects.append(Defect("splits share pictures", where, f"{shared} pictures"))
 
 
-def _compare_pictures(read: dict[str, Annotations], looks: dict[str, _Look], report: CheckReport) -> None:
+def _compare_images(read: dict[str, Annotations], looks: dict[str, _Look], report: CheckReport) -> None:
     """Pictures with the same pixels, those that are nearly the same, and which of both cross splits."""
     from detres.data.likeness import near_copies
 

@@ -21,7 +21,7 @@ PIXELS = 3 * SIDE * SIDE
 RECORD = 1 + PIXELS  # of the binary form: a label, then 1024 red, 1024 green, 1024 blue
 
 
-def read_picture(path: str, index: int) -> np.ndarray:
+def read_member(path: str, index: int) -> np.ndarray:
     """(32, 32, 3) uint8 RGB.
 
     Raises:

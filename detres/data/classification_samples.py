@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from detres.data import transforms
 from detres.data.batching import Key
-from detres.data.colours import ColourComponents, colour_shift
+from detres.data.colors import ColorComponents, color_shift
 from detres.data.config import CropConfig
 from detres.data.decoding import read_image
 from detres.data.preprocessing import to_tensor
@@ -68,33 +68,33 @@ class ClassificationDataset(Dataset[ClassificationSample]):
     """Square crops of pictures with one class each.
 
     Args:
-        pictures: Paths and labels.
+        images: Paths and labels.
         crop: Sizes and flip.
         train: Random crops (§3.4); False gives the central one.
         seed: Of the random crops.
-        colours: Principal components of the colours, for `crop.pca_colour` in training; None: no shift.
+        colors: Principal components of the colors, for `crop.pca_color` in training; None: no shift.
         skip_unreadable: A picture that cannot be read is an empty sample and not an error.
     """
 
     def __init__(
         self,
-        pictures: ImageLabels,
+        images: ImageLabels,
         crop: CropConfig,
         *,
         train: bool,
         seed: int = 0,
-        colours: ColourComponents | None = None,
+        colors: ColorComponents | None = None,
         skip_unreadable: bool = False,
     ):
-        self.pictures = pictures
+        self.images = images
         self.crop = crop
         self.train = train
         self.seed = seed
-        self.colours = colours
+        self.colors = colors
         self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, key: int | Key) -> ClassificationSample:
         """The sample of an index (epoch 0), or of (epoch, index).
@@ -103,7 +103,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
             DataError: The picture cannot be read, unless those are to be skipped.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
-        path, label = self.pictures.paths[index], int(self.pictures.labels[index])
+        path, label = self.images.paths[index], int(self.images.labels[index])
         try:
             image = read_image(path)
         except DataError as error:
@@ -111,12 +111,12 @@ class ClassificationDataset(Dataset[ClassificationSample]):
                 raise
             return ClassificationSample(torch.empty(0, dtype=torch.uint8), label, path, unreadable=str(error))
         if not self.train:
-            return ClassificationSample(to_tensor(transforms.centre_crop(image, self.crop)), label, path)
+            return ClassificationSample(to_tensor(transforms.center_crop(image, self.crop)), label, path)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = to_tensor(transforms.train_crop(image, self.crop, generator))
         shift = None
-        if self.crop.pca_colour and self.colours is not None:
-            shift = colour_shift(self.colours, self.crop.pca_colour, generator)
+        if self.crop.pca_color and self.colors is not None:
+            shift = color_shift(self.colors, self.crop.pca_color, generator)
         return ClassificationSample(crop, label, path, shift)
 
 

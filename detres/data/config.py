@@ -51,7 +51,7 @@ class DetectionDataConfig(Section):
     val: tuple[Source, ...] = Field(
         default=(), description="data to evaluate on while training; may be empty"
     )
-    hold_out: float = Field(
+    val_fraction: float = Field(
         default=0.15, ge=0, lt=1, description="share of train kept for validation where val is not named"
     )
     short_side: int = Field(
@@ -88,11 +88,11 @@ class CropConfig(Section):
         default=0, ge=0, description="training: zero pixels put on every side before cropping (CIFAR-10: 4)"
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="training: probability of a horizontal flip")
-    pca_colour: float = Field(
+    pca_color: float = Field(
         default=0.0,
         ge=0,
-        description="training: standard deviation of the random colour shift along the principal components of the"
-        " training pictures' colours (Krizhevsky et al. 2012: 0.1)",
+        description="training: standard deviation of the random color shift along the principal components of the"
+        " training pictures' colors (Krizhevsky et al. 2012: 0.1)",
     )
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ SCAN, APPLICATION_1 = 0xDA, 0xE1
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     """The pixels of a picture.
 
-    Grey and palette pictures become RGB, CMYK is converted, an alpha channel is dropped (the colours beneath are kept),
+    Gray and palette pictures become RGB, CMYK is converted, an alpha channel is dropped (the colors beneath are kept),
     16-bit values lose their low byte.
 
     Args:
@@ -42,9 +42,9 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         from detres.data.shapes import draw
 
         return draw(str(path))
-    picture = cifar_batches.MEMBER.fullmatch(str(path))
-    if picture:
-        return cifar_batches.read_picture(picture["file"], int(picture["index"]))
+    image = cifar_batches.MEMBER.fullmatch(str(path))
+    if image:
+        return cifar_batches.read_member(image["file"], int(image["index"]))
     return decode_image(read_bytes(path), str(path), upright=upright)
 
 
@@ -55,7 +55,7 @@ def read_reduced(
 
     libjpeg's inverse DCT then makes only the pixels that are kept, each the mean of its block of 2 x 2, 4 x 4 or 8 x 8.
     Measured on pictures of COCO, VOC 2007 and BCCD: less than 1 of 255 levels from that mean on average, single pixels
-    at colour edges up to 32. A bilinear resize reads four pixels whatever the scale; after decoding in full and a
+    at color edges up to 32. A bilinear resize reads four pixels whatever the scale; after decoding in full and a
     resize to 1/2 the pixels are the same to 1 level on average, but to 1/4 they differ by up to 8, to 1/8 by up to 13,
     for that resize leaves most pixels out (aliasing) and the mean does not. Only fractions that divide both sides are
     used, so that no pixel moves. Everything but a JPEG is decoded in full.
@@ -101,7 +101,7 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     try:
         reduced = {
             1: 0,
-            2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the size alone: IMREAD_COLOR_RGB settles the colours
+            2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the size alone: IMREAD_COLOR_RGB settles the colors
             4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
             8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
         }
@@ -183,15 +183,15 @@ def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
     from PIL import Image
 
     try:
-        picture = Image.open(file)  # type: ignore[arg-type]
-        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+        image = Image.open(file)  # type: ignore[arg-type]
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {name} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture") from error
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     # A TIFF is turned by its decoders, whatever they are asked: Pillow's size and OpenCV's pixels are upright.
-    return picture.height, picture.width, orientation if valid and picture.format != "TIFF" else 1
+    return image.height, image.width, orientation if valid and image.format != "TIFF" else 1
 
 
 def _fraction(size: tuple[int, int], smallest: tuple[int, int]) -> int:

@@ -110,7 +110,7 @@ class DetectionDataset(Dataset[DetectionSample]):
         size = int(self.annotations.sizes[index, 0]), int(self.annotations.sizes[index, 1])
         height, width, _ = transforms.resized_size(*size, *sides)
         smallest = (height, width) if self.reduced_decoding else None
-        image = load_picture(self.annotations, index, smallest)
+        image = load_image(self.annotations, index, smallest)
         scale = height / size[0], width / size[1]
         image = transforms.resize_image(image, height, width)
         boxes = transforms.resize_boxes(self.annotations.boxes[rows], scale)
@@ -152,7 +152,7 @@ def collate_detection(samples: list[DetectionSample]) -> list[DetectionSample]:
     return samples
 
 
-def load_picture(annotations: Annotations, index: int, smallest: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(annotations: Annotations, index: int, smallest: tuple[int, int] | None = None) -> np.ndarray:
     """The picture that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
 
     Upright, unless only the picture as stored has the size that the annotation gives. (An orientation that keeps the

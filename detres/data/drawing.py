@@ -1,6 +1,6 @@
 """Boxes drawn on pictures, sheets of pictures, and pictures written whole or not at all. OpenCV only.
 
-Detections are thick with a coloured label above; annotations thin and dashed with a dark label below: both can stand
+Detections are thick with a colored label above; annotations thin and dashed with a dark label below: both can stand
 in one picture.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from detres.errors import UserError
 from detres.files import atomic_path
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 GOLDEN_RATIO = 0.6180339887498949
 DASH = 6
@@ -48,7 +48,7 @@ def draw_detections(
         for label, score in zip(labels, np.asarray(scores)[order], strict=True)
     ]
     return draw_boxes(
-        image, np.asarray(boxes).reshape(-1, 4)[order], texts, [class_colour(label) for label in labels]
+        image, np.asarray(boxes).reshape(-1, 4)[order], texts, [class_color(label) for label in labels]
     )
 
 
@@ -58,14 +58,14 @@ def draw_annotations(
     """Annotated boxes, thin and dashed, with class names (see `draw_detections`)."""
     labels = np.asarray(labels, dtype=np.int64)
     texts = [class_names[int(label)] for label in labels]
-    return draw_boxes(image, boxes, texts, [class_colour(label) for label in labels], dashed=True)
+    return draw_boxes(image, boxes, texts, [class_color(label) for label in labels], dashed=True)
 
 
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
     texts: Sequence[str],
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
     *,
     dashed: bool = False,
 ) -> np.ndarray:
@@ -75,8 +75,8 @@ def draw_boxes(
         image: (H, W, 3) uint8 RGB; it stays as it is.
         boxes: (B, 4) xyxy in its pixels; what sticks out is cut off.
         texts: B labels.
-        colours: B colours, RGB 0..255.
-        dashed: Thin dashed lines and dark labels below, instead of thick lines and coloured labels above.
+        colors: B colors, RGB 0..255.
+        dashed: Thin dashed lines and dark labels below, instead of thick lines and colored labels above.
 
     Returns:
         (H, W, 3) uint8 RGB, a copy.
@@ -86,20 +86,20 @@ def draw_boxes(
     drawn = np.ascontiguousarray(image).copy()
     height, width = drawn.shape[:2]
     thickness = 1 if dashed else max(2, round(min(height, width) / 300))
-    for box, text, colour in zip(np.asarray(boxes).reshape(-1, 4), texts, colours, strict=True):
+    for box, text, color in zip(np.asarray(boxes).reshape(-1, 4), texts, colors, strict=True):
         x1, y1 = (int(side) for side in np.clip(np.floor(box[:2]), 0, [width - 1, height - 1]))
         x2, y2 = (int(side) for side in np.clip(np.ceil(box[2:]) - 1, 0, [width - 1, height - 1]))
         if dashed:
-            _dashed_rectangle(drawn, (x1, y1), (x2, y2), colour)
+            _dashed_rectangle(drawn, (x1, y1), (x2, y2), color)
         else:
-            cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, thickness)
+            cv2.rectangle(drawn, (x1, y1), (x2, y2), color, thickness)
         if text:
-            _put_label(drawn, text, (x1, y1, y2), colour, below=dashed)
+            _put_label(drawn, text, (x1, y1, y2), color, below=dashed)
     return drawn
 
 
-def class_colour(label: int) -> Colour:
-    """The colour of a class: hues a golden section apart, so that any first K differ; lightness takes turns."""
+def class_color(label: int) -> Color:
+    """The color of a class: hues a golden section apart, so that any first K differ; lightness takes turns."""
     hue = (0.02 + int(label) * GOLDEN_RATIO) % 1.0
     lightness = (0.5, 0.68, 0.36)[int(label) % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -144,9 +144,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         beside.write_bytes(encoded.tobytes())
 
 
-def _put_label(
-    image: np.ndarray, text: str, box: tuple[int, int, int], colour: Colour, *, below: bool
-) -> None:
+def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:
     """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the picture."""
     import cv2
 
@@ -158,22 +156,22 @@ def _put_label(
     top = box_bottom + 1 if below else box_top - height
     top = max(0, min(top, image.shape[0] - height))
     left = max(0, min(left, image.shape[1] - text_width - 4))
-    red, green, blue = colour
+    red, green, blue = color
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
     ground, ink = (
-        ((20, 20, 20), (235, 235, 235)) if below else (colour, (0, 0, 0) if bright else (255, 255, 255))
+        ((20, 20, 20), (235, 235, 235)) if below else (color, (0, 0, 0) if bright else (255, 255, 255))
     )
     cv2.rectangle(image, (left, top), (left + text_width + 3, top + height - 1), ground, -1)
     cv2.putText(image, text, (left + 2, top + text_height + 1), font, size, ink, 1, cv2.LINE_AA)
 
 
 def _dashed_rectangle(
-    image: np.ndarray, corner: tuple[int, int], opposite: tuple[int, int], colour: Colour
+    image: np.ndarray, corner: tuple[int, int], opposite: tuple[int, int], color: Color
 ) -> None:
     """One pixel wide; the gaps are dark, so that it shows on any ground."""
     (x1, y1), (x2, y2) = corner, opposite
-    dark = tuple(channel // 4 for channel in colour)
-    across = np.where((np.arange(x1, x2 + 1) // DASH % 2 == 0)[:, None], colour, dark)
-    down = np.where((np.arange(y1, y2 + 1) // DASH % 2 == 0)[:, None], colour, dark)
+    dark = tuple(channel // 4 for channel in color)
+    across = np.where((np.arange(x1, x2 + 1) // DASH % 2 == 0)[:, None], color, dark)
+    down = np.where((np.arange(y1, y2 + 1) // DASH % 2 == 0)[:, None], color, dark)
     image[y1, x1 : x2 + 1] = image[y2, x1 : x2 + 1] = across
     image[y1 : y2 + 1, x1] = image[y1 : y2 + 1, x2] = down

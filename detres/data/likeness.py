@@ -19,24 +19,24 @@ import numpy as np
 LARGEST_DISTANCE = 8  # bits of 64
 LEAST_CORRELATION = 0.9
 THUMBNAIL = 16
-FLAT = 2.0  # standard deviation of grey levels under which a picture shows nothing to compare
+FLAT = 2.0  # standard deviation of gray levels under which a picture shows nothing to compare
 ROWS = 512  # compared with all others at once
 
 
 def signature(image: np.ndarray) -> np.ndarray | None:
-    """What `near_copies` compares: 8 bytes of difference hash, then a grey thumbnail.
+    """What `near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
 
     Args:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        (264,) uint8; None for a picture of (nearly) one grey level.
+        (264,) uint8; None for a picture of (nearly) one gray level.
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    thumbnail = cv2.resize(gray, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     if thumbnail.std() < FLAT:
         return None
-    small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA)
     bits = small[:, 1:] > small[:, :-1]  # (8, 8): whether it gets brighter to the right
     return np.concatenate((np.packbits(bits), thumbnail.ravel()))
 

@@ -108,7 +108,7 @@ MSRA = Preprocessing(
 )
 
 
-def normalise(
+def normalize(
     images: Tensor,
     preprocessing: Preprocessing,
     dtype: torch.dtype = torch.float32,
@@ -121,7 +121,7 @@ def normalise(
         images: (..., 3, H, W) uint8 RGB.
         preprocessing: The recipe of the network's weights.
         dtype: Of the result; float64 is for exact comparisons.
-        shifts: (..., 3) levels of 255, RGB, added to every pixel before all else (see `colours.colour_shift`).
+        shifts: (..., 3) levels of 255, RGB, added to every pixel before all else (see `colors.color_shift`).
 
     Returns:
         (..., 3, H, W) on the same device, channels in the recipe's order.
@@ -132,9 +132,9 @@ def normalise(
     if preprocessing.channel_order == "BGR":
         pixels = pixels.flip(-3)
     scale = 255.0 / preprocessing.value_range
-    picture = preprocessing.mean_image
-    if picture is not None and picture.values.shape[1:] == images.shape[-2:]:
-        mean = picture.values.to(images.device, dtype) * scale
+    image = preprocessing.mean_image
+    if image is not None and image.values.shape[1:] == images.shape[-2:]:
+        mean = image.values.to(images.device, dtype) * scale
     else:
         mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1) * scale
     std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1) * scale

@@ -90,9 +90,9 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
         rows_path = beside.with_suffix(".rows")
         try:
             with open(rows_path, "wb") as rows:
-                for of_picture in boxes:
-                    rows.write(np.ascontiguousarray(of_picture, dtype="<f4").tobytes())
-                    offsets.append(offsets[-1] + len(of_picture))
+                for of_image in boxes:
+                    rows.write(np.ascontiguousarray(of_image, dtype="<f4").tobytes())
+                    offsets.append(offsets[-1] + len(of_image))
             assert len(offsets) == len(annotations) + 1
             ends, sizes = np.array(offsets, dtype="<i8"), annotations.sizes.astype("<i8")
             ids = "\n".join(_ids(annotations)).encode("utf-8")
@@ -105,13 +105,13 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
             rows_path.unlink(missing_ok=True)
 
 
-def _header(pictures: int, proposals: int, id_bytes: int) -> bytes:
+def _header(images: int, proposals: int, id_bytes: int) -> bytes:
     """The head of a safetensors file: its length in 8 bytes, then JSON on the tensors that follow, in order."""
     entries: dict[str, Any] = {}
     start = 0
     for name, kind, width, shape in (
-        ("offsets", "I64", 8, [pictures + 1]),
-        ("sizes", "I64", 8, [pictures, 2]),
+        ("offsets", "I64", 8, [images + 1]),
+        ("sizes", "I64", 8, [images, 2]),
         ("boxes", "F32", 4, [proposals, 4]),
         ("image_ids", "U8", 1, [id_bytes]),
     ):

@@ -18,7 +18,7 @@ DISTRACTORS = ("blob", "bar", "zigzag")
 
 SUBSAMPLES = 4
 FRACTION_BITS = 4
-COLOUR_DISTANCE = 110.0
+COLOR_DISTANCE = 110.0
 
 
 def random_form(kind: str, side: float, generator: np.random.Generator) -> list[np.ndarray]:
@@ -79,7 +79,7 @@ def rasterise(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, s
 
     Args:
         contours: The form, inside the picture.
-        subsamples: 1 gives 0 or 255 (pixel centre in or out); more give the covered share of each pixel.
+        subsamples: 1 gives 0 or 255 (pixel center in or out); more give the covered share of each pixel.
 
     Returns:
         Rows and columns of the picture, and the mask (rows, columns) uint8.
@@ -101,27 +101,27 @@ def rasterise(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, s
 
 @dataclass(frozen=True)
 class Texture:
-    """A fill: colour + pattern(x, y) * swing, where the pattern is a product of two waves within -1..1.
+    """A fill: color + pattern(x, y) * swing, where the pattern is a product of two waves within -1..1.
 
     Attributes:
-        colour: (3,) float32 RGB, the mean.
+        color: (3,) float32 RGB, the mean.
         swing: (3,) float32 RGB.
         waves: (2, 3) float32: each wave's frequency in x, in y (radians per pixel) and phase.
     """
 
-    colour: np.ndarray
+    color: np.ndarray
     swing: np.ndarray
     waves: np.ndarray
 
 
 def random_texture(generator: np.random.Generator, unlike: list[Texture]) -> Texture:
-    """Plain, striped or chequered in random colours; of 12 draws the first that stands out from all of `unlike`.
+    """Plain, striped or chequered in random colors; of 12 draws the first that stands out from all of `unlike`.
 
     Where none does, the one that stands out most.
     """
-    others = np.array([texture.colour for texture in unlike]).reshape(-1, 3)
+    others = np.array([texture.color for texture in unlike]).reshape(-1, 3)
     candidates = generator.uniform(25, 230, (12, 3)).astype(np.float32)
-    distances = np.linalg.norm(candidates[:, None] - others, axis=2).min(axis=1, initial=COLOUR_DISTANCE)
+    distances = np.linalg.norm(candidates[:, None] - others, axis=2).min(axis=1, initial=COLOR_DISTANCE)
     swing = generator.normal(size=3)
     swing *= generator.uniform(0, 20) / np.linalg.norm(swing)
     angles = generator.uniform(0, 2 * np.pi, 2)
@@ -146,20 +146,20 @@ def texture_pixels(texture: Texture, rows: slice, columns: slice) -> np.ndarray:
         across, down = in_x * x + phase, in_y * y
         pattern *= np.outer(np.cos(down), np.sin(across)) + np.outer(np.sin(down), np.cos(across))
     # channel by channel: numpy is slow where the innermost axis has length 3
-    return cv2.merge([c + pattern * s for c, s in zip(texture.colour, texture.swing, strict=True)])
+    return cv2.merge([c + pattern * s for c, s in zip(texture.color, texture.swing, strict=True)])
 
 
-def paint_form(picture: np.ndarray, contours: list[np.ndarray], texture: Texture) -> None:
+def paint_form(image: np.ndarray, contours: list[np.ndarray], texture: Texture) -> None:
     """Fill a form on a (H, W, 3) float32 picture, anti-aliased."""
     import cv2
 
     rows, columns, mask = rasterise(contours, SUBSAMPLES)
-    under = picture[rows, columns]
+    under = image[rows, columns]
     share = cv2.merge([mask.astype(np.float32) * np.float32(1 / 255)] * 3)
     under += share * (texture_pixels(texture, rows, columns) - under)
 
 
-def paint_background(picture: np.ndarray, generator: np.random.Generator) -> list[Texture]:
+def paint_background(image: np.ndarray, generator: np.random.Generator) -> list[Texture]:
     """Fill a (H, W, 3) float32 picture with two textures either side of a line, and with short strokes.
 
     Returns:
@@ -167,20 +167,20 @@ def paint_background(picture: np.ndarray, generator: np.random.Generator) -> lis
     """
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     everywhere = slice(0, height), slice(0, width)
     textures = [random_texture(generator, []) for _ in range(2)]
-    picture[:] = texture_pixels(textures[0], *everywhere)
+    image[:] = texture_pixels(textures[0], *everywhere)
     angle = generator.uniform(0, 2 * np.pi)
-    centre = generator.uniform(0.2, 0.8, 2) * [width, height]
+    center = generator.uniform(0.2, 0.8, 2) * [width, height]
     distance = np.add.outer(
-        (np.arange(height) - centre[1]) * np.sin(angle), (np.arange(width) - centre[0]) * np.cos(angle)
+        (np.arange(height) - center[1]) * np.sin(angle), (np.arange(width) - center[0]) * np.cos(angle)
     )
-    cv2.copyTo(texture_pixels(textures[1], *everywhere), (distance > 0).astype(np.uint8), picture)
+    cv2.copyTo(texture_pixels(textures[1], *everywhere), (distance > 0).astype(np.uint8), image)
     for _ in range(int(generator.integers(0, 1 + height * width // 4000))):
         start = generator.uniform((0, 0), (width, height))
         end = start + generator.normal(scale=10, size=2)
-        colour = random_texture(generator, []).colour.tolist()
+        color = random_texture(generator, []).color.tolist()
         (x1, y1), (x2, y2) = np.rint(np.stack([start, end]) * 16).astype(int).tolist()
-        cv2.line(picture, (x1, y1), (x2, y2), colour, int(generator.integers(1, 4)), shift=4)
+        cv2.line(image, (x1, y1), (x2, y2), color, int(generator.integers(1, 4)), shift=4)
     return textures

@@ -84,7 +84,7 @@ def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
         image_ids=Strings([f"{split}_{index:06d}" for index in range(count)]),
         sizes=np.array([(scene.height, scene.width) for scene in scenes], dtype=np.int64).reshape(-1, 2),
         upright=np.ones(count, dtype=bool),
-        offsets=np.cumsum([0, *(len(picture_labels) for picture_labels in labels)], dtype=np.int64),
+        offsets=np.cumsum([0, *(len(image_labels) for image_labels in labels)], dtype=np.int64),
         boxes=boxes,
         labels=np.concatenate([np.zeros(0, np.int64), *labels]),
         crowd=np.zeros(len(boxes), dtype=bool),
@@ -159,15 +159,15 @@ def paint(scene: Scene, generator: np.random.Generator) -> np.ndarray:
     """A scene with random textures and noise: (H, W, 3) uint8 RGB."""
     import cv2
 
-    picture = np.empty((scene.height, scene.width, 3), np.float32)
-    textures = paint_background(picture, generator)
+    image = np.empty((scene.height, scene.width, 3), np.float32)
+    textures = paint_background(image, generator)
     for form in scene.forms:
         textures.append(random_texture(generator, unlike=textures))
-        paint_form(picture, form.contours, textures[-1])
-    noise = generator.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(
+        paint_form(image, form.contours, textures[-1])
+    noise = generator.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(
         generator.uniform(2, 10)
     )
-    return cv2.add(picture, cv2.merge([noise] * 3), dtype=cv2.CV_8U)  # rounds and saturates
+    return cv2.add(image, cv2.merge([noise] * 3), dtype=cv2.CV_8U)  # rounds and saturates
 
 
 def _arrange(

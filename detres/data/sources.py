@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from detres.data.config import Source
-from detres.data.discover import read_union, resolve_directory
+from detres.data.formats import read_union, resolve_directory
 from detres.data.records import Annotations, ReadReport
 from detres.errors import listed
 

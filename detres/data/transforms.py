@@ -30,7 +30,7 @@ def resized_size(height: int, width: int, short_side: int, long_side: int) -> tu
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height, width, 3) uint8, bilinear without smoothing, pixel centres at half-integers."""
+    """(H, W, 3) uint8 -> (height, width, 3) uint8, bilinear without smoothing, pixel centers at half-integers."""
     import cv2
 
     if image.shape[:2] == (height, width):
@@ -126,13 +126,13 @@ def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Gener
     return crop[:, ::-1] if generator.random() < config.flip else crop
 
 
-def centre_crop(image: np.ndarray, config: CropConfig) -> np.ndarray:
+def center_crop(image: np.ndarray, config: CropConfig) -> np.ndarray:
     """The central square of a picture with shorter side `config.test_side`: (config.size, config.size, 3) uint8."""
     return _square(_for_test(image, config), 0.5, 0.5, config.size)
 
 
 def ten_crops(image: np.ndarray, config: CropConfig) -> list[np.ndarray]:
-    """The centre, the four corners and their mirrors (Krizhevsky et al. 2012, §4.1), each as `centre_crop`'s."""
+    """The center, the four corners and their mirrors (Krizhevsky et al. 2012, §4.1), each as `center_crop`'s."""
     image = _for_test(image, config)
     places = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
     crops = [_square(image, down, right, config.size) for down, right in places]

@@ -14,16 +14,16 @@ from typing import Literal
 
 from detres.console import progress
 from detres.data.readers import yolo_yaml
-from detres.data.readers.assembly import PICTURE_SUFFIXES
+from detres.data.readers.common import IMAGE_SUFFIXES
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError
 from detres.files import write_json, write_text
 
-Pictures = Literal["copy", "link", "none"]
+Images = Literal["copy", "link", "none"]
 
 
 def write_coco(
-    annotations: Annotations, directory: Path, split: str, *, pictures: Pictures = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
 ) -> ReadReport:
     """Write `annotations/instances_<split>.json` and `<split>/` with the pictures.
 
@@ -31,19 +31,19 @@ def write_coco(
         annotations: The split.
         directory: The data set's folder; other splits in it stay.
         split: Its name.
-        pictures: Copy them, link to them, or leave them out. What is no file (drawn, in an archive) is written as PNG.
+        images: Copy them, link to them, or leave them out. What is no file (drawn, in an archive) is written as PNG.
 
     Returns:
         What was changed on the way.
     """
     report = ReadReport()
-    names = _place_pictures(annotations, directory / split, pictures)
+    names = _place_images(annotations, directory / split, images)
     numbers = _numbers(annotations, report)
     ids = annotations.category_ids or tuple(range(1, len(annotations.class_names) + 1))
-    images, rows = [], []
+    image_rows, rows = [], []
     for index, name in enumerate(names):
         height, width = (int(side) for side in annotations.sizes[index])
-        images.append({"id": numbers[index], "file_name": name, "height": height, "width": width})
+        image_rows.append({"id": numbers[index], "file_name": name, "height": height, "width": width})
         for row in range(annotations.objects(index).start, annotations.objects(index).stop):
             x1, y1, x2, y2 = (float(value) for value in annotations.boxes[row])
             entry = {
@@ -58,20 +58,20 @@ def write_coco(
     categories = [
         {"id": number, "name": name} for number, name in zip(ids, annotations.class_names, strict=True)
     ]
-    content = {"images": images, "annotations": rows, "categories": categories}
+    content = {"images": image_rows, "annotations": rows, "categories": categories}
     write_json(directory / "annotations" / f"instances_{split}.json", content)
     return report
 
 
 def write_voc(
-    annotations: Annotations, directory: Path, split: str, *, pictures: Pictures = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
 ) -> ReadReport:
     """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/<split>.txt` (see `write_coco`).
 
     VOC has no crowds: they become difficult objects, which evaluation ignores likewise.
     """
     report = ReadReport()
-    names = _place_pictures(annotations, directory / "JPEGImages", pictures)
+    names = _place_images(annotations, directory / "JPEGImages", images)
     for index, name in enumerate(names):
         height, width = (int(side) for side in annotations.sizes[index])
         root = ElementTree.Element("annotation")
@@ -102,7 +102,7 @@ def write_voc(
 
 
 def write_yolo(
-    annotations: Annotations, directory: Path, split: str, *, pictures: Pictures = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
 ) -> ReadReport:
     """Write `images/<split>/`, `labels/<split>/` and `data.yaml` (see `write_coco`).
 
@@ -121,7 +121,7 @@ def write_yolo(
         content = yolo_yaml.read(described) or content
     if content.setdefault("names", names) != names:
         raise DataError(f"{described} has other class names: {content['names']} against {names}")
-    for index, name in enumerate(_place_pictures(annotations, directory / "images" / split, pictures)):
+    for index, name in enumerate(_place_images(annotations, directory / "images" / split, images)):
         height, width = (int(side) for side in annotations.sizes[index])
         rows = annotations.objects(index)
         lines = []
@@ -146,30 +146,30 @@ def write_yolo(
 WRITERS: dict[str, Callable[..., ReadReport]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
-def _place_pictures(annotations: Annotations, folder: Path, pictures: Pictures) -> list[str]:
+def _place_images(annotations: Annotations, folder: Path, images: Images) -> list[str]:
     """Put the pictures into `folder`, each named by its id; the file names."""
     from detres.data.decoding import read_image
     from detres.data.drawing import write_image
 
     paths = [annotations.paths[index] for index in range(len(annotations))]
     as_they_are = [
-        pictures == "none" or _is_file_as_annotated(annotations, index) for index in range(len(paths))
+        images == "none" or _is_file_as_annotated(annotations, index) for index in range(len(paths))
     ]
     names = []
     for index, path in enumerate(paths):
         suffix = Path(path).suffix.lower()
         stem = re.sub(r'[\\/:*?"<>|\s]', "_", _stem(annotations, index))
-        names.append(stem + (suffix if as_they_are[index] and suffix in PICTURE_SUFFIXES else ".png"))
+        names.append(stem + (suffix if as_they_are[index] and suffix in IMAGE_SUFFIXES else ".png"))
     repeated = len(names) - len({Path(name).stem for name in names})
     if repeated:
         raise DataError(f"{annotations.source}: {repeated} pictures would get a name that another has")
-    if pictures == "none":
+    if images == "none":
         return names
     folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(progress(names, "pictures")):
+    for index, name in enumerate(progress(names, "images")):
         if not as_they_are[index]:
             write_image(folder / name, read_image(paths[index], upright=_is_upright(annotations, index)))
-        elif pictures == "copy":
+        elif images == "copy":
             shutil.copyfile(paths[index], folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
@@ -193,7 +193,7 @@ def _is_upright(annotations: Annotations, index: int) -> bool:
 def _stem(annotations: Annotations, index: int) -> str:
     """A COCO id is a number: the picture keeps its file's name; other ids are names already."""
     text, path = annotations.image_ids[index], Path(annotations.paths[index])
-    return path.stem if text.isdigit() and path.suffix.lower() in PICTURE_SUFFIXES else text
+    return path.stem if text.isdigit() and path.suffix.lower() in IMAGE_SUFFIXES else text
 
 
 def _numbers(annotations: Annotations, report: ReadReport) -> list[int]:

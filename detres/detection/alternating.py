@@ -27,12 +27,12 @@ from detres.data.batching import make_loader
 from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.proposals import Proposals, write_proposals
 from detres.detection.config import DetectionConfig, DetectorTrainConfig
+from detres.detection.data import TrainingData
+from detres.detection.detect import fuse_for_inference
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.inference import for_inference
 from detres.detection.losses import StepOptions, draw_anchors, draw_regions, region_losses, rpn_losses
 from detres.detection.rpn import ProposalOptions, propose
-from detres.detection.train import build_task, plan_line
-from detres.detection.training_data import TrainingData
+from detres.detection.task import build_task, plan_line
 from detres.errors import ConfigError
 from detres.files import atomic_path
 from detres.networks.resnet import Trunk, freeze_stages
@@ -43,8 +43,8 @@ from detres.training.feed import plain_errors
 from detres.training.loop import Figures, train
 from detres.training.run_folder import RunFolder
 from detres.training.task import Task
+from detres.weights.checkpoint import read_weights
 from detres.weights.loading import load_tensors
-from detres.weights.ours import read_weights
 
 log = logging.getLogger("detres")
 
@@ -86,7 +86,7 @@ def train_alternating(
     The last step alone is evaluated, for it alone has the whole detector.
 
     Args:
-        config: The whole configuration; where `train.rpn_steps` or `train.region_steps` say something it beats `train`.
+        config: The whole configuration; where `train.rpn_stage` or `train.rcnn_stage` say something it beats `train`.
         run: The open run folder of the whole.
         device: Where to train.
         data: What `config` names.
@@ -96,7 +96,7 @@ def train_alternating(
         The figures of the last step's best evaluation (see `training.loop.train`).
     """
     check_steps(config, len(data.train), run.path)
-    task = build_task(config, data, device, pictures=run.pictures, quiet=quiet)
+    task = build_task(config, data, device, images=run.images, quiet=quiet)
     network = task.network
     assert isinstance(network, FasterRCNN)
     initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -128,12 +128,12 @@ def train_alternating(
     return figures
 
 
-def check_steps(config: DetectionConfig, pictures: int, run: Path | None = None) -> None:
+def check_steps(config: DetectionConfig, images: int, run: Path | None = None) -> None:
     """Plan all four steps before the first one trains; a step that is done keeps its length.
 
     Args:
         config: The whole configuration.
-        pictures: Number of training pictures.
+        images: Number of training pictures.
         run: The run folder, where there is one to go on in.
 
     Raises:
@@ -142,7 +142,7 @@ def check_steps(config: DetectionConfig, pictures: int, run: Path | None = None)
     """
     for number, step in enumerate(STEPS, start=1):
         of_step = _train_config(config, step)
-        make_plan(of_step, pictures)
+        make_plan(of_step, images)
         folder = None if run is None else run / "steps" / step.name
         if folder is None or step is STEPS[-1] or not _weights(folder).exists():
             continue
@@ -194,7 +194,7 @@ def region_step_losses(
 def train_only(network: FasterRCNN, parts: Sequence[nn.Module], freeze_at: int) -> None:
     """Let gradients flow to `parts` of the network alone, and of the trunk not to its first `freeze_at` stages.
 
-    What gets no gradient is left out of the optimiser and keeps every bit; BN is constant anyway.
+    What gets no gradient is left out of the optimizer and keeps every bit; BN is constant anyway.
     """
     network.requires_grad_(False)
     for part in parts:
@@ -231,7 +231,7 @@ def make_proposals(
     dataset = DetectionDataset(data.train, config.data.short_side, config.data.long_side)
     batches = [[index] for index in range(len(dataset))]
     loader = make_loader(dataset, batches, collate_detection, workers=config.train.workers)
-    for_test, best, total = for_inference(network), [], 0
+    for_test, best, total = fuse_for_inference(network), [], 0
 
     def proposed() -> Iterator[np.ndarray]:
         nonlocal total

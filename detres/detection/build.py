@@ -16,17 +16,17 @@ from detres.boxes.anchors import cell_anchors
 from detres.data.preprocessing import Preprocessing
 from detres.detection.config import Architecture, ModelConfig
 from detres.detection.context import check_context
-from detres.detection.fast_rcnn import RegionHead, RegionPooling
 from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.roi_head import RegionHead, RegionPooling
 from detres.detection.rpn import RPNHead
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import freeze_batch_norm, rescale_folded
 from detres.networks.resnet import Trunk, build_network, freeze_stages, split
 from detres.networks.vgg import VGGTrunk
+from detres.weights.checkpoint import Metadata, architecture_of, read_weights
 from detres.weights.foreign import Backbone
 from detres.weights.loading import load_tensors
-from detres.weights.ours import Metadata, architecture_of, read_weights
 from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
@@ -44,7 +44,7 @@ def build_detector(architecture: Architecture, num_classes: int, preprocessing: 
     freeze_batch_norm(trunk)
     freeze_batch_norm(body)
     pooling = RegionPooling(
-        architecture.region_pooling,
+        architecture.pooler,
         body.region_size,
         trunk.stride,
         architecture.sampling_ratio,
@@ -54,7 +54,7 @@ def build_detector(architecture: Architecture, num_classes: int, preprocessing: 
     return FasterRCNN(
         trunk=trunk,
         rpn=RPNHead(trunk.out_channels, architecture.rpn_channels, len(cell)),
-        region_head=RegionHead(body, body.out_channels, num_classes, pooling, architecture.context),
+        region_head=RegionHead(body, body.out_channels, num_classes, pooling, architecture.global_context),
         cell_anchors=cell,
         preprocessing=preprocessing,
         stride=trunk.stride,
@@ -103,7 +103,7 @@ def prepare_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_detector(architecture, num_classes, preprocessing.per_channel())
-        if model.box_start == "shared":
+        if model.bbox_pred_init == "shared":
             network.region_head.share_box_start()
     trunk = network.trunk
     assert isinstance(trunk, (Trunk, VGGTrunk))

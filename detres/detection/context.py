@@ -24,7 +24,7 @@ def whole_image_boxes(sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Te
     return [like.new_tensor([[0, 0, width, height]]) for height, width in sizes]
 
 
-def beside_context(features: Tensor, context: Tensor, counts: Sequence[int]) -> Tensor:
+def concat_global_context(features: Tensor, context: Tensor, counts: Sequence[int]) -> Tensor:
     """Each region's feature with that of its image behind it.
 
     Args:
@@ -59,10 +59,10 @@ def check_context(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], wher
     if given == 2 * wanted:
         raise WeightsError(
             f"{where}: weights with global context ({given} channels before the class layer), the model has none"
-            f" ({wanted}): set model.context: true, or choose weights without it"
+            f" ({wanted}): set model.global_context: true, or choose weights without it"
         )
     if wanted == 2 * given:
         raise WeightsError(
             f"{where}: weights without global context ({given} channels before the class layer), the model has it"
-            f" ({wanted}): set model.context: false, or choose weights with it"
+            f" ({wanted}): set model.global_context: false, or choose weights with it"
         )

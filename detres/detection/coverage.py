@@ -32,22 +32,22 @@ def best_anchor_overlaps(
     counts = np.diff(annotations.offsets)
     scale = torch.from_numpy(np.repeat(np.array(factors, dtype=np.float32), counts))
     boxes = torch.from_numpy(annotations.boxes) * scale[:, None]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    offset = torch.remainder(centres + stride / 2, stride) - stride / 2  # to the nearest position
-    centred = boxes - (centres - offset).repeat(1, 2)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    offset = torch.remainder(centers + stride / 2, stride) - stride / 2  # to the nearest position
+    centered = boxes - (centers - offset).repeat(1, 2)
     around = torch.tensor([(x, y, x, y) for x in (-stride, 0, stride) for y in (-stride, 0, stride)])
     anchors = (cell[:, None] + around).view(-1, 4)
-    chunks = [box_iou(part, anchors).max(dim=1).values for part in centred.split(4096)]
+    chunks = [box_iou(part, anchors).max(dim=1).values for part in centered.split(4096)]
     return torch.cat(chunks) if chunks else torch.zeros(0)
 
 
-def coverage_line(overlaps: Tensor, positive_iou: float) -> str:
+def coverage_line(overlaps: Tensor, fg_iou_thresh: float) -> str:
     """One line on how many objects the anchors can match, for the start of a run."""
     if len(overlaps) == 0:
         return "anchors: no objects to match"
-    share = (overlaps >= positive_iou).float().mean().item()
+    share = (overlaps >= fg_iou_thresh).float().mean().item()
     half = (overlaps >= 0.5).float().mean().item()
-    line = f"anchors reach IoU {positive_iou:g} with {share:.0%} of the objects and 0.5 with {half:.0%}"
+    line = f"anchors reach IoU {fg_iou_thresh:g} with {share:.0%} of the objects and 0.5 with {half:.0%}"
     if half < 0.9:
-        line += "; set rpn.sizes nearer to the objects' sides (in pixels of the resized picture)"
+        line += "; set rpn.anchor_sizes nearer to the objects' sides (in pixels of the resized picture)"
     return line

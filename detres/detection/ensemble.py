@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detres.detection.fast_rcnn import RegionOutputs
+from detres.detection.roi_head import RegionOutputs
 from detres.errors import WeightsError, listed
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from detres.boxes.anchors import grid_anchors
-from detres.data.preprocessing import Preprocessing, normalise
-from detres.detection.fast_rcnn import RegionHead
+from detres.data.preprocessing import Preprocessing, normalize
+from detres.detection.roi_head import RegionHead
 from detres.detection.rpn import RPNHead
 
 
@@ -107,7 +107,7 @@ class FasterRCNN(nn.Module):
 
     def _run_trunk(self, images: Sequence[Tensor]) -> Tensor:
         """The maps (N, C, h, w) of images of one size."""
-        inputs = normalise(torch.stack(list(images)), self.preprocessing, self.cell_anchors.dtype)
+        inputs = normalize(torch.stack(list(images)), self.preprocessing, self.cell_anchors.dtype)
         return self.trunk(inputs.to(self.dtype, memory_format=torch.channels_last))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from detres.boxes.coding import flip_deltas
 from detres.boxes.geometry import flip_boxes
 from detres.detection.ensemble import mean_outputs, union_of_boxes
-from detres.detection.fast_rcnn import RegionOutputs
+from detres.detection.roi_head import RegionOutputs
 
 
 def with_mirror_images(images: Sequence[Tensor]) -> list[Tensor]:
@@ -31,17 +31,17 @@ def with_mirrored(boxes: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor
 
 def join_mirrored_boxes(boxes: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
     """For each picture its boxes with those of its mirror image, mirrored back."""
-    pictures = len(widths)
+    images = len(widths)
     return [
         union_of_boxes([straight, flip_boxes(mirrored, width)])
-        for straight, mirrored, width in zip(boxes[:pictures], boxes[pictures:], widths, strict=True)
+        for straight, mirrored, width in zip(boxes[:images], boxes[images:], widths, strict=True)
     ]
 
 
 def join_mirrored_outputs(outputs: Sequence[RegionOutputs]) -> list[RegionOutputs]:
     """For each picture the mean of its regions' outputs in it and in its mirror image."""
-    pictures = len(outputs) // 2
+    images = len(outputs) // 2
     return [
         mean_outputs([straight, RegionOutputs(mirrored.scores, flip_deltas(mirrored.offsets))])
-        for straight, mirrored in zip(outputs[:pictures], outputs[pictures:], strict=True)
+        for straight, mirrored in zip(outputs[:images], outputs[images:], strict=True)
     ]

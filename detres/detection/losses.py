@@ -35,8 +35,8 @@ class StepOptions:
         num_classes: K.
         anchor_beta: Where the RPN's smooth L1 turns from square to line (1/9, py-faster-rcnn).
         region_beta: The same of Fast R-CNN's (1; Girshick 2015).
-        partial_lowest_iou: In pictures whose objects are not all annotated, anchors and regions under this overlap are
-            left out: they may be objects. Without any object nothing of such a picture takes part.
+        partial_bg_iou_thresh_lo: In images whose objects are not all annotated, anchors and regions under this
+            overlap are left out: they may be objects. Without any object nothing of such a picture takes part.
     """
 
     anchors: AnchorSampling
@@ -45,16 +45,18 @@ class StepOptions:
     num_classes: int
     anchor_beta: float = 1 / 9
     region_beta: float = 1.0
-    partial_lowest_iou: float = 0.1
+    partial_bg_iou_thresh_lo: float = 0.1
 
     def sampling(self, objects: int, exhaustive: bool) -> tuple[AnchorSampling, RegionSampling]:
         """How anchors and regions of a picture with so many objects are drawn."""
         if exhaustive:
             return self.anchors, self.regions
-        least = self.partial_lowest_iou
-        anchors = replace(self.anchors, lowest_iou=least, count=self.anchors.count if objects else 0)
-        lowest = max(least, self.regions.lowest_iou)
-        return anchors, replace(self.regions, lowest_iou=lowest, count=self.regions.count if objects else 0)
+        least = self.partial_bg_iou_thresh_lo
+        anchors = replace(self.anchors, bg_iou_thresh_lo=least, count=self.anchors.count if objects else 0)
+        lowest = max(least, self.regions.bg_iou_thresh_lo)
+        return anchors, replace(
+            self.regions, bg_iou_thresh_lo=lowest, count=self.regions.count if objects else 0
+        )
 
 
 def training_losses(
@@ -80,7 +82,7 @@ def training_losses(
         exhaustive: For each image whether all its objects are given; None: they are.
 
     Returns:
-        Scalars `rpn_objectness`, `rpn_box`, `region_class`, `region_box`; their sum is minimised.
+        Scalars `rpn_objectness`, `rpn_box`, `region_class`, `region_box`; their sum is minimized.
     """
     outputs = network(images)
     anchor_targets, region_targets = draw_targets(

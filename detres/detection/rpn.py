@@ -59,13 +59,13 @@ class ProposalOptions:
         before_nms: The best this many anchors are decoded.
         after_nms: The best this many survivors are kept.
         nms: IoU above which a worse proposal is dropped.
-        min_side: Proposals with a side under this many pixels of the original picture are dropped.
+        min_size: Proposals with a side under this many pixels of the original picture are dropped.
     """
 
     before_nms: int
     after_nms: int
     nms: float
-    min_side: float
+    min_size: float
 
 
 @torch.no_grad()
@@ -93,6 +93,6 @@ def propose(
     height, width = image_size
     scores, best = objectness.topk(min(options.before_nms, len(objectness)))
     proposals = clip_boxes(decode_boxes(deltas[best], anchors[best]), height, width)
-    large = boxes_at_least(proposals, options.min_side * scale[0], options.min_side * scale[1])
+    large = boxes_at_least(proposals, options.min_size * scale[0], options.min_size * scale[1])
     proposals, scores = proposals[large], scores[large]
     return proposals[nms(proposals, scores, options.nms, options.after_nms)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detres.boxes.coding import Divisors, encode_boxes
+from detres.boxes.coding import TargetStds, encode_boxes
 from detres.boxes.geometry import box_iou, boxes_inside
 from detres.boxes.matching import match_boxes
 from detres.boxes.sampling import sample_matches
@@ -23,19 +23,19 @@ class AnchorSampling:
 
     Attributes:
         count: Sampled anchors an image.
-        positive_share: At most this share of them positive.
-        positive_iou: Positive from this overlap on.
-        negative_iou: Negative below this overlap with every object.
-        cross_border: Whether anchors that cross the image's border take part.
-        lowest_iou: Anchors under this overlap are left out.
+        positive_fraction: At most this share of them positive.
+        fg_iou_thresh: Positive from this overlap on.
+        bg_iou_thresh: Negative below this overlap with every object.
+        cross_boundary: Whether anchors that cross the image's border take part.
+        bg_iou_thresh_lo: Anchors under this overlap are left out.
     """
 
     count: int = 256
-    positive_share: float = 0.5
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
-    cross_border: bool = False
-    lowest_iou: float = 0.0
+    positive_fraction: float = 0.5
+    fg_iou_thresh: float = 0.7
+    bg_iou_thresh: float = 0.3
+    cross_boundary: bool = False
+    bg_iou_thresh_lo: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ def sample_anchors(
 ) -> AnchorTargets:
     """Match anchors (N, 4) to objects (G, 4) and draw those of the loss; it may be that none lies inside the image."""
     allowed = torch.arange(len(anchors), device=anchors.device)
-    if not sampling.cross_border:
+    if not sampling.cross_boundary:
         allowed = allowed[boxes_inside(anchors, *image_size)]
     matches, objects = match_boxes(
         box_iou(anchors[allowed], boxes),
-        positive_iou=sampling.positive_iou,
-        negative_iou=sampling.negative_iou,
-        lowest_iou=sampling.lowest_iou,
+        fg_iou_thresh=sampling.fg_iou_thresh,
+        bg_iou_thresh=sampling.bg_iou_thresh,
+        bg_iou_thresh_lo=sampling.bg_iou_thresh_lo,
         keep_best=True,
     )
-    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_share, generator)
+    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_fraction, generator)
     indices = allowed[torch.cat((positives, negatives))]
     deltas = encode_boxes(boxes[objects[positives]], anchors[allowed[positives]])
     return AnchorTargets(indices, len(positives), deltas)
@@ -84,19 +84,19 @@ class RegionSampling:
 
     Attributes:
         count: Sampled regions an image.
-        positive_share: At most this share of them positive.
-        positive_iou: Positive from this overlap on.
-        negative_iou: Negative below this overlap.
-        lowest_iou: Regions under this overlap are left out (0.1 on VOC; 0 on COCO).
-        divisors: What the four box offsets are divided by.
+        positive_fraction: At most this share of them positive.
+        fg_iou_thresh: Positive from this overlap on.
+        bg_iou_thresh: Negative below this overlap.
+        bg_iou_thresh_lo: Regions under this overlap are left out (0.1 on VOC; 0 on COCO).
+        target_stds: What the four box offsets are divided by.
     """
 
     count: int = 128
-    positive_share: float = 0.25
-    positive_iou: float = 0.5
-    negative_iou: float = 0.5
-    lowest_iou: float = 0.0
-    divisors: Divisors = (0.1, 0.1, 0.2, 0.2)
+    positive_fraction: float = 0.25
+    fg_iou_thresh: float = 0.5
+    bg_iou_thresh: float = 0.5
+    bg_iou_thresh_lo: float = 0.0
+    target_stds: TargetStds = (0.1, 0.1, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class RegionTargets:
     Attributes:
         boxes: (S, 4).
         labels: (S,) int64 in 0..K, background K.
-        deltas: (positives, 4), divided by the divisors.
+        deltas: (positives, 4), divided by the target_stds.
     """
 
     boxes: Tensor
@@ -127,15 +127,15 @@ def sample_regions(
     candidates = torch.cat((proposals, boxes))
     matches, objects = match_boxes(
         box_iou(candidates, boxes),
-        positive_iou=sampling.positive_iou,
-        negative_iou=sampling.negative_iou,
-        lowest_iou=sampling.lowest_iou,
+        fg_iou_thresh=sampling.fg_iou_thresh,
+        bg_iou_thresh=sampling.bg_iou_thresh,
+        bg_iou_thresh_lo=sampling.bg_iou_thresh_lo,
     )
-    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_share, generator)
+    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_fraction, generator)
     matched = objects[positives]
     background = labels.new_full((len(negatives),), num_classes)
     return RegionTargets(
         boxes=candidates[torch.cat((positives, negatives))],
         labels=torch.cat((labels[matched], background)),
-        deltas=encode_boxes(boxes[matched], candidates[positives], sampling.divisors),
+        deltas=encode_boxes(boxes[matched], candidates[positives], sampling.target_stds),
     )

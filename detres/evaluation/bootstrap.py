@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
-from detres.evaluation.engines import matched, picture_numbers
+from detres.evaluation.engines import image_numbers, matched
 from detres.evaluation.overlaps import refuse_irregular
 
 LEVEL = 95.0  # per cent of the resamples that lie within an interval
@@ -96,24 +96,24 @@ def difference_intervals(
     return percentile_intervals({name: values - subtrahend[name] for name, values in minuend.items()})
 
 
-def draw_weights(pictures: int, resamples: int, seed: int) -> np.ndarray:
+def draw_weights(images: int, resamples: int, seed: int) -> np.ndarray:
     """(B, N) int64, how often each picture was drawn when N were drawn with replacement."""
-    if not pictures:
+    if not images:
         return np.zeros((resamples, 0), np.int64)
-    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
 
 
 def class_matches(truth: Annotations, detections: DetectionTable) -> list[ClassMatches]:
     """Each class as pycocotools matches it: objects of all sizes, 100 detections of a class in a picture."""
     refuse_irregular(truth, detections)
     evaluation = matched(truth, detections, all_sizes_only=True)
-    index_of = dict(zip(picture_numbers(truth).tolist(), range(len(truth)), strict=True))
-    pictures = len(truth)
+    index_of = dict(zip(image_numbers(truth).tolist(), range(len(truth)), strict=True))
+    count = len(truth)
     thresholds = len(evaluation.params.iouThrs)
     classes = []
     for label in range(len(truth.class_names)):
-        entries = [entry for entry in evaluation.evalImgs[label * pictures : (label + 1) * pictures] if entry]
-        objects = np.zeros(pictures, np.int64)
+        entries = [entry for entry in evaluation.evalImgs[label * count : (label + 1) * count] if entry]
+        objects = np.zeros(count, np.int64)
         scores, images = [np.zeros(0)], [np.zeros(0, np.int64)]
         true, ignored = [np.zeros((thresholds, 0), bool)], [np.zeros((thresholds, 0), bool)]
         for entry in entries:

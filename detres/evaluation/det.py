@@ -69,8 +69,8 @@ def evaluate_det(
     """
     refuse_irregular(truth, detections)
     out = set(blacklist)
-    pictures = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
-    counted_objects = _counted(pictures, truth.labels, out)
+    images = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    counted_objects = _counted(images, truth.labels, out)
     counted = _counted(detections.images, detections.labels, out)
     order = np.argsort(detections.images, kind="stable")
     order = order[np.argsort(-detections.scores[order], kind="stable")]

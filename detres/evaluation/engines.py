@@ -86,7 +86,7 @@ def chosen_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
 def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: bool = False) -> Any:
     """A `pycocotools.cocoeval.COCOeval` of boxes with its matching done (`evalImgs`), on data made regular.
 
-    Picture i has the number `picture_numbers(truth)[i]`, class k the number k + 1.
+    Picture i has the number `image_numbers(truth)[i]`, class k the number k + 1.
 
     Args:
         truth: The objects.
@@ -95,7 +95,7 @@ def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: b
     """
     from pycocotools.cocoeval import COCOeval
 
-    numbers = picture_numbers(truth)
+    numbers = image_numbers(truth)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _pycocotools_truth(truth, numbers), _pycocotools_detections(truth, detections, numbers), "bbox"
@@ -107,7 +107,7 @@ def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: b
     return evaluation
 
 
-def picture_numbers(truth: Annotations) -> np.ndarray:
+def image_numbers(truth: Annotations) -> np.ndarray:
     """(N,) int64, numbers from 1 in the order of the data's own ids.
 
     COCO's measure goes through the pictures in order of their ids, and equal scores of two pictures keep that order.
@@ -124,7 +124,7 @@ def _matched_by_hotcoco(truth: Annotations, detections: DetectionTable) -> Any:
     """As `matched`, a `hotcoco.COCOeval`: from arrays, no Python object is made for an object or a detection."""
     import hotcoco
 
-    numbers = picture_numbers(truth)
+    numbers = image_numbers(truth)
     objects = hotcoco.COCO.from_arrays(
         _images(numbers),
         _categories(truth),

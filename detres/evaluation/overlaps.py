@@ -101,10 +101,10 @@ def refuse_irregular(truth: Annotations, detections: DetectionTable) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             image = int(detections.images[row])
-            picture = f" of picture {truth.image_ids[image]}" if 0 <= image < len(truth) else ""
+            of_image = f" of picture {truth.image_ids[image]}" if 0 <= image < len(truth) else ""
             raise DataError(
                 f"{int(bad.sum())} of {len(detections)} detections have {what}; "
-                f"the first is detection {row}{picture}: {values[row].tolist()}"
+                f"the first is detection {row}{of_image}: {values[row].tolist()}"
             )
 
 

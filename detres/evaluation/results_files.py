@@ -37,12 +37,12 @@ def read_coco_results(path: str | Path, truth: Annotations) -> DetectionTable:
     """
     path = Path(path)
     entries = _json_list(path)
-    pictures = _PictureIndex(truth.image_ids)
+    images = _ImageIndex(truth.image_ids)
     labels = {number: label for label, number in enumerate(_category_ids(truth))}
     rows, strangers, unknown = [], [], []
     for place, entry in enumerate(entries):
         image_id, category, box, score = _entry(path, place, entry)
-        image = pictures.find(image_id)
+        image = images.find(image_id)
         label = labels.get(category) if isinstance(category, int) else None
         if image is None:
             strangers.append(image_id)
@@ -52,7 +52,7 @@ def read_coco_results(path: str | Path, truth: Annotations) -> DetectionTable:
             x, y, width, height = box
             rows.append((image, (x, y, x + width, y + height), score, label))
     if strangers:
-        raise _unknown_pictures(path, strangers, len(entries), truth)
+        raise _unknown_images(path, strangers, len(entries), truth)
     if unknown:
         known = f"category ids of {_source(truth)} are {listed(sorted(labels))}"
         raise DataError(
@@ -108,7 +108,7 @@ def read_comp4(folder: str | Path, truth: Annotations, split: str | None = None)
     """
     folder = Path(folder)
     files = _comp4_files(folder, truth.class_names, split)
-    pictures = _PictureIndex(truth.image_ids)
+    images = _ImageIndex(truth.image_ids)
     rows: list[Row] = []
     for label, name in enumerate(truth.class_names):
         if name not in files:
@@ -117,13 +117,13 @@ def read_comp4(folder: str | Path, truth: Annotations, split: str | None = None)
         strangers, count = [], 0
         for stem, score, (x1, y1, x2, y2) in _comp4_lines(path):
             count += 1
-            image = pictures.find(stem)
+            image = images.find(stem)
             if image is None:
                 strangers.append(stem)
             else:
                 rows.append((image, (x1 - 1, y1 - 1, x2, y2), score, label))
         if strangers:
-            raise _unknown_pictures(path, strangers, count, truth)
+            raise _unknown_images(path, strangers, count, truth)
     return _table(rows)
 
 
@@ -163,7 +163,7 @@ def write_comp4(folder: str | Path, truth: Annotations, detections: DetectionTab
             beside.write_text("".join(lines), encoding="utf-8")
 
 
-class _PictureIndex:
+class _ImageIndex:
     """From a picture's id, as text or number, to its place in the annotations."""
 
     def __init__(self, image_ids: Strings):
@@ -253,7 +253,7 @@ def _comp4_lines(path: Path) -> Iterator[tuple[str, float, tuple[float, float, f
         yield stem, score, (x1, y1, x2, y2)
 
 
-def _unknown_pictures(path: Path, strangers: Sequence[object], total: int, truth: Annotations) -> DataError:
+def _unknown_images(path: Path, strangers: Sequence[object], total: int, truth: Annotations) -> DataError:
     first = truth.image_ids[0] if len(truth) else "none"
     return DataError(
         f"{path}: {len(strangers)} of {total} detections are of pictures that {_source(truth)} does not have, "

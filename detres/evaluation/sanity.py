@@ -100,7 +100,7 @@ def sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
         *_other_forms(truth, detections, share_any),
         *_other_labels(truth, detections, share_any, share_class),
         *_classes_apart(truth, class_objects, class_detections),
-        *_pictures_apart(truth, with_objects & (per_image == 0), len(detections)),
+        *_images_apart(truth, with_objects & (per_image == 0), len(detections)),
         *_odd_scores(detections),
         *_too_many(detections),
     ]
@@ -154,7 +154,9 @@ def _emptiness(truth: Annotations, detections: DetectionTable) -> list[str]:
     if not len(truth.labels):
         findings.append("the ground truth has no objects: every figure is n/a")
     if not len(detections):
-        findings.append("there are no detections: is the score threshold (test.min_score) above every score?")
+        findings.append(
+            "there are no detections: is the score threshold (test.score_thresh) above every score?"
+        )
     return findings
 
 
@@ -169,21 +171,21 @@ def _other_forms(truth: Annotations, detections: DetectionTable, share: float | 
         cause = ": xywh taken for xyxy?" if flat > 0.1 else ""
         findings.append(f"{_percent(flat)} of the boxes have x2 <= x1 or y2 <= y1{cause}")
     sizes = truth.sizes[detections.images].astype(np.float32)  # (D, 2) height, width
-    normalised = bool((np.abs(boxes) <= 2).all())
-    if normalised:
-        findings.append("all coordinates lie within 0..2: normalised to the picture's size, not in pixels?")
+    normalized = bool((np.abs(boxes) <= 2).all())
+    if normalized:
+        findings.append("all coordinates lie within 0..2: normalized to the picture's size, not in pixels?")
     elif (sizes > 0).all():
         beyond = (boxes[:, 2] > sizes[:, 1] + 1) | (boxes[:, 3] > sizes[:, 0] + 1)
         leaving = float(np.mean(beyond | (boxes[:, :2] < -1).any(axis=1)))
         if leaving > 0.05:
             findings.append(f"{_percent(leaving)} of the boxes leave their picture: pixels of a resized one?")
     if share < FEW and len(truth.labels):
-        findings += _better_reading(truth, detections, share, normalised)
+        findings += _better_reading(truth, detections, share, normalized)
     return findings
 
 
 def _better_reading(
-    truth: Annotations, detections: DetectionTable, share: float, normalised: bool
+    truth: Annotations, detections: DetectionTable, share: float, normalized: bool
 ) -> list[str]:
     """The reading of the four numbers that fits the objects clearly better than the present one, if any."""
     detections = _some(detections)
@@ -192,7 +194,7 @@ def _better_reading(
     readings = {
         "the boxes look like xywh taken for xyxy": (x1, y1, x1 + x2, y1 + y2),
         "the boxes look like xyxy taken for xywh": (x1, y1, x2 - x1, y2 - y1),
-        "the boxes look like centre x, centre y, w, h taken for xyxy": (
+        "the boxes look like center x, center y, w, h taken for xyxy": (
             x1 - x2 / 2,
             y1 - y2 / 2,
             x1 + x2 / 2,
@@ -200,8 +202,8 @@ def _better_reading(
         ),
         "x and y look exchanged": (y1, x1, y2, x2),
     }
-    if normalised:
-        readings["the boxes look normalised to 0..1"] = (x1 * width, y1 * height, x2 * width, y2 * height)
+    if normalized:
+        readings["the boxes look normalized to 0..1"] = (x1 * width, y1 * height, x2 * width, y2 * height)
     shares = {}
     for name, columns in readings.items():
         best = overlapping_pairs(truth, detections, np.concatenate(columns, axis=1)).best()
@@ -252,7 +254,7 @@ def _classes_apart(truth: Annotations, objects: np.ndarray, detections: np.ndarr
     return findings
 
 
-def _pictures_apart(truth: Annotations, missed: np.ndarray, detections: int) -> list[str]:
+def _images_apart(truth: Annotations, missed: np.ndarray, detections: int) -> list[str]:
     """Pictures with objects and no detections, where they are many."""
     total = int((np.diff(truth.offsets) > 0).sum())
     if not detections or missed.sum() <= 0.1 * total:

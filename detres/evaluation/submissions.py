@@ -61,21 +61,21 @@ def write_coco_submission(path: Path, truth: Annotations, detections: DetectionT
     if largest > COUNTED:
         raise DataError(
             f"{largest} detections of one picture, COCO's server counts the best {COUNTED}:"
-            f" set test.max_detections={COUNTED}"
+            f" set test.detections_per_img={COUNTED}"
         )
     write_coco_results(path, truth, detections)
 
 
-def check_coco_limit(max_detections: int | None) -> None:
+def check_coco_limit(detections_per_img: int | None) -> None:
     """Refuse, before the test, a limit above what COCO's server counts; None, of results that are there, is none.
 
     Raises:
         DataError: Pictures may get more detections.
     """
-    if max_detections is not None and max_detections > COUNTED:
+    if detections_per_img is not None and detections_per_img > COUNTED:
         raise DataError(
-            f"test.max_detections={max_detections}: COCO's server counts the best {COUNTED} of a picture:"
-            f" set test.max_detections={COUNTED}"
+            f"test.detections_per_img={detections_per_img}: COCO's server counts the best {COUNTED} of a picture:"
+            f" set test.detections_per_img={COUNTED}"
         )
 
 
@@ -156,8 +156,8 @@ def _refuse_unfit(truth: Annotations, detections: DetectionTable) -> None:
     ):
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            picture = truth.image_ids[int(detections.images[row])]
+            image = truth.image_ids[int(detections.images[row])]
             raise DataError(
-                f"{int(bad.sum())} of {len(detections)} detections have {what}, the first in picture {picture}:"
+                f"{int(bad.sum())} of {len(detections)} detections have {what}, the first in picture {image}:"
                 f" {boxes[row].round(2).tolist()}"
             )

@@ -6,12 +6,19 @@ He et al. 2015, Table 1: convolutions and fully connected layers only.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detres.networks.norm import FrozenBatchNorm2d
+
+# oneDNN's fused operators, which a network packed for inference may use and torch's counter does not know.
+FUSED_CONVOLUTIONS = ("_convolution_pointwise", "_convolution_pointwise_")
+FUSED_LINEAR = "_linear_pointwise"
 
 
 def multiply_adds(network: nn.Module, height: int = 224, width: int = 224) -> int:
@@ -49,3 +56,32 @@ def parameters(module: nn.Module) -> int:
         if name.rpartition(".")[2] in ("weight", "bias")
     )
     return fitted + constant
+
+
+def counted_operations(run: Callable[[], object]) -> float:
+    """Multiply-adds that one call of `run` dispatches."""
+    with FlopCounterMode(display=False, custom_mapping=_fused_operators()) as counter:
+        run()
+    return counter.get_total_flops() / 2
+
+
+def _fused_operators() -> dict[Any, Callable[..., int]]:
+    if not torch.backends.mkldnn.is_available():
+        return {}
+    known: dict[Any, Callable[..., int]] = {}
+    for names, count in ((FUSED_CONVOLUTIONS, _convolution), ((FUSED_LINEAR,), _linear)):
+        for name in names:
+            if hasattr(torch.ops.mkldnn, name):
+                known[getattr(torch.ops.mkldnn, name)] = count
+    return known
+
+
+def _convolution(*shapes: Any, out_shape: Any, **others: Any) -> int:
+    """Operations of a fused convolution: (maps, weight, bias...) or, with an addition, (maps, other, weight...)."""
+    second, third = shapes[1], shapes[2]
+    weight = third if third is not None and len(third) == 4 else second
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
+def _linear(rows: Any, weight: Any, *others: Any, out_shape: Any, **more: Any) -> int:
+    return 2 * prod(out_shape) * weight[-1]

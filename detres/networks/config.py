@@ -62,7 +62,7 @@ class NetworkConfig(Section):
     width: float = Field(
         default=1.0, gt=0, description="factor on all channel counts (multiples of 8), for small runs"
     )
-    eps: float = Field(default=1e-5, gt=0, description="added to the variance in batch normalisation")
+    eps: float = Field(default=1e-5, gt=0, description="added to the variance in batch normalization")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Batch normalisation as the detector uses it: fixed, folded into convolutions, with exact statistics.
+"""Batch normalization as the detector uses it: fixed, folded into convolutions, with exact statistics.
 
 He et al. 2015, Appendix A: statistics over the training set, then a linear activation with constant offset
 and scale.
@@ -23,7 +23,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics, weight and bias are constants (buffers, never trained).
+    """Batch normalization whose statistics, weight and bias are constants (buffers, never trained).
 
     Args:
         channels: C.
@@ -204,7 +204,7 @@ class _Moments:
 def pooled_statistics(network: nn.Module, batches: Iterable[Tensor], *, exact: bool = False) -> int:
     """Write the statistics of the images in `batches` into every `nn.BatchNorm2d` of `network`, in place.
 
-    One pass: each batch is normalised by itself, and the first and second moments of what enters each layer
+    One pass: each batch is normalized by itself, and the first and second moments of what enters each layer
     are pooled over all batches in float64. Exact: layer by layer, the layers before already fixed, which
     equals one batch of all images and takes one pass for each layer, computed in float64. The variance is
     the moment about the mean (not the n - 1 estimate).

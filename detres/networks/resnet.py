@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.networks.config import NetworkConfig, Pool, Shortcut, StrideIn, ZeroChannels, scaled
-from detres.networks.initialisation import initialise
+from detres.networks.initialization import initialize
 from detres.networks.norm import convolve, weight_and_offset
 from detres.networks.vgg import VGG, VGGHead, VGGTrunk
 
@@ -59,7 +59,7 @@ IMAGENET_BLOCKS = {
 def build_network(
     config: NetworkConfig, num_classes: int, generator: torch.Generator | None = None
 ) -> ResNet | VGG:
-    """The network that `config` describes, freshly initialised.
+    """The network that `config` describes, freshly initialized.
 
     Args:
         config: Family, depth and options.
@@ -106,7 +106,7 @@ class ResNet(nn.Module):
         zero_channels: Option A: where the zero channels go.
         stride_in: Which convolution of a bottleneck has the stride.
         pool: The stem's max pool.
-        eps: Of batch normalisation.
+        eps: Of batch normalization.
         generator: Source of the initial weights.
     """
 
@@ -157,7 +157,7 @@ class ResNet(nn.Module):
             self.stage_channels.append(channels)
         self.out_channels = channels
         self.fc = nn.Linear(channels, num_classes)
-        initialise(self, generator)
+        initialize(self, generator)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) to the last stage's maps (N, out_channels, h, w)."""
@@ -180,7 +180,7 @@ class Block(nn.Module):
         stride_at: Index of the convolution that has it.
         shortcut: none (plain), identity, zeros (option A) or projection.
         zero_channels: Where option A's zeros go.
-        eps: Of batch normalisation.
+        eps: Of batch normalization.
     """
 
     def __init__(

@@ -192,7 +192,7 @@ def _axis_weights(
     return pixels, weights
 
 
-def roi_max_pool(features: Tensor, regions: Tensor, output_size: int, spatial_scale: float) -> Tensor:
+def roi_pool(features: Tensor, regions: Tensor, output_size: int, spatial_scale: float) -> Tensor:
     """Maximum of the map pixels in each of o x o rounded bins of each region; an empty bin gives 0.
 
     Many bins of overlapping regions are the same window of the map: each distinct window is worked out once,

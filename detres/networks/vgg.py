@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.networks.config import Pool, scaled
-from detres.networks.initialisation import initialise
+from detres.networks.initialization import initialize
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 STAGE_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -24,7 +24,7 @@ TRUNK_STRIDE = 16
 
 
 class VGG(nn.Module):
-    """VGG without batch normalisation; parameters have torchvision's names.
+    """VGG without batch normalization; parameters have torchvision's names.
 
     After fc6 and fc7 comes dropout, in training alone (the one layer here that depends on the mode, as in all its
     sources); what it draws comes from torch's global generator, which the training loop seeds for every step.
@@ -67,7 +67,7 @@ class VGG(nn.Module):
             nn.Linear(hidden, num_classes),
         )
         self.out_channels, self.fc7_channels = channels, hidden
-        initialise(self, generator)
+        initialize(self, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), sides at least 32, to logits (N, num_classes)."""

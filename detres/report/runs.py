@@ -66,15 +66,15 @@ def plot_errors(runs: Mapping[str, RunCurves], path: Path, *, highest: float | N
     drawn = Figure(figsize=(8, 6), layout="constrained")
     axes = drawn.subplots()
     for place, (label, curves) in enumerate(runs.items()):
-        colour = f"C{place % 10}"
+        color = f"C{place % 10}"
         named = label  # one entry in the legend for both curves
         if curves.test:
             steps, errors = zip(*curves.test, strict=True)
-            axes.plot(steps, [100 * error for error in errors], color=colour, lw=2.2, label=named)
+            axes.plot(steps, [100 * error for error in errors], color=color, lw=2.2, label=named)
             named = "_"
         if curves.train:
             steps, errors = zip(*curves.train, strict=True)
-            axes.plot(steps, [100 * error for error in errors], color=colour, lw=0.8, ls="--", label=named)
+            axes.plot(steps, [100 * error for error in errors], color=color, lw=0.8, ls="--", label=named)
     axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, highest), xlim=(0, None))
     axes.set_title("training error thin and dashed, test error bold", fontsize="medium")
     axes.grid(alpha=0.3)

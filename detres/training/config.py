@@ -1,6 +1,6 @@
 """What the user decides about training, and the plan in iterations that follows from it and the size of the data.
 
-He et al. 2015, §3.4; Ren et al. 2015, §3.1.3. One iteration is one optimiser step: `accumulate` micro-batches of
+He et al. 2015, §3.4; Ren et al. 2015, §3.1.3. One iteration is one optimizer step: `accumulate` micro-batches of
 `batch` images.
 """
 
@@ -42,9 +42,9 @@ class TrainConfig(Section):
         default=2, ge=1, description="Images that go through the network at once (a micro-batch)"
     )
     accumulate: int = Field(
-        default=1, ge=1, description="Micro-batches whose gradients are averaged before one optimiser step"
+        default=1, ge=1, description="Micro-batches whose gradients are averaged before one optimizer step"
     )
-    reference_batch: int | None = Field(
+    base_batch_size: int | None = Field(
         default=None,
         ge=1,
         description="Images a step for which `lr` is stated: the rate is scaled by batch * accumulate / this",
@@ -55,7 +55,7 @@ class TrainConfig(Section):
         description="Processes that decode images; the result does not depend on their number",
     )
     lr: float = Field(default=0.001, gt=0, description="Learning rate at the reference batch")
-    optimiser: Literal["sgd", "adamw"] = Field(
+    optimizer: Literal["sgd", "adamw"] = Field(
         default="sgd",
         description="sgd, the paper's; adamw learns sooner from scratch, with a rate of about 1e-3",
     )
@@ -89,7 +89,7 @@ class TrainConfig(Section):
         ge=1,
         description="Plateau: evaluations in a row without a better figure after which the rate falls",
     )
-    plateau_margin: float = Field(
+    plateau_threshold: float = Field(
         default=0.0, ge=0, description="Plateau: a figure counts as better where it is so by more than this"
     )
     warmup_iterations: int = Field(
@@ -201,7 +201,7 @@ def make_plan(config: TrainConfig, samples: int) -> Plan:
             f"train.milestones: {', '.join(map(str, config.milestones))} do not rise; "
             "list them in order, each once"
         )
-    scale = images_per_step / config.reference_batch if config.reference_batch else 1.0
+    scale = images_per_step / config.base_batch_size if config.base_batch_size else 1.0
     return Plan(
         iterations=run,
         milestones=milestones,

@@ -32,7 +32,7 @@ def describe_environment() -> dict[str, object]:
         "folder": os.getcwd(),
         "commit": git_commit(Path(__file__).resolve().parents[1]),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "licences": {"albumentations": _licence("albumentations")},
+        "licenses": {"albumentations": _license("albumentations")},
         "machine": {
             "system": platform.platform(),
             "cpu": platform.processor() or platform.machine(),
@@ -68,8 +68,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _licence(package: str) -> str | None:
-    """The licence's name (the first line of its text): albumentations' successor has another one."""
+def _license(package: str) -> str | None:
+    """The license's name (the first line of its text): albumentations' successor has another one."""
     try:
         metadata = importlib.metadata.metadata(package).json
     except importlib.metadata.PackageNotFoundError:

@@ -19,7 +19,7 @@ from detres.training.config import Plan, TrainConfig, make_plan
 from detres.training.divergence import diverged
 from detres.training.feed import WorkerDied, feed
 from detres.training.interruption import StopRequest
-from detres.training.optimiser import clip_gradients, gradient_norm, set_rate
+from detres.training.optimizer import clip_gradients, gradient_norm, set_rate
 from detres.training.progress import StepProgress, duration, memory_mib
 from detres.training.run_folder import Metrics, RunFolder
 from detres.training.schedules import rate_factor
@@ -92,7 +92,7 @@ def train(
                 evaluate()
             for micro_batches, waited in feed(task, config, plan, state.step, device):
                 if state.step == 0 and task.first_batch:
-                    task.first_batch(micro_batches[0], run.pictures)
+                    task.first_batch(micro_batches[0], run.images)
                 rate = _step(task, config, plan, state, micro_batches, run, device)
                 state.seconds = time.monotonic() - begun
                 state.window.waited += waited
@@ -142,7 +142,7 @@ def _step(
     run: RunFolder,
     device: torch.device,
 ) -> float:
-    """One optimiser step over the micro-batches; returns its learning rate."""
+    """One optimizer step over the micro-batches; returns its learning rate."""
     begun = time.monotonic()
     rate = plan.rate * rate_factor(
         state.step,
@@ -155,8 +155,8 @@ def _step(
         plateaus=state.plateau.met,
         held=state.held,
     )
-    set_rate(state.optimiser, rate)
-    state.optimiser.zero_grad(set_to_none=True)
+    set_rate(state.optimizer, rate)
+    state.optimizer.zero_grad(set_to_none=True)
     terms = []
     for micro, batch in enumerate(micro_batches):
         generator = _seeded(config.seed, state.step, micro)
@@ -164,14 +164,14 @@ def _step(
             device.type, getattr(torch, config.precision), enabled=config.precision != "float32"
         ):
             losses = task.losses(batch, generator)
-        minimised = [loss.float() for name, loss in losses.items() if name != task.training_error]
-        total = torch.stack(minimised).sum()
+        minimized = [loss.float() for name, loss in losses.items() if name != task.training_error]
+        total = torch.stack(minimized).sum()
         state.scaler.scale(total / config.accumulate).backward()
         terms.append({name: loss.detach().float() for name, loss in losses.items()})
-    state.scaler.unscale_(state.optimiser)
-    norm = gradient_norm(state.optimiser)
+    state.scaler.unscale_(state.optimizer)
+    norm = gradient_norm(state.optimizer)
 
-    # The step's one synchronisation with the device.
+    # The step's one synchronization with the device.
     numbers = iter(
         torch.stack([*(loss for losses in terms for loss in losses.values()), norm.float()]).tolist()
     )
@@ -195,8 +195,8 @@ def _step(
             hints=_hints(config, plan, state.step),
         )
     if config.clip is not None:
-        clip_gradients(state.optimiser, norm, config.clip)
-    state.scaler.step(state.optimiser)
+        clip_gradients(state.optimizer, norm, config.clip)
+    state.scaler.step(state.optimizer)
     state.scaler.update()
     state.step += 1
     if state.average:
@@ -240,7 +240,7 @@ def _evaluate(
         figure,
         lower_is_better=task.lower_is_better,
         patience=config.patience,
-        margin=config.plateau_margin,
+        margin=config.plateau_threshold,
     ):
         log.info(
             "step %d: plateau %d, the rate is multiplied by %g", state.step, state.plateau.met, config.gamma

@@ -31,7 +31,7 @@ FILES = (
     "pixels.npz",
 )
 # `steps`: run folders of the parts of a run, where it has parts.
-FOLDERS = ("checkpoints", "diverged", "eval", "pictures", "steps", "tensorboard")
+FOLDERS = ("checkpoints", "diverged", "eval", "images", "steps", "tensorboard")
 
 
 class RunFolder:
@@ -47,7 +47,7 @@ class RunFolder:
     def __init__(self, path: Path, resumed: bool):
         self.path = path
         self.resumed = resumed
-        self.pictures = path / "pictures"
+        self.images = path / "images"
         self.eval = path / "eval"
         self.tensorboard = path / "tensorboard"
         self.weights = path / "model.safetensors"

@@ -19,7 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from detres.errors import UserError, listed
 from detres.training.checkpoints import load_checkpoint, save_checkpoint
 from detres.training.config import Plan, TrainConfig
-from detres.training.optimiser import WeightAverage, build_optimiser
+from detres.training.optimizer import WeightAverage, build_optimizer
 from detres.training.schedules import Plateau
 
 log = logging.getLogger("detres")
@@ -71,7 +71,7 @@ class State:
 
     Attributes:
         network: The trained network.
-        optimiser: Its optimiser, with the momentum.
+        optimizer: Its optimizer, with the momentum.
         scaler: Of the losses, in float16; else it does nothing.
         average: The running average of weights, if any.
         step: Iterations done.
@@ -86,7 +86,7 @@ class State:
     """
 
     network: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: GradScaler
     average: WeightAverage | None
     step: int = 0
@@ -120,18 +120,18 @@ def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: t
             f"train.precision: float16 needs a CUDA device, this is {device.type}; "
             "float32 and bfloat16 work on both"
         )
-    optimiser = build_optimiser(
+    optimizer = build_optimizer(
         network,
         rate=plan.rate,
         momentum=config.momentum,
-        kind=config.optimiser,
+        kind=config.optimizer,
         weight_decay=config.weight_decay,
         bias_lr_factor=config.bias_lr_factor,
         bias_weight_decay=config.bias_weight_decay,
     )
     return State(
         network=network,
-        optimiser=optimiser,
+        optimizer=optimizer,
         scaler=GradScaler(device.type, enabled=config.precision == "float16"),
         average=WeightAverage(network, config.ema) if config.ema is not None else None,
         held=config.warmup_until_error is not None,
@@ -143,7 +143,7 @@ def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, An
     """Write the checkpoint of `state.step` into the run folder; `identity` is compared at resume."""
     content = {
         "network": state.network.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "average": state.average.network.state_dict() if state.average else None,
         "evaluated_at": state.evaluated_at,
@@ -180,7 +180,7 @@ def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
         state.network.load_state_dict(content["network"])
         if state.average:
             state.average.network.load_state_dict(content["average"])
-        state.optimiser.load_state_dict(content["optimiser"])
+        state.optimizer.load_state_dict(content["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"cannot resume {folder}: its network is another one ({' '.join(str(error).split())[:300]})"

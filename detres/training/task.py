@@ -21,7 +21,7 @@ class Task:
     Attributes:
         network: What is trained, saved and averaged; on its device, the parameters to train requiring gradients.
         losses: One micro-batch, as `collate` made it, and a generator on the CPU -> named loss terms (scalars),
-            whose sum is minimised. It moves the batch to the device; it runs under the loop's autocast.
+            whose sum is minimized. It moves the batch to the device; it runs under the loop's autocast.
         dataset: Training samples by key (epoch, index).
         collate: Samples -> micro-batch; a function of a module, so that `spawn`ed workers find it.
         describe: Micro-batch -> names of its images, for messages and dumps.
@@ -29,7 +29,7 @@ class Task:
         export: Writes the network given (the average, where there is one) as a weights file.
         evaluate: Network in eval mode -> figures (None: does not exist); None: nothing is evaluated.
         validation_losses: Network in eval mode -> loss terms on validation images.
-        training_error: Name of a term of `losses` that is measured (logged as train/NAME) and not minimised.
+        training_error: Name of a term of `losses` that is measured (logged as train/NAME) and not minimized.
         first_batch: Draws the first micro-batch into the folder given.
         counts: Figures of this process so far that are logged as they are with each line of losses.
         lower_is_better: Whether `best` is an error rather than a score.

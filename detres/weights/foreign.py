@@ -1,7 +1,7 @@
 """A backbone to start from, whoever trained it, with the recipe that it needs: where a detector's `--init` ends.
 
 Torchvision's or MSRA's weights under the other's preprocessing, stride or pool still load and quietly cost many points;
-so these come with the weights (He et al. 2015, §3.3-3.4), and a file that is not recognised is refused.
+so these come with the weights (He et al. 2015, §3.3-3.4), and a file that is not recognized is refused.
 
 Tensor names are torchvision's: conv1, bn1, layer1.0.conv1 ... layer4 (conv5_x), fc; VGG: features.N, classifier.N.
 """
@@ -23,10 +23,10 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
-from detres.weights.layouts import caffe, caffe2, cifar, described, detectron2, timm, torchvision
-from detres.weights.layouts.reading import Reading, is_norm
+from detres.weights.checkpoint import Metadata, is_ours, read_safetensors, read_weights
+from detres.weights.layouts import caffe, caffe2, cifar, detectron2, tagged_safetensors, timm, torchvision
+from detres.weights.layouts.common import ParsedWeights, is_norm
 from detres.weights.loading import COUNTER
-from detres.weights.ours import Metadata, is_ours, read_safetensors, read_weights
 from detres.weights.pickles import is_npz, read_arrays, read_pickle
 from detres.weights.plausibility import contradiction
 
@@ -80,12 +80,12 @@ def read_backbone(source: str | Path) -> Backbone:
 
     Args:
         source: Our `.safetensors` (classification or detection); a file in one of the layouts in `weights/layouts/`
-            (`.pth`, `.th`, `.pkl`, `.npz`, `.safetensors`), recognised by its names and shapes; a partial
+            (`.pth`, `.th`, `.pkl`, `.npz`, `.safetensors`), recognized by its names and shapes; a partial
             `.safetensors` whose metadata give the recipe; or `torchvision:NAME`, which lets torchvision find it in its
             cache or download it. A relative path is looked up from here, then in `DETRES_DATA`, then in `datasets/`.
 
     Raises:
-        WeightsError: Not found, damaged, not recognised (with the reason), or the download failed.
+        WeightsError: Not found, damaged, not recognized (with the reason), or the download failed.
     """
     if str(source).startswith(TORCHVISION_PREFIX):
         name, tensors = torchvision.download(str(source))
@@ -97,14 +97,14 @@ def read_backbone(source: str | Path) -> Backbone:
         return found
     path = find_weights(source)
     if not _starts_as_safetensors(path):
-        return _recognised(read_arrays(path) if is_npz(path) else read_pickle(path), path, str(source))
+        return _recognized(read_arrays(path) if is_npz(path) else read_pickle(path), path, str(source))
     tensors, entries = read_safetensors(path)
     if is_ours(entries):
         tensors, metadata = read_weights(path)
         return _from_ours(tensors, metadata, str(source))
-    if described.fits(entries):
-        return _checked(described.read(tensors, entries, str(source)), str(source))
-    return _recognised(tensors, path, str(source))
+    if tagged_safetensors.fits(entries):
+        return _checked(tagged_safetensors.read(tensors, entries, str(source)), str(source))
+    return _recognized(tensors, path, str(source))
 
 
 def find_weights(source: str | Path) -> Path:
@@ -139,7 +139,9 @@ def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> B
         parts = [(name, prefix) for name in tensors for prefix in DETECTOR_PARTS if name.startswith(prefix)]
         tensors = {name.removeprefix(prefix): tensors[name] for name, prefix in parts}
     classes = metadata.class_names if metadata.task == "classification" else None
-    return _checked(Reading(OURS, tensors, (network,), metadata.preprocessing, class_names=classes), source)
+    return _checked(
+        ParsedWeights(OURS, tensors, (network,), metadata.preprocessing, class_names=classes), source
+    )
 
 
 def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {key: fields[key] for key in NetworkConfig.model_fields if key in fields}
 
 
-def _recognised(content: Mapping[str, Any], path: Path, source: str) -> Backbone:
+def _recognized(content: Mapping[str, Any], path: Path, source: str) -> Backbone:
     """The layout that the names tell, translated and compared with the network.
 
     A wrapped state_dict is unwrapped first; Caffe's arrays may be lists, so they are looked at before tensors are
@@ -175,12 +177,12 @@ def _recognised(content: Mapping[str, Any], path: Path, source: str) -> Backbone
         layout.LOOKED_FOR for layout in (torchvision, timm, cifar, detectron2, caffe2, caffe)
     )
     raise WeightsError(
-        f"{source}: not recognised: among its {len(tensors)} tensors ({listed(tensors, 3)}) there is neither "
+        f"{source}: not recognized: among its {len(tensors)} tensors ({listed(tensors, 3)}) there is neither "
         f"{looked_for}"
     )
 
 
-def _checked(reading: Reading, source: str) -> Backbone:
+def _checked(reading: ParsedWeights, source: str) -> Backbone:
     """The backbone, its tensors compared with the networks that it may be."""
     broken = [name for name, tensor in reading.tensors.items() if not tensor.isfinite().all()]
     if broken:
@@ -189,8 +191,8 @@ def _checked(reading: Reading, source: str) -> Backbone:
     bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in reading.tensors]
     if bare:
         raise WeightsError(
-            f"{source}: norms without running_mean ({listed(bare, 3)}): group normalisation, or weights cut out of a "
-            "network; batch normalisation with its statistics is needed"
+            f"{source}: norms without running_mean ({listed(bare, 3)}): group normalization, or weights cut out of a "
+            "network; batch normalization with its statistics is needed"
         )
     dropped = _orphans(reading.tensors)
     kept = {name: tensor for name, tensor in reading.tensors.items() if name not in dropped}
@@ -216,7 +218,7 @@ def _checked(reading: Reading, source: str) -> Backbone:
 
 
 def _network_of(
-    tensors: Mapping[str, Tensor], reading: Reading, source: str
+    tensors: Mapping[str, Tensor], reading: ParsedWeights, source: str
 ) -> tuple[dict[str, Any], list[str]]:
     """The network that fits of those that the reading allows, and what the tensors lack of it."""
     fits: list[tuple[int, list[str], dict[str, Any]]] = []
@@ -236,7 +238,7 @@ def _network_of(
         raise WeightsError(f"{source}: says {name} but is not: {reason}")
     names = listed(network["name"] for network in reading.networks)
     raise WeightsError(
-        f"{source}: not recognised as one of {names}, though its names are {reading.layout}; as {name}: {reason}"
+        f"{source}: not recognized as one of {names}, though its names are {reading.layout}; as {name}: {reason}"
     )
 
 

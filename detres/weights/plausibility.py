@@ -15,8 +15,8 @@ from torch import Tensor
 
 from detres.data.preprocessing import Preprocessing
 
-# Of photographs: pixels at distance d correlate by about exp(-0.05 d), the colours of one pixel by about 0.9.
-DECAY, COLOURS = 0.05, 0.9
+# Of photographs: pixels at distance d correlate by about exp(-0.05 d), the colors of one pixel by about 0.9.
+DECAY, COLORS = 0.05, 0.9
 PIXEL_DEVIATION = 0.226  # of a photograph's pixel, as a share of the range: mean of torchvision's std
 TOLERANCE = 10.0
 
@@ -52,7 +52,7 @@ def input_deviation(tensors: Mapping[str, Tensor]) -> float | None:
     side = weight.shape[-1]
     places = torch.cartesian_prod(torch.arange(side), torch.arange(weight.shape[-2])).double()
     within = torch.exp(-DECAY * torch.cdist(places, places))
-    between = torch.full((3, 3), COLOURS, dtype=torch.float64).fill_diagonal_(1)
+    between = torch.full((3, 3), COLORS, dtype=torch.float64).fill_diagonal_(1)
     filters = weight.double().flatten(1)  # (C, 3 * side^2)
     expected = ((filters @ torch.kron(between, within)) * filters).sum(dim=1)  # w' C w
     seen = expected > 0

@@ -62,21 +62,21 @@ def test_iou_equals_torchvision(first, second):
 def test_decode_inverts_encode(rows):
     boxes = as_boxes(rows)
     references = boxes.flip(0) * 0.7 + 3
-    divisors = (0.1, 0.1, 0.2, 0.2)
-    deltas = encode_boxes(boxes, references, divisors)
+    target_stds = (0.1, 0.1, 0.2, 0.2)
+    deltas = encode_boxes(boxes, references, target_stds)
     bounded = (deltas[:, 2:] * 0.2 < LARGEST_LOG_RATIO).all(dim=1)
     torch.testing.assert_close(
-        decode_boxes(deltas, references, divisors)[bounded], boxes[bounded], atol=1e-6, rtol=1e-9
+        decode_boxes(deltas, references, target_stds)[bounded], boxes[bounded], atol=1e-6, rtol=1e-9
     )
     per_class = deltas[:, None].expand(-1, 3, -1)
     torch.testing.assert_close(
-        decode_boxes(per_class, references, divisors)[:, 2], decode_boxes(deltas, references, divisors)
+        decode_boxes(per_class, references, target_stds)[:, 2], decode_boxes(deltas, references, target_stds)
     )
 
 
 def test_encode_by_hand():
     reference = torch.tensor([[0.0, 0, 10, 20]])
-    box = torch.tensor([[5.0, 0, 25, 20]])  # centre moves by 10 = one width; twice as wide, as high
+    box = torch.tensor([[5.0, 0, 25, 20]])  # center moves by 10 = one width; twice as wide, as high
     torch.testing.assert_close(encode_boxes(box, reference), torch.tensor([[1.0, 0, math.log(2), 0]]))
 
 
@@ -119,26 +119,26 @@ def test_anchors_equal_torchvisions_but_for_its_rounding():
 
 def test_match_by_hand():
     iou = torch.tensor([[0.75, 0.1], [0.5, 0.2], [0.1, 0.25], [0.05, 0.25], [0.35, 0.0]])
-    plain, objects = match_boxes(iou, positive_iou=0.7, negative_iou=0.3)
+    plain, objects = match_boxes(iou, fg_iou_thresh=0.7, bg_iou_thresh=0.3)
     assert plain.tolist() == [POSITIVE, IGNORED, NEGATIVE, NEGATIVE, IGNORED]
     assert objects.tolist() == [0, 0, 1, 1, 0]
-    best, _ = match_boxes(iou, positive_iou=0.7, negative_iou=0.3, keep_best=True)
+    best, _ = match_boxes(iou, fg_iou_thresh=0.7, bg_iou_thresh=0.3, keep_best=True)
     assert best.tolist() == [POSITIVE, IGNORED, POSITIVE, POSITIVE, IGNORED]  # both best of the second object
-    low, _ = match_boxes(iou, positive_iou=0.5, negative_iou=0.5, lowest_iou=0.1)
+    low, _ = match_boxes(iou, fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.1)
     assert low.tolist() == [POSITIVE, POSITIVE, NEGATIVE, NEGATIVE, NEGATIVE]
-    lower, _ = match_boxes(iou, positive_iou=0.5, negative_iou=0.5, lowest_iou=0.3)
+    lower, _ = match_boxes(iou, fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.3)
     assert lower.tolist() == [POSITIVE, POSITIVE, IGNORED, IGNORED, NEGATIVE]
 
 
 def test_match_object_that_overlaps_nothing_makes_nothing_positive():
-    matches, _ = match_boxes(torch.zeros(3, 1), positive_iou=0.7, negative_iou=0.3, keep_best=True)
+    matches, _ = match_boxes(torch.zeros(3, 1), fg_iou_thresh=0.7, bg_iou_thresh=0.3, keep_best=True)
     assert matches.tolist() == [NEGATIVE] * 3
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 2)])
 def test_match_of_nothing(shape):
     matches, objects = match_boxes(
-        torch.zeros(shape), positive_iou=0.5, negative_iou=0.5, lowest_iou=0.1, keep_best=True
+        torch.zeros(shape), fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.1, keep_best=True
     )
     assert matches.tolist() == [NEGATIVE] * shape[0]
     assert objects.tolist() == [0] * shape[0]
@@ -176,11 +176,11 @@ def test_nms_equals_the_obvious_loop(count):
 @pytest.mark.parametrize("limit", [None, 1, 130, 2000])
 def test_nms_of_many_boxes_equals_torchvision_cut_at_the_limit(clusters, limit):
     generator = torch.Generator().manual_seed(clusters)
-    centres = torch.rand(clusters, 2, generator=generator) * 800
-    centre = centres[torch.randint(clusters, (3000,), generator=generator)]
-    centre = centre + 15 * torch.randn(3000, 2, generator=generator)
+    centers = torch.rand(clusters, 2, generator=generator) * 800
+    center = centers[torch.randint(clusters, (3000,), generator=generator)]
+    center = center + 15 * torch.randn(3000, 2, generator=generator)
     half = (torch.rand(3000, 2, generator=generator) + 0.5) * 40
-    boxes = torch.cat((centre - half, centre + half), dim=1)
+    boxes = torch.cat((center - half, center + half), dim=1)
     boxes[::50, 2:] = boxes[::50, :2]  # of no area
     scores = torch.rand(3000, generator=generator).round(decimals=2)  # ties
     expected = torchvision.ops.nms(boxes, scores, 0.7)[:limit]
@@ -198,7 +198,7 @@ def test_nms_of_many_boxes_at_an_overlap_that_is_the_threshold(threshold):
 
 def test_nms_follows_a_chain_of_boxes_each_dropped_by_the_one_before_only():
     left = torch.arange(1200.0)
-    boxes = torch.stack((left, torch.zeros(1200), left + 3, torch.ones(1200)), dim=1)  # neighbours: IoU 0.5
+    boxes = torch.stack((left, torch.zeros(1200), left + 3, torch.ones(1200)), dim=1)  # neighbors: IoU 0.5
     assert nms(boxes, -left, 0.4).tolist() == list(range(0, 1200, 2))
 
 

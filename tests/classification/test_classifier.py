@@ -19,8 +19,8 @@ from detres.data.preprocessing import MSRA
 from detres.errors import ConfigError, WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import FrozenBatchNorm2d
+from detres.weights.checkpoint import read_weights, save_weights
 from detres.weights.foreign import read_backbone
-from detres.weights.ours import read_weights, save_weights
 
 SMALL = NetworkConfig(name="resnet18", width=0.125)
 CROP = CropConfig(size=32, train_sides=(32, 40), test_side=36)

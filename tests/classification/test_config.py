@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from detres.classification.config import ClassificationConfig
-from detres.classification.pictures import read_pictures
-from detres.classification.train import build_task
+from detres.classification.data import read_image_labels
+from detres.classification.task import build_task
 from detres.config import load_config
 from detres.data.config import Source
 from detres.errors import ConfigError
@@ -23,7 +23,7 @@ RECIPES = sorted(
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_recipe_trains_a_step(path):
-    """At tiny size: its own network at an eighth of its width, its own mean, colours, losses and crops of 32 px."""
+    """At tiny size: its own network at an eighth of its width, its own mean, colors, losses and crops of 32 px."""
     config = load_config(ClassificationConfig, path)
     assert config.data.train
     assert config.data.val
@@ -38,12 +38,12 @@ def test_shipped_recipe_trains_a_step(path):
             "model.network.width=0.125",
             "model.init=null",
             "model.freeze_at=0",
-            "data.mean_pictures=4",
+            "data.mean_images=4",
             "train.workers=0",
         ],
     )
-    pictures = read_pictures([Source(dir="shapes:8")], side=32)
-    task = build_task(small, pictures, pictures, torch.device("cpu"), quiet=True)
+    images = read_image_labels([Source(dir="shapes:8")], side=32)
+    task = build_task(small, images, images, torch.device("cpu"), quiet=True)
     samples = [task.dataset[0, index] for index in range(2)]
     losses = task.losses(task.collate(samples), torch.Generator().manual_seed(0))
     losses["class"].backward()
@@ -82,7 +82,7 @@ def test_imagenet_recipes_are_the_papers(path):
     assert (plan.iterations, plan.images_per_step, plan.rate) == (600_000, 256, 0.1)
     assert (config.train.schedule, config.train.weight_decay, config.train.momentum) == ("plateau", 1e-4, 0.9)
     crop = config.data.crop
-    assert (crop.size, crop.train_sides, crop.test_side, crop.pca_colour) == (224, (256, 480), 256, 0.1)
+    assert (crop.size, crop.train_sides, crop.test_side, crop.pca_color) == (224, (256, 480), 256, 0.1)
     assert config.data.mean == "pixel"
     network, (kind, _, option) = config.model.network, path.stem.partition("_")
     assert network.name == (kind if kind.startswith("plain") else f"resnet{kind[1:]}")

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from detres.classification.config import ClassificationConfig
+from detres.classification.data import read_image_labels
 from detres.classification.mixing import MixingConfig, mix, overlay, paste, soft_cross_entropy
-from detres.classification.pictures import read_pictures
-from detres.classification.train import build_task
+from detres.classification.task import build_task
 from detres.config import load_config
 
 
@@ -49,16 +49,16 @@ def test_overlay_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("centre", "rows", "columns", "share"),
+    ("center", "rows", "columns", "share"),
     [
         ((0.5, 0.5), (2, 6), (2, 6), 0.75),  # a quarter of 8 x 8 is 4 x 4
         ((0.0, 0.5), (0, 2), (2, 6), 0.875),  # half of it is cut off, and counts for the picture
         ((1.0, 1.0), (6, 8), (6, 8), 0.9375),
     ],
 )
-def test_paste_by_hand(centre, rows, columns, share):
+def test_paste_by_hand(center, rows, columns, share):
     inputs = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 8, 8)
-    mixed = paste(inputs, torch.tensor([1, 0]), 0.75, centre)
+    mixed = paste(inputs, torch.tensor([1, 0]), 0.75, center)
     expected = torch.zeros(3, 8, 8)
     expected[:, rows[0] : rows[1], columns[0] : columns[1]] = 1
     assert torch.equal(mixed.inputs[0], expected)
@@ -67,7 +67,7 @@ def test_paste_by_hand(centre, rows, columns, share):
 
 
 @pytest.mark.parametrize("config", [MixingConfig(mixup=0.4), MixingConfig(cutmix=1.0)])
-def test_share_is_what_is_left_of_each_picture(config):
+def test_share_is_what_is_left_of_each_image(config):
     """Pictures of one value each: what is mixed in shows in the mean."""
     inputs = torch.tensor([1.0, 2.0, 4.0, 8.0]).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
     shares = []
@@ -110,7 +110,7 @@ def test_training_step_uses_them():
     found = {}
     for name, mixing in (("plain", "{}"), ("soft", "{label_smoothing: 0.1, mixup: 0.2, cutmix: 1.0}")):
         config = load_config(ClassificationConfig, None, [*settings, f"data.mixing={mixing}"])
-        task = build_task(config, read_pictures(config.data.train, side=32), None, torch.device("cpu"))
+        task = build_task(config, read_image_labels(config.data.train, side=32), None, torch.device("cpu"))
         batch = task.collate([task.dataset[0, index] for index in range(8)])
         first, again = (task.losses(batch, seeded(3)) for _ in range(2))
         found[name] = first["class"].item()

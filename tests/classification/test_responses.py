@@ -63,7 +63,7 @@ def by_hand(network: Any, image: Tensor, label: Tensor) -> list[tuple[str, Tenso
     ("name", "options"),
     [("cifar_plain20", {}), ("cifar_resnet20", {}), ("resnet18", {"shortcut": "C"}), ("resnet50", {})],
 )
-def test_responses_are_those_of_the_pictures_one_by_one(name, options):
+def test_responses_are_those_of_the_images_one_by_one(name, options):
     network = lively(name, **options)
     images = torch.randn(5, 3, 40, 36, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 1, 0])
@@ -103,24 +103,24 @@ def test_nothing_to_look_at_is_an_error():
 
 def test_weights_files_whose_norms_are_constant(tmp_path):
     """Constant BN is folded into convolutions; the responses are those of the same network before."""
-    pictures = shapes_labels("train", 12, side=32)
+    images = shapes_labels("train", 12, side=32)
     found = []
     for frozen in (False, True):
         architecture = Architecture(
             network=NetworkConfig(name="cifar_resnet20", width=0.5), frozen_batch_norm=frozen
         )
-        network = build_classifier(architecture, len(pictures.class_names), torch.Generator().manual_seed(0))
+        network = build_classifier(architecture, len(images.class_names), torch.Generator().manual_seed(0))
         write_classifier(
             tmp_path / "w.safetensors",
             network,
             architecture,
-            class_names=pictures.class_names,
+            class_names=images.class_names,
             preprocessing=TORCHVISION,
             crop=CropConfig(size=32, train_sides=None, test_side=None),
             source="a test",
         )
         name, layers = responses_of_weights(
-            tmp_path / "w.safetensors", pictures, images=10, batch=4, workers=0, quiet=True
+            tmp_path / "w.safetensors", images, num_images=10, batch=4, workers=0, quiet=True
         )
         assert name == "cifar_resnet20"
         found.append(layers)

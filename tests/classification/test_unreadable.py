@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from detres.classification.config import ClassificationConfig
-from detres.classification.pictures import hold_out, read_pictures
-from detres.classification.testing import evaluate_classifier
-from detres.classification.train import build_task, read_training_pictures, train_classifier
+from detres.classification.data import hold_out, read_image_labels
+from detres.classification.evaluate import evaluate_classifier
+from detres.classification.task import build_task, read_training_images, train_classifier
 from detres.config import load_config
 from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import Source
@@ -35,10 +35,10 @@ SMALL = (
 @pytest.fixture
 def tree(tmp_path):
     """Ten pictures of five classes; the sixth (of all, sorted) is cut off."""
-    pictures = shapes_labels("train", 10, side=40)
+    images = shapes_labels("train", 10, side=40)
     for index in range(10):
-        name = pictures.class_names[pictures.labels[index]]
-        write_image(tmp_path / "forms" / "train" / name / f"{index}.jpg", read_image(pictures.paths[index]))
+        name = images.class_names[images.labels[index]]
+        write_image(tmp_path / "forms" / "train" / name / f"{index}.jpg", read_image(images.paths[index]))
     broken = sorted((tmp_path / "forms").rglob("*.jpg"))[5]
     broken.write_bytes(broken.read_bytes()[:-100])
     return tmp_path / "forms", broken
@@ -53,14 +53,14 @@ def run(tree, folder, *settings):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_stops_the_run_and_is_named(tree, tmp_path, workers):
+def test_a_corrupt_image_stops_the_run_and_is_named(tree, tmp_path, workers):
     with pytest.raises(
         DataError, match=rf"^picture {tree[1]} is truncated \(a JPEG without its end, \d+ bytes\)"
     ):
         run(tree[0], tmp_path / "run", f"train.workers={workers}")
 
 
-def test_corrupt_pictures_are_skipped_named_once_and_counted(tree, tmp_path, caplog):
+def test_corrupt_images_are_skipped_named_once_and_counted(tree, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="detres"):
         run(tree[0], tmp_path / "run", "data.unreadable=skip", "data.mean=pixel", "train.workers=1")
     told = [record.getMessage() for record in caplog.records if str(tree[1]) in record.getMessage()]
@@ -72,12 +72,12 @@ def test_corrupt_pictures_are_skipped_named_once_and_counted(tree, tmp_path, cap
 
 
 def test_crops_of_a_batch_without_the_corrupt_one(tree):
-    pictures = read_pictures([Source(dir=str(tree[0]))])
+    images = read_image_labels([Source(dir=str(tree[0]))])
     config = load_config(ClassificationConfig, None, [*SMALL, "data.unreadable=skip"])
-    task = build_task(config, pictures, None, CPU)
+    task = build_task(config, images, None, CPU)
     batch = task.collate([task.dataset[0, index] for index in (4, 5, 6)])
-    assert batch.names == [pictures.paths[4], pictures.paths[6]]
-    assert batch.labels.tolist() == pictures.labels[[4, 6]].tolist()
+    assert batch.names == [images.paths[4], images.paths[6]]
+    assert batch.labels.tolist() == images.labels[[4, 6]].tolist()
     assert batch.images.shape == (2, 3, 32, 32)
     alone = task.collate([task.dataset[0, 5]])
     assert len(alone) == 0
@@ -90,43 +90,43 @@ def test_crops_of_a_batch_without_the_corrupt_one(tree):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_evaluation_counts_what_it_left_out(tree, batch):
-    pictures = read_pictures([Source(dir=str(tree[0]))])
+    images = read_image_labels([Source(dir=str(tree[0]))])
     config = load_config(ClassificationConfig, None, [*SMALL])
-    task = build_task(config, pictures, None, CPU)
-    crops = ClassificationDataset(pictures, config.data.crop, train=False, skip_unreadable=True)
+    task = build_task(config, images, None, CPU)
+    crops = ClassificationDataset(images, config.data.crop, train=False, skip_unreadable=True)
     network = task.network.eval()
     found = evaluate_classifier(network, TORCHVISION, crops, batch=batch, quiet=True)
-    whole = pictures.select([index for index in range(10) if index != 5])
+    whole = images.select([index for index in range(10) if index != 5])
     rest = ClassificationDataset(whole, config.data.crop, train=False)
     expected = evaluate_classifier(network, TORCHVISION, rest, quiet=True)
     assert (found.images, found.left_out) == (9, 1)
     assert found.errors() == expected.errors()
 
 
-def test_held_out_pictures_are_a_part_of_their_own_and_always_the_same():
-    pictures = read_pictures([Source(dir="shapes:50")])
-    train, held = hold_out(pictures, 20)
+def test_held_out_images_are_a_part_of_their_own_and_always_the_same():
+    images = read_image_labels([Source(dir="shapes:50")])
+    train, held = hold_out(images, 20)
     paths = [[part.paths[index] for index in range(len(part))] for part in (train, held)]
     assert (len(train), len(held)) == (30, 20)
-    assert sorted(paths[0] + paths[1]) == sorted(pictures.paths[index] for index in range(50))
-    again = hold_out(pictures, 20)[1]
+    assert sorted(paths[0] + paths[1]) == sorted(images.paths[index] for index in range(50))
+    again = hold_out(images, 20)[1]
     assert [again.paths[index] for index in range(20)] == paths[1]
-    label_of = {pictures.paths[index]: label for index, label in enumerate(pictures.labels.tolist())}
+    label_of = {images.paths[index]: label for index, label in enumerate(images.labels.tolist())}
     for part, own in zip((train, held), paths, strict=True):
         assert part.labels.tolist() == [label_of[path] for path in own]
     assert len(np.unique(held.labels)) == 5
-    with pytest.raises(DataError, match=r"data\.hold_out: 50 of 50 pictures .* leave none to train on"):
-        hold_out(pictures, 50)
+    with pytest.raises(DataError, match=r"data\.val_count: 50 of 50 pictures .* leave none to train on"):
+        hold_out(images, 50)
 
 
-def test_held_out_pictures_stand_in_for_validation():
+def test_held_out_images_stand_in_for_validation():
     settings = ["data.train=[{dir: 'shapes:30'}]", "data.val=[{dir: 'shapes:8', split: val}]"]
-    config = load_config(ClassificationConfig, None, [*settings, "data.hold_out=10"])
-    data = read_training_pictures(config)
+    config = load_config(ClassificationConfig, None, [*settings, "data.val_count=10"])
+    data = read_training_images(config)
     assert data.val is not None
     assert (len(data.train), len(data.val)) == (20, 10)
     assert "/train/" in data.val.paths[0]
     config = load_config(ClassificationConfig, None, settings)
-    data = read_training_pictures(config)
+    data = read_training_images(config)
     assert data.val is not None
     assert (len(data.train), len(data.val)) == (30, 8)

@@ -14,8 +14,8 @@ from detres.data.decoding import read_image
 from detres.data.drawing import write_image
 from detres.data.shapes import shapes_labels
 from detres.errors import DataError, UserError, WeightsError
+from detres.weights.checkpoint import read_weights, save_weights
 from detres.weights.foreign import read_backbone
-from detres.weights.ours import read_weights, save_weights
 
 SMALL = (
     "model.network={name: resnet18, width: 0.125}",
@@ -30,10 +30,10 @@ SMALL = (
 def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "forms"
     for split in ("train", "val"):
-        pictures = shapes_labels(split, 16, side=40)
-        for index in range(len(pictures)):
-            name = pictures.class_names[pictures.labels[index]]
-            write_image(root / split / name / f"{index}.png", read_image(pictures.paths[index]))
+        images = shapes_labels(split, 16, side=40)
+        for index in range(len(images)):
+            name = images.class_names[images.labels[index]]
+            write_image(root / split / name / f"{index}.png", read_image(images.paths[index]))
     return root
 
 
@@ -93,7 +93,7 @@ def test_views_and_ensembles(tree, tmp_path, capsys):
         figures("--weights", str(weights), "--crops", "10", "--scales", "32")
 
 
-def test_corrupt_picture_in_a_test(tree, tmp_path, capsys):
+def test_corrupt_image_in_a_test(tree, tmp_path, capsys):
     copy = tmp_path / "forms"
     shutil.copytree(tree, copy)
     train(tree, tmp_path / "run")
@@ -118,7 +118,7 @@ def test_run_that_is_there_is_refused_and_resumed(tree, tmp_path):
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-def test_pictures_of_other_classes_are_refused(tree, tmp_path):
+def test_images_of_other_classes_are_refused(tree, tmp_path):
     train(tree, tmp_path / "run")
     weights = ["--weights", str(tmp_path / "run" / "model.safetensors")]
     write_image(tmp_path / "other" / "ant" / "0.png", np.zeros((40, 40, 3), np.uint8))
@@ -133,8 +133,8 @@ def test_weights_that_are_not_there_are_named(tool, tree, tmp_path):
         tool.main(["--weights", str(tmp_path / "none.safetensors"), "--data", str(tree), *out])
 
 
-def test_overwrite_reads_the_pictures_once_and_before_it_removes(tree, tmp_path, monkeypatch):
-    from detres.classification import train as room
+def test_overwrite_reads_the_images_once_and_before_it_removes(tree, tmp_path, monkeypatch):
+    from detres.classification import task as room
 
     train(tree, tmp_path / "run")
     weights = tmp_path / "run" / "model.safetensors"
@@ -144,9 +144,11 @@ def test_overwrite_reads_the_pictures_once_and_before_it_removes(tree, tmp_path,
     with pytest.raises(UserError):
         train(tree, tmp_path / "run", "--overwrite", "--set", "data.val=[{dir: nowhere}]")
     assert weights.read_bytes() == before
-    reads, scan = [], room.scan_pictures
+    reads, scan = [], room.scan_image_labels
     monkeypatch.setattr(
-        room, "scan_pictures", lambda sources, **options: reads.append(sources) or scan(sources, **options)
+        room,
+        "scan_image_labels",
+        lambda sources, **options: reads.append(sources) or scan(sources, **options),
     )
     train(tree, tmp_path / "run", "--overwrite")
     assert len(reads) == 2  # training and validation

@@ -19,7 +19,7 @@ from PIL import Image
 from detres.cli import convert_weights, eval_cls
 from detres.data.drawing import write_image
 from detres.errors import UserError, WeightsError
-from detres.weights.ours import read_weights
+from detres.weights.checkpoint import read_weights
 
 ERRORS_OF_200 = 46  # of resnet20
 ERRORS = {20: 1897, 32: 1744, 44: 1733, 56: 1680}
@@ -73,7 +73,7 @@ def plain_resnet20(state: dict[str, torch.Tensor], images: torch.Tensor) -> torc
     return F.linear(maps.mean(dim=(2, 3)), state["linear.weight"], state["linear.bias"])
 
 
-def test_published_resnet20_on_a_part_of_the_pictures(real_data, tmp_path):
+def test_published_resnet20_on_a_part_of_the_images(real_data, tmp_path):
     """Every fifth of the first 100 pictures of each class: the errors of the network above, to the picture."""
     with zipfile.ZipFile(real_data / "cifar10.zip") as archive:
         for name in archive.namelist():

@@ -17,7 +17,7 @@ from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
-from detres.detection.inference import TestConfig
+from detres.detection.detect import TestConfig
 from detres.errors import DataError, UserError
 
 FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -163,10 +163,10 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
     (folder / "right.json").unlink()
     options = ["--data", str(folder), "--split", "test", "--json", str(folder / "out.json")]
     eval_coco.main(
-        ["--weights", "a.safetensors", *options, "--set", "test.min_score=1e-2", "--set", "test.flip=true"]
+        ["--weights", "a.safetensors", *options, "--set", "test.score_thresh=1e-2", "--set", "test.flip=true"]
     )
     assert seen["weights"] == ["a.safetensors"]
-    assert seen["options"] == {"min_score": 0.01, "flip": True}
+    assert seen["options"] == {"score_thresh": 0.01, "flip": True}
     assert seen["names"] == ("mite", "clot", "cell")
     written = json.loads((folder / "out.json").read_text())
     assert written["figures"]["AP"] == pytest.approx(1.0)
@@ -179,7 +179,7 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
     [
         (eval_coco, ["--results", "missing.json"], "no such file"),
         (eval_coco, ["--weights", "a.safetensors"], "--annotations has no pictures"),
-        (eval_coco, ["--results", "a.json", "--set", "test.nms=0.5"], "test options change --weights"),
+        (eval_coco, ["--results", "a.json", "--set", "test.nms_thresh=0.5"], "test options change --weights"),
         (eval_coco, ["--results", "a.json", "--bootstrap", "-1"], "--bootstrap -1"),
         (eval_coco, ["--results", "a.json", "--against", "truth.json"], "say how many with --bootstrap"),
         (
@@ -219,8 +219,8 @@ def test_drawn_shapes_can_be_evaluated(tmp_path):
         ),
         (
             eval_coco,
-            ["--submission", "detections_test_tiny_results.json", "--set", "test.max_detections=200"],
-            "test.max_detections=200: COCO's server counts the best 100",
+            ["--submission", "detections_test_tiny_results.json", "--set", "test.detections_per_img=200"],
+            "test.detections_per_img=200: COCO's server counts the best 100",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_faults_are_found_before_anything_is_detected(folder, monkeypatch, tool,
         tool.main(["--weights", "a.safetensors", "--data", str(folder), "--split", "test", *options])
 
 
-@pytest.mark.parametrize("override", ["train.lr=1", "test=3", "test.nms"])
+@pytest.mark.parametrize("override", ["train.lr=1", "test=3", "test.nms_thresh"])
 def test_only_test_options_can_be_set(folder, override):
     with pytest.raises(UserError, match="--set"):
         eval_coco.main(["--weights", "a", "--data", str(folder), "--set", override])
@@ -260,7 +260,7 @@ def test_nan_scores_end_with_status_2_and_one_line(folder, capsys):
     assert not (folder / "out.json").exists()
 
 
-SWITCHES = ("refine=true", "vote=true", "flip=true", "scales=[64, 96, 128]")
+SWITCHES = ("refine=true", "box_voting=true", "flip=true", "scales=[64, 96, 128]")
 
 
 @pytest.mark.parametrize("tool", [eval_coco, eval_voc])
@@ -282,7 +282,7 @@ def test_an_ensemble_with_all_switches(tool, tmp_path):
     tool.main(["--weights", *map(str, weights), *options, *sets, "--save-results", str(saved), "--quiet"])
     detector, scenes = detres.load(weights, device="cpu"), shapes_annotations("val", 2)
     assert isinstance(detector, Detector)
-    switches = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
+    switches = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
     expected, _ = detect_split(detector, scenes, options=switches, quiet=True)
     rows = json.loads(saved.read_text())
     assert [row["score"] for row in rows] == expected.scores.tolist()
@@ -294,18 +294,16 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     from pycocotools.coco import COCO
 
     data = tmp_path / "coco"
-    pictures = [
-        {"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 120} for number in (7, 42)
-    ]
+    images = [{"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 120} for number in (7, 42)]
     categories = [{"id": 3 * label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
-    for picture in pictures:
-        write_image(data / "test2015" / picture["file_name"], np.full((80, 120, 3), picture["id"], np.uint8))
+    for image in images:
+        write_image(data / "test2015" / image["file_name"], np.full((80, 120, 3), image["id"], np.uint8))
     info = data / "annotations" / "image_info_test-dev2015.json"
     info.parent.mkdir()
-    info.write_text(json.dumps({"images": pictures, "categories": categories}))
+    info.write_text(json.dumps({"images": images, "categories": categories}))
     ids = tuple(category["id"] for category in categories)
     weights = write_detector(
-        tmp_path / "w.safetensors", category_ids=ids, test={"proposals": 30, "min_score": 0.0}
+        tmp_path / "w.safetensors", category_ids=ids, test={"proposals": 30, "score_thresh": 0.0}
     )
     options = ["--weights", str(weights), "--data", str(data), "--split", "test-dev2015", "--device", "cpu"]
     target = tmp_path / "detections_test-dev2015_tiny_results.json"
@@ -326,7 +324,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
         with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
             eval_coco.main([*options, "--submission", str(wrong)])
         assert not wrong.exists()
-    info.write_text(json.dumps({"images": [{**pictures[0], "id": "seven"}], "categories": categories}))
+    info.write_text(json.dumps({"images": [{**images[0], "id": "seven"}], "categories": categories}))
     monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
     with pytest.raises(DataError, match="image ids must be whole numbers"):
         eval_coco.main([*options, "--submission", str(target)])
@@ -342,7 +340,7 @@ def test_detections_for_vocs_server(tmp_path, capsys, monkeypatch):
     for stem in ("2008_000001", "2008_000004"):
         write_image(year / "JPEGImages" / f"{stem}.jpg", np.full((80, 120, 3), 99, np.uint8))
     names = ("cat", "dog", "tvmonitor")
-    weights = write_detector(tmp_path / "w.safetensors", names, test={"proposals": 30, "min_score": 0.0})
+    weights = write_detector(tmp_path / "w.safetensors", names, test={"proposals": 30, "score_thresh": 0.0})
     options = ["--weights", str(weights), "--data", str(year), "--split", "test", "--device", "cpu"]
     eval_voc.main([*options, "--save-comp4", str(tmp_path / "Main")])
     files = {path.name for path in (tmp_path / "Main").iterdir()}

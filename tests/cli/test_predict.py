@@ -26,7 +26,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def images(tmp_path) -> Path:
     """`in/a.png`, `in/deep/b.jpg` and what is to be passed over."""
     scenes = shapes_annotations("test", 2)
     write_image(tmp_path / "in" / "a.png", read_image(scenes.paths[0]))
@@ -57,13 +57,13 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_folder(weights, pictures, tmp_path, capsys):
+def test_a_folder(weights, images, tmp_path, capsys):
     """The json is what the detector finds in each picture, the picture's path its id; drawn ones differ from it."""
-    run(weights, pictures, "--out", tmp_path / "out")
+    run(weights, images, "--out", tmp_path / "out")
     assert files(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
     detector = detres.load(weights, device="cpu")
-    paths = [pictures / "a.png", pictures / "deep" / "b.jpg"]
-    found = [detector(path, min_score=0.5) for path in paths]  # type: ignore[call-arg]
+    paths = [images / "a.png", images / "deep" / "b.jpg"]
+    found = [detector(path, score_thresh=0.5) for path in paths]  # type: ignore[call-arg]
     expected = [row for one, path in zip(found, paths, strict=True) for row in one.to_coco(str(path))]  # type: ignore[union-attr]
     assert len(expected) > 1
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == expected
@@ -75,20 +75,22 @@ def test_a_folder(weights, pictures, tmp_path, capsys):
     assert "a.png" in printed
 
 
-def test_the_json_alone(weights, pictures, tmp_path):
-    run(
-        weights, pictures / "a.png", "--no-pictures", "--json", tmp_path / "f.json", "--out", tmp_path / "out"
-    )
+def test_the_json_alone(weights, images, tmp_path):
+    run(weights, images / "a.png", "--no-images", "--json", tmp_path / "f.json", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert {row["image_id"] for row in json.loads((tmp_path / "f.json").read_text())} == {
-        str(pictures / "a.png")
+        str(images / "a.png")
     }
 
 
-def test_score_and_other_test_options(weights, pictures, tmp_path):
-    for name, low in (("usual", None), ("low", "test.min_score=0.1"), ("few", "test.max_detections=1")):
+def test_score_and_other_test_options(weights, images, tmp_path):
+    for name, low in (
+        ("usual", None),
+        ("low", "test.score_thresh=0.1"),
+        ("few", "test.detections_per_img=1"),
+    ):
         more = ["--set", low] if low else []
-        run(weights, pictures / "a.png", "--no-pictures", "--json", tmp_path / name, *more)
+        run(weights, images / "a.png", "--no-images", "--json", tmp_path / name, *more)
     usual, low, few = (json.loads((tmp_path / name).read_text()) for name in ("usual", "low", "few"))
     assert 0.1 < min(row["score"] for row in low) <= 0.5 < min(row["score"] for row in usual)
     assert few == usual[:1]
@@ -97,60 +99,60 @@ def test_score_and_other_test_options(weights, pictures, tmp_path):
         ("scales=[]", "shorter sides in rising"),
     ):
         with pytest.raises(UserError, match=message):
-            run(weights, pictures / "a.png", "--out", tmp_path / "x", "--set", f"test.{wrong}")
+            run(weights, images / "a.png", "--out", tmp_path / "x", "--set", f"test.{wrong}")
     assert not (tmp_path / "x").exists()
 
 
-def test_an_ensemble_with_all_switches(weights, pictures, tmp_path):
+def test_an_ensemble_with_all_switches(weights, images, tmp_path):
     """What the tool writes is what `detres.load` of both files finds with the same options."""
     other = write_detector(tmp_path / "o.safetensors", seed=3)
-    options = ("refine=true", "vote=true", "flip=true", "scales=[64, 96]")
+    options = ("refine=true", "box_voting=true", "flip=true", "scales=[64, 96]")
     sets = [argument for option in options for argument in ("--set", f"test.{option}")]
     target = tmp_path / "f.json"
     both = ["--weights", str(weights), str(other)]
     predict.main(
-        [str(pictures / "a.png"), *both, "--device", "cpu", "--no-pictures", "--json", str(target), *sets]
+        [str(images / "a.png"), *both, "--device", "cpu", "--no-images", "--json", str(target), *sets]
     )
     ensemble = detres.load([weights, other], device="cpu")
     found = ensemble(  # type: ignore[call-arg]
-        pictures / "a.png", min_score=0.5, refine=True, vote=True, flip=True, scales=(64, 96)
+        images / "a.png", score_thresh=0.5, refine=True, box_voting=True, flip=True, scales=(64, 96)
     )
-    assert json.loads(target.read_text()) == found.to_coco(str(pictures / "a.png"))  # type: ignore[union-attr]
+    assert json.loads(target.read_text()) == found.to_coco(str(images / "a.png"))  # type: ignore[union-attr]
 
 
-def test_inputs(pictures):
-    a, b = pictures / "a.png", pictures / "deep" / "b.jpg"
+def test_inputs(images):
+    a, b = images / "a.png", images / "deep" / "b.jpg"
     out = Path("runs")
-    assert find_inputs([str(pictures)], out) == [a, b]
-    assert find_inputs([str(pictures / "*.png")], out) == [a]
-    assert find_inputs([str(pictures / "**" / "*.jpg"), str(a), str(pictures)], out) == [b, a]
-    assert find_inputs([str(pictures / "*")], out) == [a, b]  # a picture, a folder, and what is neither
-    assert find_inputs([str(pictures / "de*")], out) == [b]
-    for nothing in ("none.png", str(pictures / "*.gif"), str(pictures / "nowhere")):
+    assert find_inputs([str(images)], out) == [a, b]
+    assert find_inputs([str(images / "*.png")], out) == [a]
+    assert find_inputs([str(images / "**" / "*.jpg"), str(a), str(images)], out) == [b, a]
+    assert find_inputs([str(images / "*")], out) == [a, b]  # a picture, a folder, and what is neither
+    assert find_inputs([str(images / "de*")], out) == [b]
+    for nothing in ("none.png", str(images / "*.gif"), str(images / "nowhere")):
         with pytest.raises(UserError, match="no picture or video there"):
             find_inputs([nothing], out)
     with pytest.raises(UserError, match=r"notes\.txt: neither a picture \(\.bmp, "):
-        find_inputs([str(pictures / "notes.txt")], out)
+        find_inputs([str(images / "notes.txt")], out)
 
 
-def test_hidden_files_and_folders_are_passed_over(pictures):
+def test_hidden_files_and_folders_are_passed_over(images):
     """Wherever the folder itself lies; by name they are inputs."""
-    shutil.copytree(pictures, pictures / ".cache" / "x")
-    a, b = pictures / "a.png", pictures / "deep" / "b.jpg"
-    assert find_inputs([str(pictures)], Path("runs")) == [a, b]
-    assert find_inputs([str(pictures / "**" / "*")], Path("runs")) == [a, b]
-    hidden = pictures / ".cache" / "x"
+    shutil.copytree(images, images / ".cache" / "x")
+    a, b = images / "a.png", images / "deep" / "b.jpg"
+    assert find_inputs([str(images)], Path("runs")) == [a, b]
+    assert find_inputs([str(images / "**" / "*")], Path("runs")) == [a, b]
+    hidden = images / ".cache" / "x"
     assert find_inputs([str(hidden)], Path("runs")) == [hidden / "a.png", hidden / "deep" / "b.jpg"]
-    assert find_inputs([str(pictures / "._a.png")], Path("runs")) == [pictures / "._a.png"]
+    assert find_inputs([str(images / "._a.png")], Path("runs")) == [images / "._a.png"]
 
 
-def test_a_picture_named_twice_is_one_input(pictures, monkeypatch):
-    monkeypatch.chdir(pictures)
-    spelled = ["./a.png", "a.png", "deep/../a.png", str(pictures / "a.png"), ".", "deep"]
+def test_a_image_named_twice_is_one_input(images, monkeypatch):
+    monkeypatch.chdir(images)
+    spelled = ["./a.png", "a.png", "deep/../a.png", str(images / "a.png"), ".", "deep"]
     assert find_inputs(spelled, Path("runs")) == [Path("a.png"), Path("deep/b.jpg")]
 
 
-def test_where_the_json_goes_is_looked_at_before_the_work(weights, pictures, tmp_path, monkeypatch):
+def test_where_the_json_goes_is_looked_at_before_the_work(weights, images, tmp_path, monkeypatch):
     """An earlier file, an input, the weights, a folder: nothing of them is touched, and no picture is looked at."""
     earlier = tmp_path / "f.json"
     earlier.write_text("earlier")
@@ -158,37 +160,37 @@ def test_where_the_json_goes_is_looked_at_before_the_work(weights, pictures, tmp
     bytes_of_weights = weights.read_bytes()
     for target, message in (
         (earlier, r"f\.json already there: --overwrite"),
-        (pictures / "a.png", r"a\.png would be written over"),
+        (images / "a.png", r"a\.png would be written over"),
         (weights, r"d\.safetensors would be written over"),
-        (pictures, r"in cannot be written: \S+in is in its place"),
+        (images, r"in cannot be written: \S+in is in its place"),
         (earlier / "g.json", r"g\.json cannot be written: \S+f\.json is in its place"),
         (tmp_path / "out" / "a.jpg", "would be written twice"),
     ):
         overwrite = [] if target == earlier else ["--overwrite"]
         with pytest.raises(UserError, match=message):
-            run(weights, pictures / "a.png", "--out", tmp_path / "out", "--json", target, *overwrite)
+            run(weights, images / "a.png", "--out", tmp_path / "out", "--json", target, *overwrite)
     assert earlier.read_text() == "earlier"
     assert weights.read_bytes() == bytes_of_weights
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folder_of_the_json_is_made(weights, pictures, tmp_path):
+def test_the_folder_of_the_json_is_made(weights, images, tmp_path):
     target = tmp_path / "new" / "deep" / "f.json"
-    run(weights, pictures / "a.png", "--no-pictures", "--json", target)
+    run(weights, images / "a.png", "--no-images", "--json", target)
     assert json.loads(target.read_text())
     target.write_text("earlier")
-    run(weights, pictures / "a.png", "--no-pictures", "--json", target, "--overwrite")
+    run(weights, images / "a.png", "--no-images", "--json", target, "--overwrite")
     assert json.loads(target.read_text())
 
 
-def test_results_in_a_folder_that_is_searched_are_passed_over(pictures):
+def test_results_in_a_folder_that_is_searched_are_passed_over(images):
     """A second run on `.` with `--out ./found` is not fed its own drawings; asked for by name they are inputs."""
-    a, b = pictures / "a.png", pictures / "deep" / "b.jpg"
-    assert find_inputs([str(pictures)], pictures / "deep") == [a]
-    assert find_inputs([str(pictures / "**" / "*")], pictures / "deep") == [a]
-    assert find_inputs([str(b)], pictures / "deep") == [b]
-    assert find_inputs([str(pictures / "deep")], pictures / "deep") == [b]
-    assert find_inputs([str(pictures / "deep" / "*.jpg")], pictures) == [b]
+    a, b = images / "a.png", images / "deep" / "b.jpg"
+    assert find_inputs([str(images)], images / "deep") == [a]
+    assert find_inputs([str(images / "**" / "*")], images / "deep") == [a]
+    assert find_inputs([str(b)], images / "deep") == [b]
+    assert find_inputs([str(images / "deep")], images / "deep") == [b]
+    assert find_inputs([str(images / "deep" / "*.jpg")], images) == [b]
 
 
 def test_drawings_of_one_name_are_numbered(tmp_path):
@@ -197,32 +199,32 @@ def test_drawings_of_one_name_are_numbered(tmp_path):
     assert [path.name for path in drawn.values()] == ["a.jpg", "A_2.jpg", "a.mp4", "a_3.jpg", "a_2_2.jpg"]
 
 
-def test_one_bad_picture_among_others(weights, pictures, tmp_path):
+def test_one_bad_image_among_others(weights, images, tmp_path):
     """The others' results are written; the error names the bad one and says where they are."""
-    truncated = (pictures / "deep" / "b.jpg").read_bytes()[:2000]
-    (pictures / "deep" / "b.jpg").write_bytes(truncated)
+    truncated = (images / "deep" / "b.jpg").read_bytes()[:2000]
+    (images / "deep" / "b.jpg").write_bytes(truncated)
     with pytest.raises(
         DataError, match=r"1 of 2 inputs cannot be read: picture \S+b\.jpg is truncated.*other 1"
     ):
-        run(weights, pictures, "--out", tmp_path / "out")
+        run(weights, images, "--out", tmp_path / "out")
     assert files(tmp_path / "out") == ["a.jpg", "detections.json"]
     with pytest.raises(DataError, match="1 of 1 inputs"):
-        run(weights, pictures / "deep" / "b.jpg", "--out", tmp_path / "none")
+        run(weights, images / "deep" / "b.jpg", "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
-def test_earlier_results_and_inputs_are_not_overwritten(weights, pictures, tmp_path):
-    run(weights, pictures / "a.png", "--out", tmp_path / "out")
+def test_earlier_results_and_inputs_are_not_overwritten(weights, images, tmp_path):
+    run(weights, images / "a.png", "--out", tmp_path / "out")
     before = (tmp_path / "out" / "detections.json").read_bytes()
     with pytest.raises(UserError, match=r"detections\.json, .*a\.jpg already there: --overwrite"):
-        run(weights, pictures / "a.png", "--out", tmp_path / "out", "--set", "test.min_score=0.9")
+        run(weights, images / "a.png", "--out", tmp_path / "out", "--set", "test.score_thresh=0.9")
     assert (tmp_path / "out" / "detections.json").read_bytes() == before
-    run(weights, pictures / "a.png", "--out", tmp_path / "out", "--set", "test.min_score=0.9", "--overwrite")
+    run(weights, images / "a.png", "--out", tmp_path / "out", "--set", "test.score_thresh=0.9", "--overwrite")
     assert (tmp_path / "out" / "detections.json").read_bytes() != before
-    original = (pictures / "deep" / "b.jpg").read_bytes()
+    original = (images / "deep" / "b.jpg").read_bytes()
     with pytest.raises(UserError, match=r"b\.jpg would be written over"):
-        run(weights, pictures / "deep", "--out", pictures / "deep", "--overwrite")
-    assert (pictures / "deep" / "b.jpg").read_bytes() == original
+        run(weights, images / "deep", "--out", images / "deep", "--overwrite")
+    assert (images / "deep" / "b.jpg").read_bytes() == original
 
 
 def test_a_video(weights, video, tmp_path):
@@ -237,21 +239,21 @@ def test_a_video(weights, video, tmp_path):
     rows = [
         row
         for number, frame in enumerate(frames)
-        for row in detector(frame, min_score=0.5).to_coco(f"{video}#{number}")  # type: ignore
+        for row in detector(frame, score_thresh=0.5).to_coco(f"{video}#{number}")  # type: ignore
     ]
     assert rows
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == rows
 
 
 def test_a_video_without_drawing(weights, video, tmp_path):
-    run(weights, video, "--out", tmp_path / "out", "--no-pictures")
+    run(weights, video, "--out", tmp_path / "out", "--no-images")
     assert files(tmp_path / "out") == ["detections.json"]
 
 
-def test_an_unreadable_video(weights, pictures, tmp_path, capfd):
+def test_an_unreadable_video(weights, images, tmp_path, capfd):
     (tmp_path / "bad.mp4").write_bytes(b"no video at all" * 100)
     with pytest.raises(DataError, match=r"1 of 2 inputs cannot be read: video \S+bad\.mp4 cannot be opened"):
-        run(weights, tmp_path / "bad.mp4", pictures / "a.png", "--out", tmp_path / "out")
+        run(weights, tmp_path / "bad.mp4", images / "a.png", "--out", tmp_path / "out")
     assert files(tmp_path / "out") == ["a.jpg", "detections.json"]
     assert capfd.readouterr().err == ""
 
@@ -273,8 +275,8 @@ def test_stopped_in_a_video(weights, video, tmp_path, monkeypatch):
     assert files(tmp_path / "out") == []
 
 
-def test_weights_of_a_classifier(pictures, tmp_path):
+def test_weights_of_a_classifier(images, tmp_path):
     weights = write_tiny_classifier(tmp_path / "c.safetensors")
     with pytest.raises(UserError, match="weights for classification; predict needs a detector's"):
-        run(weights, pictures, "--out", tmp_path / "out")
+        run(weights, images, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

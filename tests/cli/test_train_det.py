@@ -28,7 +28,7 @@ def trained(monkeypatch, tmp_path):
         calls.append((config, run.path, device.type, resume, quiet))
         return FIGURES
 
-    monkeypatch.setattr("detres.detection.train.train_detector", train_detector)
+    monkeypatch.setattr("detres.detection.task.train_detector", train_detector)
     monkeypatch.setattr("detres.weights.starting.with_network", lambda config: config)  # no weights are there
     monkeypatch.chdir(tmp_path)
     return calls
@@ -101,7 +101,7 @@ def test_the_configuration_is_printed_as_it_is_set(caplog):
     said = [
         "data.train=[{dir: bccd, split: train}, {dir: 'my cells'}]",
         "train.length=7 epochs",
-        "rpn.sizes=[32, 64]",
+        "rpn.anchor_sizes=[32, 64]",
         "train.evaluate_every=null",
         "model.init='a: b.pth'",
     ]

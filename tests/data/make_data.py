@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 
-def picture(
+def write_image(
     path: Path, width: int = 100, height: int = 80, seed: int = 0, exif_orientation: int | None = None
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def coco(root: Path, split: str = "val", **changes: Any) -> Path:
     path.write_text(json.dumps(content))
     for number, image in enumerate(content["images"]):
         if not (root / split / image["file_name"]).exists():
-            picture(root / split / image["file_name"], seed=number)
+            write_image(root / split / image["file_name"], seed=number)
     return path
 
 
@@ -80,7 +80,7 @@ def voc(root: Path, splits: dict[str, dict[str, str]]) -> Path:
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in texts))
         for number, (stem, text) in enumerate(texts.items()):
             (root / "Annotations" / f"{stem}.xml").write_text(text)
-            picture(root / "JPEGImages" / f"{stem}.png", seed=hash_of(stem) + number)
+            write_image(root / "JPEGImages" / f"{stem}.png", seed=hash_of(stem) + number)
     return root
 
 
@@ -90,7 +90,7 @@ def yolo(
     """`images/<split>`, `labels/<split>` and `classes.txt`; pictures of 100 x 80."""
     (root / "labels" / split).mkdir(parents=True, exist_ok=True)
     for number, (stem, text) in enumerate(labels.items()):
-        picture(root / "images" / split / f"{stem}.png", seed=number)
+        write_image(root / "images" / split / f"{stem}.png", seed=number)
         (root / "labels" / split / f"{stem}.txt").write_text(text)
     if names is not None:
         (root / "classes.txt").write_text("".join(f"{name}\n" for name in names))

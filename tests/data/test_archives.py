@@ -130,12 +130,12 @@ def test_links_in_a_tar_give_what_they_lead_to(tmp_path):
 
 
 def test_a_zip_by_another_name_is_refused(tmp_path):
-    write_zip(tmp_path / "pictures.dat")
-    with pytest.raises(DataError, match=r"pictures\.dat is a zip by its content.*name it \.zip"):
-        member_names(tmp_path / "pictures.dat")
-    write_zip(tmp_path / "pictures.tar")
-    with pytest.raises(DataError, match=r"pictures\.tar is a zip by its content, not a tar: name it \.zip"):
-        member_names(tmp_path / "pictures.tar")
+    write_zip(tmp_path / "images.dat")
+    with pytest.raises(DataError, match=r"images\.dat is a zip by its content.*name it \.zip"):
+        member_names(tmp_path / "images.dat")
+    write_zip(tmp_path / "images.tar")
+    with pytest.raises(DataError, match=r"images\.tar is a zip by its content, not a tar: name it \.zip"):
+        member_names(tmp_path / "images.tar")
 
 
 def test_any_damaged_byte_of_a_zip_is_one_error(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from detres.data.batching import KeyBatches, make_loader
 from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.config import AugmentationConfig, CropConfig
-from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection, load_picture
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection, load_image
 from detres.data.records import Annotations, Strings
 from detres.data.shapes import shapes_annotations, shapes_labels
 from detres.errors import UserError
@@ -25,13 +25,13 @@ def annotations_of(
     paths: list[Path], sizes: list[tuple[int, int]], boxes: list[list[list[float]]]
 ) -> Annotations:
     """Annotations with one class; every second object is difficult where a picture has more than one."""
-    flat = np.array([box for picture in boxes for box in picture], dtype=np.float32).reshape(-1, 4)
+    flat = np.array([box for image in boxes for box in image], dtype=np.float32).reshape(-1, 4)
     return Annotations(
         paths=Strings([str(path) for path in paths]),
         image_ids=Strings([path.stem for path in paths]),
         sizes=np.array(sizes, dtype=np.int64),
         upright=np.ones(len(paths), bool),
-        offsets=np.cumsum([0, *(len(picture) for picture in boxes)]).astype(np.int64),
+        offsets=np.cumsum([0, *(len(image) for image in boxes)]).astype(np.int64),
         boxes=flat,
         labels=np.zeros(len(flat), np.int64),
         crowd=np.zeros(len(flat), bool),
@@ -53,7 +53,7 @@ def assert_equal(one: DetectionSample, other: DetectionSample) -> None:
     )
 
 
-def test_a_sample_is_the_resized_picture_with_its_boxes(tmp_path):
+def test_a_sample_is_the_resized_image_with_its_boxes(tmp_path):
     path = tmp_path / "p.png"
     Image.fromarray(np.full((30, 50, 3), 7, np.uint8)).save(path)
     annotations = annotations_of([path], [(30, 50)], [[[5, 3, 25, 30], [0, 0, 1, 1], [0, 0, 2, 2]]])
@@ -70,7 +70,7 @@ def test_a_sample_is_the_resized_picture_with_its_boxes(tmp_path):
     assert (sample.image_id, sample.index, sample.name) == ("p", 0, str(path))
 
 
-def test_a_picture_without_objects_is_a_sample():
+def test_a_image_without_objects_is_a_sample():
     annotations = shapes_annotations("train", 40)
     empty = int(np.flatnonzero(np.diff(annotations.offsets) == 0)[0])
     sample = DetectionDataset(annotations, 64, 100, AugmentationConfig(flip=1.0))[empty]
@@ -95,24 +95,24 @@ def test_a_size_that_differs_is_refused_with_both_sizes(tmp_path):
     Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(path)
     for wanted in ((31, 50), (50, 30)):  # the second: swapped, without an orientation that would explain it
         with pytest.raises(UserError, match=rf"p\.png is 50 x 30 .* {wanted[1]} x {wanted[0]}"):
-            load_picture(annotations_of([path], [wanted], [[]]), 0)
+            load_image(annotations_of([path], [wanted], [[]]), 0)
 
 
-def test_boxes_drawn_on_the_unrotated_picture_get_the_unrotated_picture(tmp_path):
+def test_boxes_drawn_on_the_unrotated_image_get_the_unrotated_image(tmp_path):
     path = tmp_path / "turned.jpg"
     pixels = np.zeros((30, 50, 3), np.uint8)
     pixels[:, :10] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(path, quality=95, exif=exif.tobytes())
-    upright = load_picture(annotations_of([path], [(50, 30)], [[]]), 0)
+    upright = load_image(annotations_of([path], [(50, 30)], [[]]), 0)
     assert upright.shape == (50, 30, 3)
     assert upright[:8].min() > 240  # the left edge came to the top
-    stored = load_picture(annotations_of([path], [(30, 50)], [[]]), 0)
+    stored = load_image(annotations_of([path], [(30, 50)], [[]]), 0)
     assert stored.shape == (30, 50, 3)
     assert stored[:, :8].min() > 240
     flagged = replace(annotations_of([path], [(30, 50)], [[]]), upright=np.array([False]))
-    assert np.array_equal(load_picture(flagged, 0), stored)
+    assert np.array_equal(load_image(flagged, 0), stored)
 
 
 def test_reduced_decoding_changes_pixels_by_a_level_and_nothing_else(tmp_path):
@@ -138,10 +138,10 @@ def test_reduced_decoding_refuses_a_size_that_differs(tmp_path):
     for kind in ("PNG", "JPEG"):
         Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(path, kind)
         with pytest.raises(UserError, match=r"p is 80 x 40 .* 160 x 80"):
-            load_picture(annotations_of([path], [(80, 160)], [[]]), 0, (10, 20))
+            load_image(annotations_of([path], [(80, 160)], [[]]), 0, (10, 20))
 
 
-def test_an_object_without_area_inside_the_picture_is_an_error_not_a_loss(tmp_path):
+def test_an_object_without_area_inside_the_image_is_an_error_not_a_loss(tmp_path):
     path = tmp_path / "p.png"
     Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(path)
     annotations = annotations_of([path], [(30, 50)], [[[1, 1, 9, 9], [60, 1, 70, 9]]])
@@ -191,9 +191,9 @@ def test_samples_do_not_depend_on_workers(workers, start_method):
 
 
 def test_classification_batches_stack_crops():
-    pictures = shapes_labels("train", 12, side=40)
+    images = shapes_labels("train", 12, side=40)
     crop = CropConfig(size=32, train_sides=(32, 40), test_side=32)
-    training = ClassificationDataset(pictures, crop, train=True, seed=1)
+    training = ClassificationDataset(images, crop, train=True, seed=1)
     keys = KeyBatches(len(training), 5, seed=1, stop=2)
     for loaded, batch in zip(make_loader(training, keys, collate_classification), keys, strict=True):
         assert loaded.images.shape == (5, 3, 32, 32)
@@ -202,13 +202,13 @@ def test_classification_batches_stack_crops():
         assert loaded.labels.dtype == torch.int64
         for image, name, key in zip(loaded.images, loaded.names, batch, strict=True):
             assert torch.equal(image, training[key].image)
-            assert name == pictures.paths[key[1]]
+            assert name == images.paths[key[1]]
     assert not torch.equal(training[(0, 3)].image, training[(1, 3)].image)
-    testing = ClassificationDataset(pictures, crop, train=False)
+    testing = ClassificationDataset(images, crop, train=False)
     assert torch.equal(testing[(0, 3)].image, testing[(1, 3)].image)
 
 
-def test_real_pictures_keep_their_annotated_sizes(real_data: Path):
+def test_real_images_keep_their_annotated_sizes(real_data: Path):
     """BCCD: every picture is 640 x 480."""
     paths = sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[:5]
     annotations = annotations_of(paths, [(480, 640)] * 5, [[[0, 0, 640, 480]]] * 5)

@@ -21,8 +21,8 @@ def test_a_sound_set(tmp_path):
     make_data.coco(tmp_path)
     report = check(tmp_path, quiet=True)
     split = report.splits["val"]
-    assert (split.pictures, split.objects, split.empty, split.crowd) == (2, 3, 0, 1)
-    assert (split.classes["dog"].objects, split.classes["dog"].pictures) == (2, 2)
+    assert (split.images, split.objects, split.empty, split.crowd) == (2, 3, 0, 1)
+    assert (split.classes["dog"].objects, split.classes["dog"].images) == (2, 2)
     assert split.areas == {"small": 2, "medium": 1, "large": 0}
     assert split.sides["shorter side of pictures"] == [80, 80, 80, 80, 80]
     assert (report.errors, report.defects, report.identical) == ([], [], [])
@@ -32,7 +32,7 @@ def test_nothing_stops_at_the_first(tmp_path):
     """A picture of another size, one truncated, one missing, an unknown category, a box of no size: all are named."""
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in range(4)]
     for i in (0, 1, 2):
-        make_data.picture(tmp_path / "val" / f"{i}.jpg", *((50, 80) if i == 0 else (100, 80)), seed=i)
+        make_data.write_image(tmp_path / "val" / f"{i}.jpg", *((50, 80) if i == 0 else (100, 80)), seed=i)
     truncated = tmp_path / "val" / "1.jpg"
     truncated.write_bytes(truncated.read_bytes()[:-40])
     objects = [
@@ -54,18 +54,18 @@ def test_nothing_stops_at_the_first(tmp_path):
     assert "100 x 80, the picture is 50 x 80" in differs.what
 
 
-def test_boxes_on_the_unrotated_picture(tmp_path):
-    make_data.picture(tmp_path / "val" / "a.png", 100, 80, exif_orientation=6)
+def test_boxes_on_the_unrotated_image(tmp_path):
+    make_data.write_image(tmp_path / "val" / "a.png", 100, 80, exif_orientation=6)
     make_data.coco(tmp_path)
     report = check(tmp_path, quiet=True)
     assert report.errors == []
     assert kinds(report.defects) == ["EXIF orientation ignored by the annotation"]
 
 
-def test_same_picture_in_two_splits(tmp_path):
+def test_same_image_in_two_splits(tmp_path):
     make_data.coco(tmp_path, "train")
     make_data.coco(tmp_path, "val")
-    make_data.picture(tmp_path / "val" / "b.png", seed=9)
+    make_data.write_image(tmp_path / "val" / "b.png", seed=9)
     assert check(tmp_path, quiet=True).identical == [["train/11", "val/11"]]
 
 
@@ -95,7 +95,7 @@ def test_copies_cross_where_each_is_in_a_split_without_the_other(tmp_path, lists
     assert report.across_splits == (report.identical if crosses else [])
 
 
-def test_lists_that_share_pictures_and_class_names_that_differ(tmp_path):
+def test_lists_that_share_images_and_class_names_that_differ(tmp_path):
     text = make_data.xml([("dog", (1, 1, 9, 9))])
     make_data.voc(tmp_path / "voc", {"train": {"a": text}, "test": {"a": text}})
     report = check(tmp_path / "voc", quiet=True)
@@ -126,7 +126,7 @@ def test_tool_prints_all_then_fails(tmp_path, capsys):
     assert "dog" in printed
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["counts"] == {"missing picture": 1}
-    assert written["splits"]["val"]["classes"]["dog"] == {"objects": 1, "pictures": 1}
+    assert written["splits"]["val"]["classes"]["dog"] == {"objects": 1, "images": 1}
 
 
 def test_tool_on_a_sound_set(tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_other_real_sets_are_sound(real_data):
         assert check(real_data / name, pixels=False, quiet=True).errors == []
 
 
-def test_copy_of_a_real_picture_under_another_name(real_data, tmp_path):
+def test_copy_of_a_real_image_under_another_name(real_data, tmp_path):
     shutil.copytree(real_data / "coco128", tmp_path / "copy")
     folder = tmp_path / "copy" / "images" / "train2017"
     first = sorted(path.name for path in folder.iterdir())[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detres.classification.pictures import read_pictures, sources_of
+from detres.classification.data import read_image_labels, sources_of
 from detres.data.cifar_batches import read_batch
 from detres.data.config import Source
 from detres.data.decoding import read_image
@@ -21,8 +21,8 @@ FILES = [*cifar.FILES["train"], *cifar.FILES["test"]]
 
 def content(number: int) -> tuple[np.ndarray, list[int]]:
     """Three pictures (3, 3, 32, 32) and their labels."""
-    pictures = np.random.default_rng(number).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    return pictures, [number, 9 - number, 9]
+    images = np.random.default_rng(number).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    return images, [number, 9 - number, 9]
 
 
 def as_python2(value: object) -> bytes:
@@ -35,8 +35,8 @@ def folder(request, tmp_path) -> Path:
     root = tmp_path / f"cifar-10-batches-{request.param}"
     root.mkdir()
     for number, name in enumerate(FILES):
-        pictures, labels = content(number)
-        flat = pictures.reshape(3, -1)
+        images, labels = content(number)
+        flat = images.reshape(3, -1)
         if request.param == "py":
             (root / name).write_bytes(
                 as_python2({b"data": flat, b"labels": labels, b"batch_label": b"of a test"})
@@ -53,14 +53,14 @@ def folder(request, tmp_path) -> Path:
 
 def test_pixels_and_labels_are_those_written(folder):
     for directory in (folder, folder.parent):
-        train = read_pictures([Source(dir=str(directory), split="train")])
+        train = read_image_labels([Source(dir=str(directory), split="train")])
         assert (len(train), train.class_names) == (15, tuple(NAMES))
-        test = read_pictures([Source(dir=str(directory), split="test")])
+        test = read_image_labels([Source(dir=str(directory), split="test")])
         for part, numbers in ((train, range(5)), (test, [5])):
-            pictures = np.concatenate([content(number)[0] for number in numbers])
+            images = np.concatenate([content(number)[0] for number in numbers])
             assert part.labels.tolist() == [label for number in numbers for label in content(number)[1]]
-            for index, picture in enumerate(pictures):
-                assert np.array_equal(read_image(part.paths[index]), picture.transpose(1, 2, 0))
+            for index, image in enumerate(images):
+                assert np.array_equal(read_image(part.paths[index]), image.transpose(1, 2, 0))
     train, val = sources_of(str(folder))
     assert [source.split for source in (*train, *val)] == ["train", "test"]
 
@@ -89,10 +89,10 @@ def test_truncated_file_is_named(folder):
 
 
 def test_label_out_of_range_is_named(folder):
-    pictures, labels = content(1)
+    images, labels = content(1)
     path = next(folder.glob("data_batch_1*"))
     labels[2] = 10
-    flat = pictures.reshape(3, -1)
+    flat = images.reshape(3, -1)
     if path.suffix == ".bin":
         path.write_bytes(np.concatenate([np.array(labels, np.uint8)[:, None], flat], axis=1).tobytes())
     else:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detres.data.readers.assembly import Findings
 from detres.data.readers.coco_objects import objects_of
+from detres.data.readers.common import Findings
 
 PATH = Path("instances.json")
 INDEX_OF: dict[object, int] = {30: 0, 10: 1, "a": 2}
@@ -55,7 +55,7 @@ def test_columns_equal_a_loop_over_the_rows(share):
             expected.append((*place, x, y, x + width, y + height, *flags, row.get("area", np.nan)))
     findings = Findings()
     found = objects_of(rows, INDEX_OF, LABEL_OF, PATH, findings)
-    columns = [found.pictures, found.labels, *found.boxes.T, found.crowd, found.difficult, found.areas]
+    columns = [found.images, found.labels, *found.boxes.T, found.crowd, found.difficult, found.areas]
     np.testing.assert_array_equal(np.stack(columns, axis=1), np.array(expected).reshape(-1, 9))
     assert [error.where for error in findings.errors] == bad
     assert found.boxes.shape == (len(expected), 4)
@@ -130,5 +130,5 @@ def test_what_a_flag_may_be(key, value, flag, told):
 def test_no_rows():
     found = objects_of([], INDEX_OF, LABEL_OF, PATH, Findings())
     assert found.boxes.shape == (0, 4)
-    assert found.pictures.dtype == found.labels.dtype == np.int64
+    assert found.images.dtype == found.labels.dtype == np.int64
     assert found.crowd.dtype == bool

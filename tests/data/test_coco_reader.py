@@ -8,7 +8,7 @@ import make_data
 import numpy as np
 import pytest
 
-from detres.data.discover import list_splits, read_annotations
+from detres.data.formats import list_splits, read_annotations
 from detres.data.readers import coco
 from detres.errors import DataError
 
@@ -61,7 +61,7 @@ def test_roboflow_layout_and_its_doubled_category(tmp_path):
     (tmp_path / "own" / "train").mkdir(parents=True)
     (tmp_path / "own" / "train" / "_annotations.coco.json").write_text(json.dumps(content))
     for name in ("a.png", "b.png"):
-        make_data.picture(tmp_path / "own" / "train" / name)
+        make_data.write_image(tmp_path / "own" / "train" / name)
     annotations, report = read_annotations(tmp_path / "own", "train")
     assert annotations.class_names == ("cat", "dog")
     assert annotations.category_ids == (7, 3)
@@ -69,23 +69,23 @@ def test_roboflow_layout_and_its_doubled_category(tmp_path):
     assert report.counts() == {"category name used twice": 1}
 
 
-def test_pictures_of_another_splits_folder_are_found_when_none_bears_the_name(tmp_path):
+def test_images_of_another_splits_folder_are_found_when_none_bears_the_name(tmp_path):
     path = make_data.coco(tmp_path, "val2014")
     path.rename(path.with_name("instances_minival.json"))
     annotations, _ = read_annotations(tmp_path, "minival")
     assert annotations.paths[0] == str(tmp_path / "val2014" / "a.png")
 
 
-def test_evaluation_needs_no_pictures(tmp_path):
+def test_evaluation_needs_no_images(tmp_path):
     path = make_data.coco(tmp_path)
     (tmp_path / "val" / "a.png").unlink()
     assert len(coco.read_file(path)[0]) == 2
     assert len(read_annotations(path, None)[0]) == 2
-    assert len(read_annotations(tmp_path, "val", need_pictures=False)[0]) == 2
+    assert len(read_annotations(tmp_path, "val", need_images=False)[0]) == 2
 
 
 def test_size_is_read_where_the_json_states_none(tmp_path):
-    make_data.picture(tmp_path / "val" / "a.png", 60, 90)
+    make_data.write_image(tmp_path / "val" / "a.png", 60, 90)
     make_data.coco(tmp_path, images=[{"id": 11, "file_name": "a.png"}], annotations=[])
     annotations, _ = read_annotations(tmp_path, "val")
     assert annotations.sizes.tolist() == [[90, 60]]
@@ -157,7 +157,7 @@ def test_all_errors_are_listed_up_to_ten(tmp_path):
     assert lines[-1] == "... and 3 more (check_data lists all)"
 
 
-def test_missing_picture(tmp_path):
+def test_missing_image(tmp_path):
     make_data.coco(tmp_path)
     (tmp_path / "val" / "b.png").unlink()
     with pytest.raises(DataError, match=r"'b\.png': missing picture"):

@@ -30,9 +30,9 @@ def pixels() -> np.ndarray:
     return np.stack([x * 4, y * 6, 255 - x * 2 - y * 3], axis=2).astype(np.uint8)
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -89,18 +89,18 @@ def test_png_of_every_mode_becomes_rgb_as_in_pillow(pixels, mode):
     assert np.array_equal(image, expected)
 
 
-def test_transparent_pixels_keep_the_colour_beneath(pixels):
+def test_transparent_pixels_keep_the_color_beneath(pixels):
     transparent = np.dstack([pixels, np.zeros((40, 60), np.uint8)])
     assert np.array_equal(decode_image(encoded(Image.fromarray(transparent), "PNG"), "a.png"), pixels)
 
 
-def test_grey_jpeg_has_three_equal_channels(pixels):
-    image = decode_image(encoded(Image.fromarray(pixels).convert("L"), "JPEG"), "grey.jpg")
+def test_gray_jpeg_has_three_equal_channels(pixels):
+    image = decode_image(encoded(Image.fromarray(pixels).convert("L"), "JPEG"), "gray.jpg")
     assert image.shape == (40, 60, 3)
     assert (image == image[..., :1]).all()
 
 
-def test_cmyk_jpeg_gives_the_colours_it_was_made_from(pixels):
+def test_cmyk_jpeg_gives_the_colors_it_was_made_from(pixels):
     image = decode_image(encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=100), "cmyk.jpg")
     assert np.abs(image.astype(int) - pixels).max() <= 6
 
@@ -145,7 +145,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(pixels):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"not a picture at all", b"\x89PNG\r\n\x1a\n1234"])
-def test_what_is_no_picture_is_refused_by_name(content, tmp_path):
+def test_what_is_no_image_is_refused_by_name(content, tmp_path):
     path = tmp_path / "nothing.jpg"
     path.write_bytes(content)
     for read in (read_image, read_header):
@@ -153,7 +153,7 @@ def test_what_is_no_picture_is_refused_by_name(content, tmp_path):
             read(path)
 
 
-def test_a_missing_picture_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     for read in (read_image, read_header):
         with pytest.raises(UserError, match=r"absent\.jpg does not exist"):
             read(tmp_path / "absent.jpg")
@@ -187,13 +187,13 @@ def test_real_oddities(real_data: Path):
     assert read_image(kangaroos / "00103.jpg").shape[:2] == image_size(kangaroos / "00103.jpg")
 
 
-def test_real_pictures_named_jpg_that_are_png(real_data: Path):
+def test_real_images_named_jpg_that_are_png(real_data: Path):
     paths = sorted((real_data / "fruit" / "train").glob("*.jpg"))[:40]
     kinds = set()
     for path in paths:
-        picture = Image.open(path)
-        kinds.add(picture.format)
-        expected = np.asarray(picture.convert("RGB")).astype(int)
+        image = Image.open(path)
+        kinds.add(image.format)
+        expected = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(read_image(path).astype(int) - expected).mean() < 1
     assert {"JPEG", "PNG"} <= kinds
 
@@ -205,7 +205,7 @@ def block_means(image: np.ndarray, fraction: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def textured() -> np.ndarray:
-    """Coarse blobs of all colours with fine noise: (120, 160, 3) uint8."""
+    """Coarse blobs of all colors with fine noise: (120, 160, 3) uint8."""
     rng = np.random.default_rng(0)
     blobs = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((160, 120))
     return np.clip(np.asarray(blobs) + rng.normal(0, 6, (120, 160, 3)), 0, 255).astype(np.uint8)
@@ -218,7 +218,7 @@ def textured() -> np.ndarray:
 def test_a_reduced_jpeg_is_the_mean_of_blocks_of_the_full_one(
     textured, orientation, smallest, fraction, tmp_path
 ):
-    """Turned as the full picture is, never below `smallest`, to 1.5 levels on average, whatever the colours."""
+    """Turned as the full picture is, never below `smallest`, to 1.5 levels on average, whatever the colors."""
     path = tmp_path / "turned.jpg"
     path.write_bytes(with_orientation(textured, orientation))
     for upright in (True, False):
@@ -249,7 +249,7 @@ def test_what_cannot_be_reduced_is_decoded_in_full(textured, rows, columns, kind
     assert np.array_equal(image, read_image(path))
 
 
-def test_grey_and_cmyk_jpegs_are_reduced_to_rgb(textured, tmp_path):
+def test_gray_and_cmyk_jpegs_are_reduced_to_rgb(textured, tmp_path):
     for mode in ("L", "CMYK"):
         path = tmp_path / f"{mode}.jpg"
         path.write_bytes(encoded(Image.fromarray(textured).convert(mode), "JPEG", quality=95))
@@ -270,7 +270,7 @@ def test_reduced_decoding_refuses_what_full_decoding_refuses(textured, tmp_path)
         read_reduced(tmp_path / "none.jpg", (15, 20))
 
 
-def test_drawn_pictures_and_archive_members_are_read(textured, tmp_path):
+def test_drawn_images_and_archive_members_are_read(textured, tmp_path):
     content = encoded(Image.fromarray(textured), "JPEG", quality=95)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("1.jpg", content)
@@ -282,7 +282,7 @@ def test_drawn_pictures_and_archive_members_are_read(textured, tmp_path):
 
 
 def test_real_jpegs_are_reduced_to_block_means(real_data: Path):
-    """BCCD's 640 x 480, subsampled in colour."""
+    """BCCD's 640 x 480, subsampled in color."""
     for path in sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[:3]:
         full = read_image(path)
         for fraction in (2, 4, 8):

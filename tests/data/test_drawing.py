@@ -9,7 +9,7 @@ import pytest
 
 from detres.data.decoding import read_image
 from detres.data.drawing import (
-    class_colour,
+    class_color,
     contact_sheet,
     draw_annotations,
     draw_boxes,
@@ -18,14 +18,14 @@ from detres.data.drawing import (
 )
 from detres.errors import UserError
 
-GREY = np.full((80, 120, 3), 100, np.uint8)
+GRAY = np.full((80, 120, 3), 100, np.uint8)
 
 
 def test_a_box_is_drawn_around_its_pixels_and_nowhere_else():
-    before = GREY.copy()
-    drawn = draw_boxes(GREY, np.array([[20, 30, 60, 70]]), [""], [(255, 0, 0)])
-    assert np.array_equal(GREY, before)
-    changed = (drawn != GREY).any(axis=2)
+    before = GRAY.copy()
+    drawn = draw_boxes(GRAY, np.array([[20, 30, 60, 70]]), [""], [(255, 0, 0)])
+    assert np.array_equal(GRAY, before)
+    changed = (drawn != GRAY).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((30, 69, 20, 59), abs=1)
     assert not changed[33:67, 23:57].any()
@@ -33,42 +33,42 @@ def test_a_box_is_drawn_around_its_pixels_and_nowhere_else():
 
 
 def test_dashes_alternate_and_boxes_outside_are_cut_off():
-    drawn = draw_boxes(GREY, np.array([[-50, 10, 500, 40]]), [""], [(200, 40, 40)], dashed=True)
+    drawn = draw_boxes(GRAY, np.array([[-50, 10, 500, 40]]), [""], [(200, 40, 40)], dashed=True)
     assert len(np.unique(drawn[10], axis=0)) == 2
     assert (drawn[39] != 100).any(axis=1).all()
 
 
 def test_no_boxes_draw_nothing():
     none = np.zeros((0, 4), np.float32)
-    assert np.array_equal(draw_detections(GREY, none, [], [], ["a"]), GREY)
-    assert np.array_equal(draw_annotations(GREY, none, [], ["a"]), GREY)
+    assert np.array_equal(draw_detections(GRAY, none, [], [], ["a"]), GRAY)
+    assert np.array_equal(draw_annotations(GRAY, none, [], ["a"]), GRAY)
 
 
 def test_the_best_detection_lies_on_top():
     boxes = np.array([[20, 30, 60, 70], [20, 30, 60, 70]])
-    drawn = draw_detections(GREY, boxes, [1, 0], [0.9, 0.2], ["a", "b"])
-    assert tuple(drawn[69, 40]) == class_colour(1)
+    drawn = draw_detections(GRAY, boxes, [1, 0], [0.9, 0.2], ["a", "b"])
+    assert tuple(drawn[69, 40]) == class_color(1)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (90, 0), (0, 70), (100, 70)])
-def test_labels_stay_inside_the_picture(corner):
+def test_labels_stay_inside_the_image(corner):
     x, y = corner
     for draw in (
-        draw_detections(GREY, np.array([[x, y, x + 10, y + 10]]), [0], [0.5], ["long name"]),
-        draw_annotations(GREY, np.array([[x, y, x + 10, y + 10]]), [0], ["long name"]),
+        draw_detections(GRAY, np.array([[x, y, x + 10, y + 10]]), [0], [0.5], ["long name"]),
+        draw_annotations(GRAY, np.array([[x, y, x + 10, y + 10]]), [0], ["long name"]),
     ):
-        assert draw.shape == GREY.shape
-        assert (draw != GREY).any(axis=2).sum() > 400  # the whole label, not a sliver
+        assert draw.shape == GRAY.shape
+        assert (draw != GRAY).any(axis=2).sum() > 400  # the whole label, not a sliver
 
 
-def test_colours_are_repeatable_and_differ():
-    colours = [class_colour(label) for label in range(20)]
-    assert colours == [class_colour(label) for label in range(20)]
-    distances = [np.abs(np.subtract(one, other)).sum() for one, other in itertools.combinations(colours, 2)]
+def test_colors_are_repeatable_and_differ():
+    colors = [class_color(label) for label in range(20)]
+    assert colors == [class_color(label) for label in range(20)]
+    distances = [np.abs(np.subtract(one, other)).sum() for one, other in itertools.combinations(colors, 2)]
     assert min(distances) > 40
 
 
-def test_a_contact_sheet_holds_every_picture():
+def test_a_contact_sheet_holds_every_image():
     images = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
     sheet = contact_sheet(images, 3)
     assert sheet.shape == (2 * (14 + 4) + 4, 3 * (20 + 4) + 4, 3)
@@ -78,7 +78,7 @@ def test_a_contact_sheet_holds_every_picture():
         contact_sheet([], 3)
 
 
-def test_pictures_are_written_whole_and_read_back(tmp_path):
+def test_images_are_written_whole_and_read_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     write_image(tmp_path / "made" / "a.png", image[:, ::-1])
     assert np.array_equal(read_image(tmp_path / "made" / "a.png"), image[:, ::-1])

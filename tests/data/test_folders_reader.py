@@ -19,7 +19,7 @@ TREE = ["train/ant/1.png", "train/ant/2.png", "train/bee/1.png", "val/bee/3.png"
 @pytest.fixture
 def tree(tmp_path):
     for number, name in enumerate(TREE):
-        make_data.picture(tmp_path / "tree" / name, 12, 10, seed=number)
+        make_data.write_image(tmp_path / "tree" / name, 12, 10, seed=number)
     return tmp_path / "tree"
 
 
@@ -48,7 +48,7 @@ def test_classes_are_those_of_all_splits(tree, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_hidden_files_are_no_pictures(tree, kind):
+def test_hidden_files_are_no_images(tree, kind):
     """What macOS leaves beside each file on a foreign disk and packs with it: `._1.png`, no picture."""
     hidden = [name.replace("ant/", "ant/._").replace("bee/", "bee/._") for name in TREE]
     for name in hidden:
@@ -72,7 +72,7 @@ def test_without_splits(tree):
 
 def test_words_name_folders_and_stay_unique(tmp_path):
     for folder in ("n1", "n2", "n3"):
-        make_data.picture(tmp_path / "train" / folder / "images" / "1.png", 12, 10)
+        make_data.write_image(tmp_path / "train" / folder / "images" / "1.png", 12, 10)
     (tmp_path / "words.txt").write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane\nn3\tcrane, bird\n")
     assert folders.read(tmp_path, "train")[0].class_names == ("goldfish", "crane", "crane, bird")
 
@@ -112,7 +112,7 @@ def test_cifar10(real_data):
     assert read_image(test.paths[0]).shape == (32, 32, 3)
 
 
-def test_class_folder_without_pictures(tree):
+def test_class_folder_without_images(tree):
     (tree / "train" / "cat").mkdir()
     (tree / "train" / "cat" / "notes.txt").write_text("to do")
     (tree / "train" / ".hidden").mkdir()
@@ -144,19 +144,19 @@ def test_class_folder_without_pictures(tree):
 def test_a_flat_split_has_its_classes_from_a_list(tmp_path, kind, name, text, inside):
     """ImageNet's validation pictures, as Caffe, Kaggle and Tiny-ImageNet have them."""
     root = tmp_path / "tree"
-    pictures = [
+    images = [
         "train/ant/1.png",
         "train/bee/2.png",
         f"{inside}/p1.png",
         f"{inside}/p2.png",
         f"{inside}/p3.png",
     ]
-    for number, member in enumerate(pictures):
-        make_data.picture(root / member, 12, 10, seed=number)
+    for number, member in enumerate(images):
+        make_data.write_image(root / member, 12, 10, seed=number)
     (root / name).write_text(text)
     if kind == "zip":
         with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
-            for member in [*pictures, name]:
+            for member in [*images, name]:
                 archive.write(root / member, member)
     path = root if kind == "folder" else tmp_path / "tree.zip"
     val, report = folders.read(path, "val")
@@ -178,7 +178,7 @@ def test_a_flat_split_has_its_classes_from_a_list(tmp_path, kind, name, text, in
 )
 def test_a_wrong_line_of_a_list_is_named(tmp_path, line, said):
     for number, member in enumerate(["train/ant/1.png", "train/bee/2.png", "val/p0.png", "val/p1.png"]):
-        make_data.picture(tmp_path / member, 12, 10, seed=number)
+        make_data.write_image(tmp_path / member, 12, 10, seed=number)
     (tmp_path / "val.txt").write_text(f"p0.png 0\n{line}\n")
     with pytest.raises(DataError, match=said):
         folders.read(tmp_path, "val")
@@ -198,7 +198,7 @@ def test_truncated_archive_is_one_line(tree):
 def test_a_flat_split_without_a_list_is_no_class(tmp_path, inside):
     """Tiny-ImageNet as it is published: the pictures of `test` have no public classes."""
     for number, name in enumerate([*TREE, f"{inside}/p1.png", f"{inside}/p2.png"]):
-        make_data.picture(tmp_path / name, 12, 10, seed=number)
+        make_data.write_image(tmp_path / name, 12, 10, seed=number)
     assert folders.splits(tmp_path) == ["test", "train", "val"]
     for split in ("train", "val"):
         found, report = folders.read(tmp_path, split)
@@ -220,7 +220,7 @@ def test_lists_and_words_are_found_under_any_root(tmp_path, kind, prefix):
         "val/val_annotations.txt": "p1.png bee 0 0\n",
     }
     for number, name in enumerate(["train/ant/1.png", "train/bee/2.png", "val/images/p1.png"]):
-        make_data.picture(tmp_path / name, 12, 10, seed=number)
+        make_data.write_image(tmp_path / name, 12, 10, seed=number)
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     path = tmp_path / f"packed.{kind}"

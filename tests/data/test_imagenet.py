@@ -13,9 +13,9 @@ import pytest
 from scipy.io import savemat
 
 from detres.cli.prepare import main
-from detres.data import imagenet
-from detres.data.download import Archive, verify_pictures
-from detres.data.imagenet import read_devkit, unpack_imagenet
+from detres.data.prepare import imagenet
+from detres.data.prepare.download import Archive, verify_images
+from detres.data.prepare.imagenet import read_devkit, unpack_imagenet
 from detres.data.readers import folders
 from detres.errors import DataError, UserError
 
@@ -40,8 +40,8 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def picture(path: Path, seed: int) -> bytes:
-    make_data.picture(path, 12, 10, seed=seed)
+def image(path: Path, seed: int) -> bytes:
+    make_data.write_image(path, 12, 10, seed=seed)
     return path.read_bytes()
 
 
@@ -72,12 +72,12 @@ def archives(tmp_path) -> Path:
     folder = tmp_path / "downloads"
     folder.mkdir()
     (folder / imagenet.DEVKIT.name).write_bytes(kit(LABELS))
-    val = {f"ILSVRC2012_val_{n:08d}.JPEG": picture(tmp_path / "p.png", n) for n in range(1, 5)}
+    val = {f"ILSVRC2012_val_{n:08d}.JPEG": image(tmp_path / "p.png", n) for n in range(1, 5)}
     (folder / imagenet.VAL.name).write_bytes(tar_of(val))
     inner = {}
     for wnid, count in TRAIN.items():
         inner[f"{wnid}.tar"] = tar_of(
-            {f"{wnid}_{n}.JPEG": picture(tmp_path / "p.png", n) for n in range(count)}
+            {f"{wnid}_{n}.JPEG": image(tmp_path / "p.png", n) for n in range(count)}
         )
     (folder / imagenet.TRAIN.name).write_bytes(tar_of(inner))
     return folder
@@ -97,7 +97,7 @@ def test_archives_become_class_folders(archives, tmp_path):
         "crane",
         "English setter",
     ]
-    assert verify_pictures(root, {"train": 6, "val": 4}) == {"train": 3, "val": 3}
+    assert verify_images(root, {"train": 6, "val": 4}) == {"train": 3, "val": 3}
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.JPEG")}
     for name in (imagenet.TRAIN.name, imagenet.VAL.name, imagenet.DEVKIT.name):
         unpack_imagenet(
@@ -116,7 +116,7 @@ def test_interrupted_unpacking_goes_on(archives, tmp_path):
         unpack_imagenet(root, archives, checksums=False)
     path.write_bytes(whole)
     unpack_imagenet(root, archives, checksums=False)
-    assert verify_pictures(root, {"train": 6, "val": 4}) == {"train": 3, "val": 3}
+    assert verify_images(root, {"train": 6, "val": 4}) == {"train": 3, "val": 3}
     assert not list(root.glob("train/.*"))
 
 
@@ -134,7 +134,7 @@ def test_label_out_of_range_and_other_kits(archives):
         read_devkit(path)
 
 
-def test_pictures_that_do_not_go_with_the_kit(archives, tmp_path):
+def test_images_that_do_not_go_with_the_kit(archives, tmp_path):
     (archives / imagenet.DEVKIT.name).write_bytes(kit(LABELS[:3]))
     with pytest.raises(
         DataError, match=r"'ILSVRC2012_val_00000004\.JPEG' is none of the 3 pictures with a label"
@@ -179,7 +179,7 @@ def test_cifar10_is_verified_in_whatever_form_it_lies(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     if path.suffix == ".png":
-        make_data.picture(path, 32, 32)
+        make_data.write_image(path, 32, 32)
         told = r"split 'train' has 1 pictures, it should have 50000"
     else:
         path.write_bytes(bytes(3073))

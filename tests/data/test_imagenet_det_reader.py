@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_data import picture, xml
+from make_data import write_image, xml
 
 from detres.cli import eval_det, prepare_imagenet_det
-from detres.data.balance import balanced_halves, class_counts, relative_imbalance
 from detres.data.detection_samples import DetectionDataset
-from detres.data.discover import find_format, list_splits, read_annotations, read_union
+from detres.data.formats import find_format, list_splits, read_annotations, read_union
+from detres.data.prepare.imagenet_det import balanced_halves, class_counts, relative_imbalance
 from detres.data.readers import imagenet_det
 from detres.data.readers.imagenet_det import read_classes
 from detres.data.records import DetectionTable
@@ -31,7 +31,7 @@ def write_xml(root: Path, part: str, stem: str, text: str, *, size: tuple[int, i
     path.write_text(text)
     jpeg = root / "Data" / "DET" / part / f"{stem}.JPEG"
     jpeg.parent.mkdir(parents=True, exist_ok=True)
-    picture(jpeg.with_suffix(".png"), *size).rename(jpeg)
+    write_image(jpeg.with_suffix(".png"), *size).rename(jpeg)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_text_that_is_not_utf8(ilsvrc, name):
         read_annotations(ilsvrc, "val")
 
 
-def test_a_size_that_is_not_the_pictures_is_rescaled_and_counted(ilsvrc):
+def test_a_size_that_is_not_the_images_is_rescaled_and_counted(ilsvrc):
     annotations, report = read_annotations(ilsvrc, "val")
     assert annotations.boxes.tolist() == [[10, 20, 30, 40], [20, 40, 60, 80]]
     assert annotations.sizes.tolist() == [[80, 100]] * 3
@@ -98,12 +98,12 @@ def test_a_size_that_is_not_the_pictures_is_rescaled_and_counted(ilsvrc):
 
 def test_boxes_are_the_same_where_only_results_are_evaluated(ilsvrc):
     """Truth: the boxes with pictures; of a missing picture (v_2) those of the XML, whose size then stands for it."""
-    with_pictures, _ = read_annotations(ilsvrc, "val")
-    without, report = read_annotations(ilsvrc, "val", need_pictures=False)
-    assert without.boxes.tolist() == with_pictures.boxes.tolist()
+    with_images, _ = read_annotations(ilsvrc, "val")
+    without, report = read_annotations(ilsvrc, "val", need_images=False)
+    assert without.boxes.tolist() == with_images.boxes.tolist()
     assert report.counts() == {"size differs from the annotation": 1}
     (ilsvrc / "Data" / "DET" / "val" / "v_2.JPEG").unlink()
-    missing, report = read_annotations(ilsvrc, "val", need_pictures=False)
+    missing, report = read_annotations(ilsvrc, "val", need_images=False)
     assert missing.boxes.tolist() == [[10, 20, 30, 40], [10, 20, 30, 40]]
     assert missing.sizes.tolist() == [[80, 100], [40, 50], [80, 100]]
     (defect,) = report.defects
@@ -162,17 +162,17 @@ def test_missing_things(ilsvrc):
     (ilsvrc / "Data" / "DET" / "val" / "v_1.JPEG").unlink()
     with pytest.raises(DataError, match=r"v_1\.JPEG: missing picture"):
         read_annotations(ilsvrc, "val")
-    truth, report = read_annotations(ilsvrc, "val", need_pictures=False)
+    truth, report = read_annotations(ilsvrc, "val", need_images=False)
     assert (len(truth), report.counts()) == (
         3,
         {"size not checked": 1, "size differs from the annotation": 1},
     )
     (ilsvrc / "Data" / "DET" / "val" / "v_2.JPEG").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"v_2\.JPEG: unreadable picture"):
-        read_annotations(ilsvrc, "val", need_pictures=False)
+        read_annotations(ilsvrc, "val", need_images=False)
     (ilsvrc / "Annotations" / "DET" / "val" / "v_3.xml").unlink()
     with pytest.raises(DataError, match="v_3: missing annotation"):
-        read_annotations(ilsvrc, "val", need_pictures=False)
+        read_annotations(ilsvrc, "val", need_images=False)
 
 
 def test_prepare_writes_val1_and_val2(ilsvrc, monkeypatch, capsys):
@@ -181,7 +181,7 @@ def test_prepare_writes_val1_and_val2(ilsvrc, monkeypatch, capsys):
     monkeypatch.setattr(prepare_imagenet_det, "CLASSES", len(read_classes(ilsvrc)))
     with pytest.raises(DataError, match="has 3 pictures, it should have 20121"):
         prepare_imagenet_det.main(["--data", str(ilsvrc)])
-    monkeypatch.setattr(prepare_imagenet_det, "VAL_PICTURES", 3)
+    monkeypatch.setattr(prepare_imagenet_det, "VAL_IMAGES", 3)
     for _ in range(2):  # the same lists again
         prepare_imagenet_det.main(["--data", str(ilsvrc)])
     assert "train: 3 pictures, 4 objects" in capsys.readouterr().out

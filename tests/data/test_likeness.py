@@ -60,15 +60,15 @@ def test_hash_by_hand():
 
 
 def test_against_a_slow_comparison():
-    """Random signatures, some a few bits and grey levels from another; more of them than are compared at once."""
+    """Random signatures, some a few bits and gray levels from another; more of them than are compared at once."""
     rng = np.random.default_rng(0)
     signatures = list(rng.integers(0, 256, (600, 264), dtype=np.uint8))
     for copy, original, bits, noise in ((599, 0, 8, 5), (17, 5, 9, 5), (520, 519, 3, 200), (300, 599, 8, 5)):
         changed = np.unpackbits(signatures[original])
         changed[rng.choice(64, bits, replace=False)] ^= 1
         signatures[copy] = np.packbits(changed)
-        grey = signatures[copy][8:] + rng.normal(0, noise, 256)
-        signatures[copy][8:] = np.clip(grey, 0, 255).astype(np.uint8)
+        gray = signatures[copy][8:] + rng.normal(0, noise, 256)
+        signatures[copy][8:] = np.clip(gray, 0, 255).astype(np.uint8)
     pairs = set()
     for first, second in combinations(range(600), 2):
         one, other = signatures[first], signatures[second]
@@ -86,11 +86,11 @@ def test_none_one_and_all_alike(scenes):
     assert near_copies([one] * 700) == [list(range(700))]
 
 
-def test_a_picture_that_shows_nothing_is_like_no_other():
-    grey = np.full((50, 60, 3), 128, np.uint8)
-    assert signature(grey) is None
-    grey[:, 30:] += int(2 * FLAT) + 2
-    assert signature(grey) is not None
+def test_a_image_that_shows_nothing_is_like_no_other():
+    gray = np.full((50, 60, 3), 128, np.uint8)
+    assert signature(gray) is None
+    gray[:, 30:] += int(2 * FLAT) + 2
+    assert signature(gray) is not None
 
 
 def test_drawn_scenes_are_not_alike():

@@ -6,7 +6,7 @@ import pydantic
 import pytest
 import torch
 
-from detres.data.preprocessing import TORCHVISION, MeanImage, Preprocessing, normalise
+from detres.data.preprocessing import TORCHVISION, MeanImage, Preprocessing, normalize
 
 MEAN = MeanImage(torch.arange(24, dtype=torch.float32).reshape(3, 2, 4))
 PER_PIXEL = Preprocessing(
@@ -14,30 +14,30 @@ PER_PIXEL = Preprocessing(
 )
 
 
-def test_mean_picture_is_subtracted_where_the_size_is_its_own():
+def test_mean_image_is_subtracted_where_the_size_is_its_own():
     images = torch.randint(0, 256, (2, 3, 2, 4), dtype=torch.uint8)
     expected = images.float()[:, [2, 1, 0]] - MEAN.values
-    assert torch.equal(normalise(images, PER_PIXEL), expected)
+    assert torch.equal(normalize(images, PER_PIXEL), expected)
     wider = torch.randint(0, 256, (3, 2, 5), dtype=torch.uint8)
     means = torch.tensor([3.5, 11.5, 19.5]).view(3, 1, 1)
-    assert torch.equal(normalise(wider, PER_PIXEL), wider.float()[[2, 1, 0]] - means)
-    assert torch.equal(normalise(images, PER_PIXEL.per_channel()), images.float()[:, [2, 1, 0]] - means)
+    assert torch.equal(normalize(wider, PER_PIXEL), wider.float()[[2, 1, 0]] - means)
+    assert torch.equal(normalize(images, PER_PIXEL.per_channel()), images.float()[:, [2, 1, 0]] - means)
 
 
-def test_range_0_to_1_scales_the_mean_picture_too():
+def test_range_0_to_1_scales_the_mean_image_too():
     unit = PER_PIXEL.model_copy(update={"value_range": 1, "mean_image": MeanImage(MEAN.values / 255)})
     images = torch.randint(0, 256, (3, 2, 4), dtype=torch.uint8)
     expected = (images.double()[[2, 1, 0]] - MEAN.values) / 255
-    assert torch.allclose(normalise(images, unit, torch.float64), expected, atol=1e-7)
+    assert torch.allclose(normalize(images, unit, torch.float64), expected, atol=1e-7)
 
 
 def test_shift_is_added_to_red_green_and_blue_of_the_pixels():
     images = torch.zeros(1, 3, 2, 4, dtype=torch.uint8)
-    shifted = normalise(images, PER_PIXEL, shifts=torch.tensor([[1.0, 2.0, -3.0]]))
+    shifted = normalize(images, PER_PIXEL, shifts=torch.tensor([[1.0, 2.0, -3.0]]))
     assert torch.equal(shifted[0] + MEAN.values, torch.tensor([-3.0, 2.0, 1.0]).view(3, 1, 1).expand(3, 2, 4))
 
 
-def test_mean_picture_goes_through_json_bit_by_bit():
+def test_mean_image_goes_through_json_bit_by_bit():
     values = torch.randn(3, 5, 7)
     recipe = TORCHVISION.model_copy(update={"mean_image": MeanImage(values)})
     again = Preprocessing.model_validate_json(recipe.model_dump_json())

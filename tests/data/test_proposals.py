@@ -43,7 +43,7 @@ def test_round_trip(written):
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
-def test_other_pictures_are_refused(written):
+def test_other_images_are_refused(written):
     path, _ = written
     with pytest.raises(DataError, match="proposals for other pictures"):
         Proposals(path, SCENES.select([0, 2, 1]))
@@ -68,7 +68,7 @@ def test_half_written_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_they_are_resized_and_flipped_with_their_picture(written):
+def test_they_are_resized_and_flipped_with_their_image(written):
     """Truth: the picture's factor; (w - x2, y1, w - x1, y2), in the same order."""
     path, boxes = written
     flip = AugmentationConfig(flip=1)

@@ -49,7 +49,7 @@ def test_objects_measure_16_to_160_pixels_and_lie_inside():
 
 
 def test_at_least_half_of_each_object_is_seen():
-    """Rendered again from the top down: a pixel belongs to the highest form that covers its centre."""
+    """Rendered again from the top down: a pixel belongs to the highest form that covers its center."""
     for scene in SCENES[:100]:
         taken = np.zeros((scene.height, scene.width), bool)
         for form in reversed(scene.forms):
@@ -96,11 +96,11 @@ def test_a_texture_is_the_product_of_its_two_waves():
     texture = random_texture(np.random.default_rng(3), [])
     y, x = np.mgrid[5:25, 7:40]
     pattern = np.prod([np.sin(a * x + b * y + phase) for a, b, phase in texture.waves], axis=0)
-    expected = texture.colour + pattern[..., None] * texture.swing
+    expected = texture.color + pattern[..., None] * texture.swing
     assert np.abs(texture_pixels(texture, slice(5, 25), slice(7, 40)) - expected).max() < 0.01
 
 
-def test_a_picture_is_a_function_of_split_seed_and_index():
+def test_a_image_is_a_function_of_split_seed_and_index():
     path = "shapes://test/7/3"
     assert np.array_equal(draw(path), read_image(path))
     assert np.array_equal(draw(path), draw(path))
@@ -108,16 +108,14 @@ def test_a_picture_is_a_function_of_split_seed_and_index():
     assert all(not np.array_equal(draw(path), draw(other)) for other in others)
 
 
-def test_annotations_agree_with_scenes_and_pictures():
+def test_annotations_agree_with_scenes_and_images():
     annotations = shapes_annotations("test", 6, seed=7)
     assert annotations.class_names == CLASS_NAMES
     assert len(annotations) == 6
     for index in range(6):
-        picture = read_image(annotations.paths[index])
-        assert picture.shape == (*annotations.sizes[index], 3)
-        assert (
-            image_size(annotations.paths[index]) == drawn_size(annotations.paths[index]) == picture.shape[:2]
-        )
+        image = read_image(annotations.paths[index])
+        assert image.shape == (*annotations.sizes[index], 3)
+        assert image_size(annotations.paths[index]) == drawn_size(annotations.paths[index]) == image.shape[:2]
         boxes, labels = lay_out("test", 7, index).objects()
         assert np.array_equal(annotations.boxes[annotations.objects(index)], boxes)
         assert np.array_equal(annotations.labels[annotations.objects(index)], labels)
@@ -128,27 +126,27 @@ def test_annotations_agree_with_scenes_and_pictures():
 
 
 def test_an_object_stands_out_where_its_box_says():
-    """On the topmost form the colour of the picture is its own: the median inside differs from that around the box."""
+    """On the topmost form the color of the picture is its own: the median inside differs from that around the box."""
     found = 0
     for index in range(40):
         scene = lay_out("val", 0, index)
         if len(scene.forms) != 1 or scene.forms[0].label in (DISTRACTOR, CLASS_NAMES.index("ring")):
             continue
-        picture = draw(f"shapes://val/0/{index}").astype(float)
+        image = draw(f"shapes://val/0/{index}").astype(float)
         x1, y1, x2, y2 = np.rint(scene.objects()[0][0]).astype(int)
-        middle = picture[(y1 + y2) // 2 - 2 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2 : (x1 + x2) // 2 + 3]
-        below = picture[min(y2 + 3, len(picture) - 1) :, x1:x2]
+        middle = image[(y1 + y2) // 2 - 2 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2 : (x1 + x2) // 2 + 3]
+        below = image[min(y2 + 3, len(image) - 1) :, x1:x2]
         if below.size:
             found += 1
             assert np.abs(np.median(middle, axis=(0, 1)) - np.median(below, axis=(0, 1))).max() > 20
     assert found >= 1
 
 
-def test_classification_pictures_show_one_form_of_their_class():
-    pictures = shapes_labels("train", 13, seed=1, side=48)
-    assert pictures.labels.tolist() == [index % 5 for index in range(13)]
+def test_classification_images_show_one_form_of_their_class():
+    images = shapes_labels("train", 13, seed=1, side=48)
+    assert images.labels.tolist() == [index % 5 for index in range(13)]
     for index in range(13):
-        assert read_image(pictures.paths[index]).shape == (48, 48, 3)
+        assert read_image(images.paths[index]).shape == (48, 48, 3)
         labels = [
             form.label for form in lay_out_single("train", 1, index, 48).forms if form.label != DISTRACTOR
         ]

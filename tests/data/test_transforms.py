@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from detres.data.config import AugmentationConfig, CropConfig, DetectionDataConfig
 from detres.data.transforms import (
     DetectionAugmentation,
-    centre_crop,
+    center_crop,
     jittered_sides,
     resize_boxes,
     resize_image,
@@ -48,12 +48,12 @@ def test_neither_side_exceeds_its_limit_and_one_reaches_it(height, width, short_
     assert abs(h - height * scale) <= 0.5 or h == 1
 
 
-def test_a_resize_keeps_pixel_centres_in_place():
+def test_a_resize_keeps_pixel_centers_in_place():
     """A ramp stays a ramp in continuous coordinates: value at (i + 0.5) / scale, away from the border."""
     ramp = np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
     wide = resize_image(ramp, 4, 250)
-    centres = (np.arange(250) + 0.5) / 2.5
-    assert np.abs(wide[0, 5:-5, 0] - (centres - 0.5)[5:-5] * 2).max() <= 0.51
+    centers = (np.arange(250) + 0.5) / 2.5
+    assert np.abs(wide[0, 5:-5, 0] - (centers - 0.5)[5:-5] * 2).max() <= 0.51
     assert resize_image(ramp, 4, 100) is ramp
 
 
@@ -139,12 +139,12 @@ def test_scale_jitter_draws_one_factor_for_both_sides():
     assert jittered_sides(600, 1000, AugmentationConfig(), np.random.default_rng(0)) == (600, 1000)
 
 
-def test_the_central_crop_is_the_middle_of_the_resized_picture():
+def test_the_central_crop_is_the_middle_of_the_resized_image():
     image = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
-    assert np.array_equal(centre_crop(image, CropConfig()), image[16:240, 38:262])
+    assert np.array_equal(center_crop(image, CropConfig()), image[16:240, 38:262])
 
 
-def test_random_crops_are_windows_of_the_picture_or_their_mirror():
+def test_random_crops_are_windows_of_the_image_or_their_mirror():
     image = np.random.default_rng(0).integers(0, 256, (12, 15, 3), dtype=np.uint8)
     windows = {image[y : y + 9, x : x + 9].tobytes() for y in range(4) for x in range(7)}
     mirrored = {image[y : y + 9, x : x + 9][:, ::-1].tobytes() for y in range(4) for x in range(7)}
@@ -162,13 +162,13 @@ def test_cifar_crops_pad_by_four():
     shares = {int((train_crop(image, config, np.random.default_rng(seed)) > 0).sum()) for seed in range(300)}
     assert min(shares) == 28 * 28 * 3
     assert max(shares) == 32 * 32 * 3
-    assert centre_crop(image, config).min() == 200
+    assert center_crop(image, config).min() == 200
 
 
-def test_a_crop_larger_than_the_picture_is_padded():
+def test_a_crop_larger_than_the_image_is_padded():
     image = np.full((5, 30, 3), 7, np.uint8)
     config = CropConfig(size=8, train_sides=None, test_side=None)
-    assert centre_crop(image, config).shape == (8, 8, 3)
+    assert center_crop(image, config).shape == (8, 8, 3)
     assert train_crop(image, config, np.random.default_rng(0)).shape == (8, 8, 3)
 
 

@@ -7,7 +7,7 @@ import json
 import make_data
 import pytest
 
-from detres.data.discover import list_splits, read_annotations, read_unlabelled
+from detres.data.formats import list_splits, read_annotations, read_unlabeled
 from detres.errors import DataError
 
 
@@ -20,7 +20,7 @@ def coco(tmp_path):
     del content["annotations"]
     content["images"] = [{"id": 77, "file_name": "t.png", "width": 60, "height": 40}]
     (path.parent / "image_info_test-dev2017.json").write_text(json.dumps(content))
-    make_data.picture(root / "test2017" / "t.png", 60, 40)
+    make_data.write_image(root / "test2017" / "t.png", 60, 40)
     return root
 
 
@@ -30,15 +30,15 @@ def voc(tmp_path):
     root = tmp_path / "VOC2012"
     make_data.voc(root, {"val": {"a": make_data.xml([("cat", (1, 1, 5, 5))])}})
     for stem in ("b", "c", "d"):
-        make_data.picture(root / "JPEGImages" / f"{stem}.jpg", 30, 20)
+        make_data.write_image(root / "JPEGImages" / f"{stem}.jpg", 30, 20)
     (root / "ImageSets" / "Main" / "test.txt").write_text("b\nc\nd\n")
     (root / "Annotations" / "c.xml").write_text(make_data.xml([("head", (1, 1, 5, 5))]))
     return root
 
 
 @pytest.mark.parametrize("split", ["test-dev2017", "test-dev"])
-def test_coco_pictures_and_classes(coco, split):
-    found = read_unlabelled(coco, split)
+def test_coco_images_and_classes(coco, split):
+    found = read_unlabeled(coco, split)
     assert found is not None
     assert [found.image_ids[0], found.paths[0]] == ["77", str(coco / "test2017" / "t.png")]
     assert (found.class_names, found.category_ids) == (("dog", "cat"), (3, 7))
@@ -56,14 +56,14 @@ def test_splits_with_annotations_stay_what_they_were(coco, voc):
         (voc, "val"),
         (voc, "none"),
     ):
-        assert read_unlabelled(folder, split) is None
+        assert read_unlabeled(folder, split) is None
     assert len(read_annotations(coco, "val")[0]) == 2
     with pytest.raises(DataError, match="missing annotation"):
         read_annotations(voc, "test")
 
 
-def test_voc_pictures(voc):
-    found = read_unlabelled(voc, "test")
+def test_voc_images(voc):
+    found = read_unlabeled(voc, "test")
     assert found is not None
     assert [found.image_ids[i] for i in range(3)] == ["b", "c", "d"]
     assert found.paths[2] == str(voc / "JPEGImages" / "d.jpg")
@@ -71,14 +71,14 @@ def test_voc_pictures(voc):
     assert (found.class_names, len(found.labels)) == ((), 0)
 
 
-def test_pictures_that_are_missing(coco, voc):
+def test_images_that_are_missing(coco, voc):
     (coco / "test2017" / "t.png").unlink()
     with pytest.raises(DataError, match="missing picture"):
-        read_unlabelled(coco, "test-dev2017")
-    found = read_unlabelled(coco, "test-dev2017", need_pictures=False)
+        read_unlabeled(coco, "test-dev2017")
+    found = read_unlabeled(coco, "test-dev2017", need_images=False)
     assert found is not None
     assert found.sizes.tolist() == [[40, 60]]
-    assert read_unlabelled(voc, "test", need_pictures=False) is None  # sizes are read off the pictures
+    assert read_unlabeled(voc, "test", need_images=False) is None  # sizes are read off the pictures
     (voc / "JPEGImages" / "d.jpg").unlink()
     with pytest.raises(DataError, match="'d': missing picture"):
-        read_unlabelled(voc, "test")
+        read_unlabeled(voc, "test")

@@ -14,8 +14,8 @@ from detres.errors import DataError, UserError
 
 def frames(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
     """Plain frames of different reds."""
-    colours = [(40 + 30 * number, 10, 90) for number in range(count)]
-    return [np.full((height, width, 3), colour, np.uint8) for colour in colours]
+    colors = [(40 + 30 * number, 10, 90) for number in range(count)]
+    return [np.full((height, width, 3), color, np.uint8) for color in colors]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import make_data
 import numpy as np
 import pytest
 
-from detres.data.discover import list_splits, read_annotations
+from detres.data.formats import list_splits, read_annotations
 from detres.errors import DataError
 
 PART = "<difficult>1</difficult><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
@@ -58,7 +58,7 @@ def test_several_years_are_united(tmp_path):
     assert alone.image_ids[0] == "1"
 
 
-def test_class_list_chooses_pictures_that_show_the_class(tmp_path):
+def test_class_list_chooses_images_that_show_the_class(tmp_path):
     text = make_data.xml([("dog", (1, 1, 9, 9))])
     make_data.voc(tmp_path, {"train": {"a": text, "b": text}})
     (tmp_path / "ImageSets" / "Main" / "dog_train.txt").write_text("a -1\nb  1\n")
@@ -111,7 +111,7 @@ def test_hidden_files_are_no_data(tmp_path, flat):
     """What macOS leaves beside each file on a foreign disk: `._a.png`, no picture, and its like of every text file."""
     text = make_data.xml([("cell", (1, 1, 9, 9))])
     if flat:
-        make_data.picture(tmp_path / "train" / "a.png")
+        make_data.write_image(tmp_path / "train" / "a.png")
         (tmp_path / "train" / "a.xml").write_text(text)
     else:
         make_data.voc(tmp_path, {"train": {"a": text}})
@@ -167,18 +167,18 @@ def test_entities_are_refused_unread(tmp_path):
         one(tmp_path, text)
 
 
-def test_missing_picture_and_missing_annotation(tmp_path):
+def test_missing_image_and_missing_annotation(tmp_path):
     make_data.voc(tmp_path, {"train": {"a": make_data.xml([])}})
     (tmp_path / "JPEGImages" / "a.png").unlink()
     with pytest.raises(DataError, match=r"a.xml: missing picture"):
         read_annotations(tmp_path, "train")
-    assert len(read_annotations(tmp_path, "train", need_pictures=False)[0]) == 1
+    assert len(read_annotations(tmp_path, "train", need_images=False)[0]) == 1
     (tmp_path / "Annotations" / "a.xml").unlink()
     with pytest.raises(DataError, match=r"train.txt, 'a': missing annotation"):
         read_annotations(tmp_path, "train")
 
 
-def test_picture_listed_twice(tmp_path):
+def test_image_listed_twice(tmp_path):
     make_data.voc(tmp_path, {"train": {"a": make_data.xml([])}})
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\na\n")
     with pytest.raises(DataError, match="duplicate image id: 'a' is listed 2 times"):
@@ -193,7 +193,7 @@ def test_unknown_split_and_empty_list(tmp_path):
         read_annotations(tmp_path, "none")
 
 
-def test_size_zero_is_read_from_the_picture(tmp_path):
+def test_size_zero_is_read_from_the_image(tmp_path):
     annotations, _ = one(tmp_path, make_data.xml([("cell", (1, 1, 100, 80))], size=(0, 0)))
     assert annotations.sizes.tolist() == [[80, 100]]
 
@@ -201,12 +201,12 @@ def test_size_zero_is_read_from_the_picture(tmp_path):
 def test_flat_folders(tmp_path):
     """XML beside pictures in train/ and test/; or annotations/ and images/ without splits; a picture without XML."""
     for split in ("train", "test"):
-        make_data.picture(tmp_path / "beside" / split / f"{split}1.png")
+        make_data.write_image(tmp_path / "beside" / split / f"{split}1.png")
         (tmp_path / "beside" / split / f"{split}1.xml").write_text(make_data.xml([("cell", (1, 1, 9, 9))]))
     assert list_splits(tmp_path / "beside") == ["test", "train"]
     assert read_annotations(tmp_path / "beside", "test")[0].image_ids[0] == "test1"
     for stem in ("1", "2"):
-        make_data.picture(tmp_path / "apart" / "images" / f"{stem}.png")
+        make_data.write_image(tmp_path / "apart" / "images" / f"{stem}.png")
     (tmp_path / "apart" / "annotations").mkdir()
     (tmp_path / "apart" / "annotations" / "1.xml").write_text(make_data.xml([("cell", (1, 1, 9, 9))]))
     annotations, report = read_annotations(tmp_path / "apart", None)
@@ -217,9 +217,9 @@ def test_bccd(real_data):
     """The table of data/README, less the two boxes of no size that it names."""
     counts = {"train": (205, 2382, 214, 209), "val": (87, 968, 87, 83), "test": (72, 805, 71, 69)}
     dropped = {"train": ["BloodImage_00343"], "val": ["BloodImage_00338"], "test": []}
-    for split, (pictures, red, white, platelets) in counts.items():
+    for split, (images, red, white, platelets) in counts.items():
         annotations, report = read_annotations(real_data / "bccd", split)
-        assert len(annotations) == pictures
+        assert len(annotations) == images
         objects = {"Platelets": platelets, "RBC": red - len(dropped[split]), "WBC": white}
         assert annotations.objects_per_class() == objects
         assert report.counts() == ({"zero-size box": 1} if dropped[split] else {})
@@ -232,9 +232,9 @@ def test_voc2007_mini(real_data):
     """Pictures and boxes of data/README; 548 difficult in all; parts are no objects; 20 classes in every split."""
     counts = {"train": (417, 1216), "val": (64, 208), "trainval": (481, 1424), "test": (294, 901)}
     difficult = 0
-    for split, (pictures, objects) in counts.items():
+    for split, (images, objects) in counts.items():
         annotations, report = read_annotations(real_data / "voc2007_mini", split)
-        assert (len(annotations), len(annotations.boxes)) == (pictures, objects)
+        assert (len(annotations), len(annotations.boxes)) == (images, objects)
         assert (len(annotations.class_names), report.counts()) == (20, {})
         difficult += int(annotations.difficult.sum()) if split in ("trainval", "test") else 0
     assert difficult == 548
@@ -244,9 +244,9 @@ def test_folders_of_labelling_tools(real_data):
     raccoon, _ = read_annotations(real_data / "raccoon", None)
     assert (len(raccoon), len(raccoon.boxes), raccoon.class_names) == (120, 127, ("raccoon",))
     assert list_splits(real_data / "fruit") == ["test", "train"]
-    for split, pictures in (("train", 95), ("test", 31)):
+    for split, images in (("train", 95), ("test", 31)):
         fruit, _ = read_annotations(real_data / "fruit", split)
-        assert (len(fruit), fruit.class_names) == (pictures, ("apple", "banana", "orange"))
+        assert (len(fruit), fruit.class_names) == (images, ("apple", "banana", "orange"))
         assert (fruit.sizes > 0).all()
     kangaroo, _ = read_annotations(real_data / "kangaroo_oddities", "all")
     assert (len(kangaroo), len(kangaroo.boxes)) == (5, 15)

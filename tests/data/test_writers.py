@@ -10,7 +10,7 @@ import pytest
 
 from detres.cli.convert_data import main
 from detres.data.decoding import read_image
-from detres.data.discover import find_format, list_splits, read_annotations
+from detres.data.formats import find_format, list_splits, read_annotations
 from detres.data.shapes import shapes_annotations
 from detres.data.writers import WRITERS
 from detres.errors import DataError, UserError
@@ -29,7 +29,7 @@ def same_objects(first, second, atol):
 
 
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo"])
-def test_drawn_pictures_on_disk(tmp_path, name):
+def test_drawn_images_on_disk(tmp_path, name):
     """The real readers give back the drawn scenes, the pictures pixel for pixel."""
     drawn = shapes_annotations("test", 12, seed=1)
     report = WRITERS[name](drawn, tmp_path, "test")
@@ -57,7 +57,7 @@ def test_coco_keeps_ids_areas_and_flags(tmp_path):
 def test_voc_keeps_difficult_and_turns_crowds_into_it(tmp_path):
     make_data.coco(tmp_path / "in")
     first, _ = read_annotations(tmp_path / "in", "val")
-    report = WRITERS["voc"](first, tmp_path / "out", "val", pictures="link")
+    report = WRITERS["voc"](first, tmp_path / "out", "val", images="link")
     second, _ = read_annotations(tmp_path / "out", "val")
     assert report.counts() == {"crowd written as difficult": 1}
     assert second.difficult.tolist() == [False, False, True]
@@ -95,8 +95,8 @@ def test_yolo_keeps_names_that_yaml_takes_for_values(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo"])
-def test_boxes_on_the_unrotated_picture_get_a_picture_without_orientation(tmp_path, name):
-    make_data.picture(tmp_path / "in" / "val" / "a.png", 100, 80, exif_orientation=6)
+def test_boxes_on_the_unrotated_image_get_a_image_without_orientation(tmp_path, name):
+    make_data.write_image(tmp_path / "in" / "val" / "a.png", 100, 80, exif_orientation=6)
     make_data.coco(tmp_path / "in")
     first, _ = read_annotations(tmp_path / "in", "val")
     WRITERS[name](first, tmp_path / "out", "val")
@@ -130,6 +130,6 @@ def test_tool_converts_all_splits(tmp_path, capsys):
 
 def test_bccd_round_trip(real_data, tmp_path):
     first, _ = read_annotations(real_data / "bccd", "test")
-    WRITERS["yolo"](first, tmp_path, "test", pictures="link")
+    WRITERS["yolo"](first, tmp_path, "test", images="link")
     second, _ = read_annotations(tmp_path, "test")
     same_objects(first, second, atol=0.001)

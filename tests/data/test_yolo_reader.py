@@ -8,7 +8,7 @@ import make_data
 import numpy as np
 import pytest
 
-from detres.data.discover import list_splits, read_annotations
+from detres.data.formats import list_splits, read_annotations
 from detres.data.readers import yolo
 from detres.errors import DataError
 
@@ -31,9 +31,9 @@ def test_polygon_gives_its_box(tmp_path):
     np.testing.assert_allclose(annotations.boxes, [[10, 20, 30, 60]], atol=1e-5)
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path):
+def test_sizes_are_those_of_the_upright_image(tmp_path):
     make_data.yolo(tmp_path, {"a": "0 0.5 0.5 1 1\n"})
-    make_data.picture(tmp_path / "images" / "train" / "a.png", 100, 80, exif_orientation=6)
+    make_data.write_image(tmp_path / "images" / "train" / "a.png", 100, 80, exif_orientation=6)
     annotations, _ = read_annotations(tmp_path, "train")
     assert annotations.sizes.tolist() == [[100, 80]]
     np.testing.assert_allclose(annotations.boxes, [[0, 0, 80, 100]])
@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path):
 
 def test_strays_are_counted(tmp_path):
     make_data.yolo(tmp_path, {"a": "0 0.5 0.5 1 1\n"})
-    make_data.picture(tmp_path / "images" / "train" / "b.png")
+    make_data.write_image(tmp_path / "images" / "train" / "b.png")
     (tmp_path / "labels" / "train" / "c.txt").write_text("0 0.5 0.5 1 1\n")
     annotations, report = read_annotations(tmp_path, "train")
     assert (len(annotations), len(annotations.boxes)) == (2, 1)
@@ -144,7 +144,7 @@ def test_hidden_files_are_no_data(tmp_path):
 
 
 def test_split_folders_with_images_and_labels_inside(tmp_path):
-    make_data.picture(tmp_path / "valid" / "images" / "a.png")
+    make_data.write_image(tmp_path / "valid" / "images" / "a.png")
     (tmp_path / "valid" / "labels").mkdir()
     (tmp_path / "valid" / "labels" / "a.txt").write_text("0 0.5 0.5 1 1\n")
     assert list_splits(tmp_path) == ["valid"]
@@ -182,7 +182,7 @@ def test_what_is_dropped_or_clipped_with_a_count(tmp_path, text, kind):
     assert "a.txt, line 1" in report.defects[0].where
 
 
-def test_unreadable_picture(tmp_path):
+def test_unreadable_image(tmp_path):
     make_data.yolo(tmp_path, {"a": "0 0.5 0.5 1 1\n"})
     (tmp_path / "images" / "train" / "a.png").write_text("no picture")
     with pytest.raises(DataError, match=r"a\.png: unreadable picture"):

@@ -17,34 +17,34 @@ from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_boxes, resize_image
 from detres.detection.build import build_detector
 from detres.detection.config import Architecture
-from detres.detection.fast_rcnn import Detections
+from detres.detection.detect import TestConfig, detect_images
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.inference import TestConfig, detect_pictures
-from detres.detection.views import Member, SizedPicture, View, look, sized_pictures
+from detres.detection.features import Member, SizedImage, View, look, sized_images
+from detres.detection.roi_head import Detections
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import FrozenBatchNorm2d
 
-Pictures = tuple[list[Tensor], list[Tensor], list[Tensor]]
+Images = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 def small_architecture(name: str = "resnet18", width: float = 0.25, **changes: object) -> Architecture:
     """A detector with anchors for pictures of some hundred pixels; `changes` are fields of `Architecture`."""
     fields: dict[str, object] = {
         "network": NetworkConfig.model_validate({"name": name, "width": width, "stride_in": "3x3"}),
-        "region_pooling": "align",
+        "pooler": "roi_align",
         "sampling_ratio": 2,
         "aligned": False,
         "rpn_channels": 64,
         "anchor_sizes": (32.0, 64.0, 128.0),
         "anchor_ratios": (0.5, 1.0, 2.0),
         "proposal_nms": 0.7,
-        "proposal_min_side": 4.0,
-        "box_divisors": (0.1, 0.1, 0.2, 0.2),
+        "proposal_min_size": 4.0,
+        "target_stds": (0.1, 0.1, 0.2, 0.2),
     }
     return Architecture.model_validate({**fields, **changes})
 
 
-def lively_detector(
+def detector_with_spread_scores(
     architecture: Architecture,
     num_classes: int,
     image: Tensor,
@@ -93,18 +93,18 @@ def member_of(
 ) -> Member:
     """A network as one member of a test."""
     options = architecture.proposal_options(test)
-    return Member(network, short_side, long_side, options, architecture.box_divisors)
+    return Member(network, short_side, long_side, options, architecture.target_stds)
 
 
-def sized_for(members: Sequence[Member], image: Tensor, test: TestConfig) -> list[SizedPicture]:
+def sized_for(members: Sequence[Member], image: Tensor, test: TestConfig) -> list[SizedImage]:
     """An image (3, H, W) as each member wants it."""
     sides = [(member.short_side, member.long_side) for member in members]
-    return sized_pictures(image.permute(1, 2, 0).numpy(), sides, test.scales)
+    return sized_images(image.permute(1, 2, 0).numpy(), sides, test.scales)
 
 
 def found_by(members: Sequence[Member], images: Sequence[Tensor], test: TestConfig) -> list[Detections]:
     """Detections of images (3, H, W) of any size."""
-    return detect_pictures(members, [sized_for(members, image, test) for image in images], test)
+    return detect_images(members, [sized_for(members, image, test) for image in images], test)
 
 
 def view_of(member: Member, image: Tensor, test: TestConfig) -> View:
@@ -137,7 +137,7 @@ class Calls:
         self.counts[name] += 1
 
 
-def drawn_pictures(height: int, width: int, num_classes: int, count: int = 2) -> Pictures:
+def drawn_images(height: int, width: int, num_classes: int, count: int = 2) -> Images:
     """Images (3, height, width), boxes and labels (their remainders by `num_classes`) of drawn scenes with objects."""
     scenes = shapes_annotations("train", 4 * count, seed=5)
     lying = [
@@ -146,11 +146,11 @@ def drawn_pictures(height: int, width: int, num_classes: int, count: int = 2) ->
         if scenes.sizes[index, 0] < scenes.sizes[index, 1]
         and scenes.objects(index).stop > scenes.objects(index).start
     ]
-    images, boxes, labels = pictures_of(scenes, lying[:count], height, width)
+    images, boxes, labels = images_of(scenes, lying[:count], height, width)
     return images, boxes, [of_image % num_classes for of_image in labels]
 
 
-def pictures_of(annotations: Annotations, indices: Sequence[int], height: int, width: int) -> Pictures:
+def images_of(annotations: Annotations, indices: Sequence[int], height: int, width: int) -> Images:
     """Images (3, height, width), boxes and labels of pictures of a split, resized without regard to their aspect."""
     images, boxes, labels = [], [], []
     for index in indices:
@@ -167,13 +167,13 @@ def pictures_of(annotations: Annotations, indices: Sequence[int], height: int, w
 def annotations_of(paths: Sequence[str], sizes: Sequence[tuple[int, int]], boxes: Sequence[Sequence[Sequence[float]]],
                    class_names: tuple[str, ...] = ("thing",)) -> Annotations:  # fmt: skip
     """A split with the boxes given for each picture, all of the first class."""
-    flat = np.array([box for of_picture in boxes for box in of_picture], dtype=np.float32).reshape(-1, 4)
+    flat = np.array([box for of_image in boxes for box in of_image], dtype=np.float32).reshape(-1, 4)
     return Annotations(
         paths=Strings(list(paths)),
         image_ids=Strings([str(number) for number in range(len(paths))]),
         sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         upright=np.ones(len(paths), dtype=bool),
-        offsets=np.cumsum([0, *(len(of_picture) for of_picture in boxes)], dtype=np.int64),
+        offsets=np.cumsum([0, *(len(of_image) for of_image in boxes)], dtype=np.int64),
         boxes=flat,
         labels=np.zeros(len(flat), np.int64),
         crowd=np.zeros(len(flat), dtype=bool),

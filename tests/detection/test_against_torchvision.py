@@ -1,4 +1,4 @@
-"""The detector against the composition of torchvision's own classes on the same weights (`detres.peers`).
+"""The detector against the composition of torchvision's own classes on the same weights (`benchmarks.peers`).
 
 All constants of both sides are `ARCHITECTURE`, `TEST` and `STEP` below. Pictures have sides that are multiples of 32
 (torchvision pads to 32 and takes the anchors' stride as image // map), RoIAlign is not shifted, and smooth L1 turns at
@@ -13,35 +13,37 @@ from typing import Any
 
 import pytest
 import torch
-from detectors import Pictures, assert_same_detections, drawn_pictures, lively_detector, pictures_of
+from detectors import Images, assert_same_detections, detector_with_spread_scores, drawn_images, images_of
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from detres import peers
+from benchmarks import peers
+from benchmarks.peers.calling import smallest_proposals
 from detres.boxes.geometry import scale_boxes
-from detres.data.discover import read_annotations
-from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalise
+from detres.data.formats import read_annotations
+from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalize
 from detres.detection.config import Architecture
-from detres.detection.fast_rcnn import class_scores_and_boxes
+from detres.detection.detect import TestConfig, detect
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.inference import TestConfig, detect
 from detres.detection.losses import StepOptions, training_losses
+from detres.detection.roi_head import class_scores_and_boxes
 from detres.detection.rpn import ProposalOptions, propose
 from detres.detection.targets import AnchorSampling, RegionSampling
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig
-from detres.peers.calling import smallest_proposals
 
 HEIGHT, WIDTH = 128, 192
 CLASSES = 5
-TEST = TestConfig(min_score=0.02, max_detections=40, nms=0.5, proposals=16, proposals_before_nms=300)
+TEST = TestConfig(score_thresh=0.02, detections_per_img=40, nms_thresh=0.5, proposals=16, pre_nms_top_n=300)
 STEP = StepOptions(
     anchors=AnchorSampling(
-        count=64, positive_share=0.5, positive_iou=0.7, negative_iou=0.3, cross_border=False
+        count=64, positive_fraction=0.5, fg_iou_thresh=0.7, bg_iou_thresh=0.3, cross_boundary=False
     ),
-    proposals=ProposalOptions(before_nms=300, after_nms=24, nms=0.7, min_side=4.0),
-    regions=RegionSampling(count=8, positive_share=0.25, positive_iou=0.5, negative_iou=0.5, lowest_iou=0.0),
+    proposals=ProposalOptions(before_nms=300, after_nms=24, nms=0.7, min_size=4.0),
+    regions=RegionSampling(
+        count=8, positive_fraction=0.25, fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.0
+    ),
     num_classes=CLASSES,
     anchor_beta=1 / 9,
     region_beta=1 / 9,
@@ -51,18 +53,18 @@ MSRA_FORM = {"stride_in": "1x1", "pool": "caffe"}
 TORCHVISION_FORM = {"stride_in": "3x3", "pool": "torchvision"}
 
 
-def architecture_of(name: str, form: dict[str, Any], pooling: str = "align") -> Architecture:
+def architecture_of(name: str, form: dict[str, Any], pooling: str = "roi_align") -> Architecture:
     return Architecture(
         network=NetworkConfig.model_validate({"name": name, **form}),
-        region_pooling=pooling,  # type: ignore[arg-type]
+        pooler=pooling,  # type: ignore[arg-type]
         sampling_ratio=2,
         aligned=False,
         rpn_channels=128,
         anchor_sizes=(32, 64, 128),
         anchor_ratios=(0.5, 1, 2),
         proposal_nms=0.7,
-        proposal_min_side=4,
-        box_divisors=(0.1, 0.1, 0.2, 0.2),
+        proposal_min_size=4,
+        target_stds=(0.1, 0.1, 0.2, 0.2),
     )
 
 
@@ -72,7 +74,7 @@ class Case:
 
     architecture: Architecture
     network: FasterRCNN
-    pictures: Pictures
+    images: Images
 
     @property
     def peer(self) -> Any:
@@ -80,14 +82,14 @@ class Case:
 
 
 CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
-    "resnet50, MSRA's form": ("resnet50", MSRA_FORM, "align", MSRA),
-    "resnet50, torchvision's form": ("resnet50", TORCHVISION_FORM, "align", TORCHVISION),
-    "resnet18": ("resnet18", TORCHVISION_FORM, "align", TORCHVISION),
-    "resnet18, RoI max pooling": ("resnet18", TORCHVISION_FORM, "max", TORCHVISION),
-    "resnet18, narrow": ("resnet18", {**TORCHVISION_FORM, "width": 0.25}, "align", TORCHVISION),
-    "resnet50, narrow, MSRA's form": ("resnet50", {**MSRA_FORM, "width": 0.25}, "align", MSRA),
-    "VGG-16, narrow": ("vgg16", {**TORCHVISION_FORM, "width": 0.25}, "align", TORCHVISION),
-    "VGG-16, narrow, RoI max pooling": ("vgg16", {"pool": "caffe", "width": 0.25}, "max", TORCHVISION),
+    "resnet50, MSRA's form": ("resnet50", MSRA_FORM, "roi_align", MSRA),
+    "resnet50, torchvision's form": ("resnet50", TORCHVISION_FORM, "roi_align", TORCHVISION),
+    "resnet18": ("resnet18", TORCHVISION_FORM, "roi_align", TORCHVISION),
+    "resnet18, RoI max pooling": ("resnet18", TORCHVISION_FORM, "roi_pool", TORCHVISION),
+    "resnet18, narrow": ("resnet18", {**TORCHVISION_FORM, "width": 0.25}, "roi_align", TORCHVISION),
+    "resnet50, narrow, MSRA's form": ("resnet50", {**MSRA_FORM, "width": 0.25}, "roi_align", MSRA),
+    "VGG-16, narrow": ("vgg16", {**TORCHVISION_FORM, "width": 0.25}, "roi_align", TORCHVISION),
+    "VGG-16, narrow, RoI max pooling": ("vgg16", {"pool": "caffe", "width": 0.25}, "roi_pool", TORCHVISION),
 }
 
 
@@ -95,19 +97,21 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
 def case(request: pytest.FixtureRequest) -> Case:
     """A detector with random, lively weights on drawn pictures."""
     name, form, pooling, preprocessing = CASES[request.param]
-    pictures = drawn_pictures(HEIGHT, WIDTH, CLASSES)
+    images = drawn_images(HEIGHT, WIDTH, CLASSES)
     architecture = architecture_of(name, form, pooling)
-    return Case(architecture, lively_detector(architecture, CLASSES, pictures[0][0], preprocessing), pictures)
+    return Case(
+        architecture, detector_with_spread_scores(architecture, CLASSES, images[0][0], preprocessing), images
+    )
 
 
 @pytest.fixture(scope="module")
 def real_case(real_data) -> Case:
     """The same on two real pictures."""
     voc, _ = read_annotations(real_data / "voc2007_mini", "train")
-    images, boxes, labels = pictures_of(voc, (3, 8), HEIGHT, WIDTH)
+    images, boxes, labels = images_of(voc, (3, 8), HEIGHT, WIDTH)
     pictures = images, boxes, [label % CLASSES for label in labels]
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
-    return Case(architecture, lively_detector(architecture, CLASSES, images[0]), pictures)
+    return Case(architecture, detector_with_spread_scores(architecture, CLASSES, images[0]), pictures)
 
 
 @torch.no_grad()
@@ -116,15 +120,15 @@ def test_each_stage_gives_the_same_on_the_same_inputs(case: Case):
 
 
 @torch.no_grad()
-def test_each_stage_on_real_pictures(real_case: Case):
+def test_each_stage_on_real_images(real_case: Case):
     check_stages(real_case)
 
 
 def check_stages(case: Case) -> None:
-    network, peer, (images, _, _) = case.network, case.peer, case.pictures
+    network, peer, (images, _, _) = case.network, case.peer, case.images
     outputs = network(images)
     maps = torch.cat([output.features for output in outputs])
-    pixels = normalise(torch.stack(images), network.preprocessing)
+    pixels = normalize(torch.stack(images), network.preprocessing)
     batch, _ = peer.transform(peers.peer_images(images))
     torch.testing.assert_close(batch.tensors, pixels, rtol=1e-5, atol=1e-5 * float(pixels.abs().max()))
     close(maps, peer.backbone(pixels))
@@ -153,8 +157,8 @@ def check_stages(case: Case) -> None:
     close(logits, torch.cat((peer_logits[:, 1:], peer_logits[:, :1]), dim=1))
     close(deltas, peer_deltas.view(len(deltas), -1, 4)[:, 1:])
     boxes = peer.roi_heads.box_coder.decode(peer_deltas, proposals)[:, 1:]
-    divisors = case.architecture.box_divisors
-    _, class_boxes = class_scores_and_boxes(logits, deltas, torch.cat(proposals), (10**6, 10**6), divisors)
+    target_stds = case.architecture.target_stds
+    _, class_boxes = class_scores_and_boxes(logits, deltas, torch.cat(proposals), (10**6, 10**6), target_stds)
     torch.testing.assert_close(class_boxes, boxes.clamp(min=0), rtol=1e-5, atol=1e-2)
 
 
@@ -167,20 +171,20 @@ def test_the_same_detections(case: Case):
     check_detections(case)
 
 
-def test_the_same_detections_on_real_pictures(real_case: Case):
+def test_the_same_detections_on_real_images(real_case: Case):
     check_detections(real_case)
 
 
 def check_detections(case: Case) -> None:
-    network, images = case.network, case.pictures[0]
-    options, divisors = case.architecture.proposal_options(TEST), case.architecture.box_divisors
-    found = detect(network, images, SCALES, options, divisors, TEST)
+    network, images = case.network, case.images[0]
+    options, target_stds = case.architecture.proposal_options(TEST), case.architecture.target_stds
+    found = detect(network, images, SCALES, options, target_stds, TEST)
     expected = peers.peer_detections(case.peer, peers.peer_images(images))
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours.scores) >= 5
         assert ours.scores.max() - ours.scores.min() > 0.3, "scores that do not spread prove little"
-        full = len(ours.scores) == TEST.max_detections
-        lowest = float(ours.scores.min()) if full else TEST.min_score
+        full = len(ours.scores) == TEST.detections_per_img
+        lowest = float(ours.scores.min()) if full else TEST.score_thresh
         assert_same_detections(ours, theirs, score=1e-4, box=0.05, lowest=lowest)
 
 
@@ -192,11 +196,11 @@ def without_dropout(network: Any) -> Any:
     return network
 
 
-def step(network: FasterRCNN, pictures: Pictures, seed: int = 1) -> dict[str, Tensor]:
-    return training_losses(network, *pictures, SCALES, STEP, torch.Generator().manual_seed(seed))
+def step(network: FasterRCNN, images: Images, seed: int = 1) -> dict[str, Tensor]:
+    return training_losses(network, *images, SCALES, STEP, torch.Generator().manual_seed(seed))
 
 
-def peer_step(case: Case, network: FasterRCNN, pictures: Pictures, seed: int = 1):
+def peer_step(case: Case, network: FasterRCNN, pictures: Images, seed: int = 1):
     """The composition on the weights of `network`, and its losses on the samples that `step` draws."""
     peer: Any = peers.torchvision_faster_rcnn(network, case.architecture, TEST, STEP)
     without_dropout(peer)
@@ -222,13 +226,13 @@ def test_the_same_losses_and_gradients_of_all_parameters(case: Case):
     check_gradients(case)
 
 
-def test_the_same_losses_and_gradients_on_real_pictures(real_case: Case):
+def test_the_same_losses_and_gradients_on_real_images(real_case: Case):
     check_gradients(real_case)
 
 
 def check_gradients(case: Case) -> None:
     """In float64: float32 gradients differ by 1e-3 where a ReLU's sign flips."""
-    images, boxes, labels = case.pictures
+    images, boxes, labels = case.images
     pictures = images, [of_image.double() for of_image in boxes], labels
     network = without_dropout(copy.deepcopy(case.network).double().train())
     ours = step(network, pictures)
@@ -261,16 +265,16 @@ def check_gradients(case: Case) -> None:
 def test_the_same_losses_in_float32(case: Case):
     network = without_dropout(copy.deepcopy(case.network).train())
     with torch.no_grad():
-        ours = step(network, case.pictures)
-        _, theirs, _ = peer_step(case, network, case.pictures)
+        ours = step(network, case.images)
+        _, theirs, _ = peer_step(case, network, case.images)
     for name, loss in ours.items():
         assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4), name
 
 
 def test_peer_trains_what_the_detector_trains_and_samples_by_itself():
-    pictures = drawn_pictures(96, 128, CLASSES)
+    pictures = drawn_images(96, 128, CLASSES)
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
-    network = lively_detector(architecture, CLASSES, pictures[0][0]).train()
+    network = detector_with_spread_scores(architecture, CLASSES, pictures[0][0]).train()
     network.trunk.conv1.requires_grad_(False)  # type: ignore[union-attr]
     peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
     assert peer.training
@@ -283,14 +287,14 @@ def test_peer_trains_what_the_detector_trains_and_samples_by_itself():
 
 
 def test_peer_resizes_and_comes_back_to_original_pixels():
-    images, _, _ = drawn_pictures(128, 192, CLASSES, count=1)
+    images, _, _ = drawn_images(128, 192, CLASSES, count=1)
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
-    network = lively_detector(architecture, CLASSES, images[0])
+    network = detector_with_spread_scores(architecture, CLASSES, images[0])
     peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, sizes=(64, 96), scale=0.5)
     assert peer.rpn.min_size == 2
     (found,) = peers.peer_detections(peer, peers.peer_images(images))
     assert found.boxes[:, 2].max() > 96
-    of_half = architecture.model_copy(update={"proposal_min_side": 2.0})
+    of_half = architecture.model_copy(update={"proposal_min_size": 2.0})
     (small,) = peers.peer_detections(Case(of_half, network, ([], [], [])).peer, [half(images[0])])
     assert len(found.scores) >= 3
     torch.testing.assert_close(found.boxes[:3], small.boxes[:3] * 2, rtol=0, atol=0.5)
@@ -301,14 +305,14 @@ def half(image: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(pixels[None], scale_factor=0.5, mode="bilinear")[0]
 
 
-@pytest.mark.parametrize("min_side", [0.0, 40.0])
-def test_the_smallest_proposal_is_in_pixels_of_each_original_picture(min_side: float):
+@pytest.mark.parametrize("min_size", [0.0, 40.0])
+def test_the_smallest_proposal_is_in_pixels_of_each_original_image(min_size: float):
     """Two pictures that were resized by different factors, and differently in height and width."""
-    pictures, scales = drawn_pictures(HEIGHT, WIDTH, CLASSES), [(0.5, 0.6), (1.5, 1.3)]
+    pictures, scales = drawn_images(HEIGHT, WIDTH, CLASSES), [(0.5, 0.6), (1.5, 1.3)]
     images, boxes, labels = pictures
     architecture = architecture_of("resnet18", {**TORCHVISION_FORM, "width": 0.25})
-    architecture = architecture.model_copy(update={"proposal_min_side": min_side})
-    network = lively_detector(architecture, CLASSES, images[0])
+    architecture = architecture.model_copy(update={"proposal_min_size": min_size})
+    network = detector_with_spread_scores(architecture, CLASSES, images[0])
     peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
     with torch.no_grad():
         expected = [
@@ -322,24 +326,24 @@ def test_the_smallest_proposal_is_in_pixels_of_each_original_picture(min_side: f
         assert len(ours) >= 3
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
         sides = theirs[:, 2:] - theirs[:, :2]
-        assert (sides >= min_side * torch.tensor([horizontal, vertical]) - 1e-3).all()
+        assert (sides >= min_size * torch.tensor([horizontal, vertical]) - 1e-3).all()
     found = detect(
-        network, images, scales, architecture.proposal_options(TEST), architecture.box_divisors, TEST
+        network, images, scales, architecture.proposal_options(TEST), architecture.target_stds, TEST
     )
     for ours, theirs, scale in zip(
         found, peers.peer_detections(peer, peers.peer_images(images), scales), scales, strict=True
     ):
-        of_picture = replace(theirs, boxes=scale_boxes(theirs.boxes, (1 / scale[0], 1 / scale[1])))
-        assert_same_detections(ours, of_picture, score=1e-4, box=0.1, lowest=float(ours.scores.min()))
-    assert peer.rpn.min_size == min_side
+        of_image = replace(theirs, boxes=scale_boxes(theirs.boxes, (1 / scale[0], 1 / scale[1])))
+        assert_same_detections(ours, of_image, score=1e-4, box=0.1, lowest=float(ours.scores.min()))
+    assert peer.rpn.min_size == min_size
     inputs = peers.peer_images(images), peers.peer_targets(boxes, labels)
     assert set(peers.peer_losses(peer.train(), *inputs, scales)) == set(step(network, pictures))
 
 
 def test_peer_computes_boxes_in_float32_under_autocast():
-    images, _, _ = drawn_pictures(96, 128, CLASSES, count=1)
+    images, _, _ = drawn_images(96, 128, CLASSES, count=1)
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
-    network = lively_detector(architecture, CLASSES, images[0])
+    network = detector_with_spread_scores(architecture, CLASSES, images[0])
     peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = peers.peer_detections(peer, peers.peer_images(images))
@@ -349,10 +353,12 @@ def test_peer_computes_boxes_in_float32_under_autocast():
 
 
 def test_networks_that_torchvision_does_not_have_are_named():
-    images, _, _ = drawn_pictures(64, 96, CLASSES, count=1)
+    images, _, _ = drawn_images(64, 96, CLASSES, count=1)
     for change in ({"name": "plain18"}, {"shortcut": "A"}):
         config = {"name": "resnet18", "stride_in": "3x3", **change}
         architecture = architecture_of("resnet18", TORCHVISION_FORM)
         architecture = architecture.model_copy(update={"network": NetworkConfig.model_validate(config)})
         with pytest.raises(ConfigError, match="torchvision has no"):
-            peers.torchvision_faster_rcnn(lively_detector(architecture, 2, images[0]), architecture, TEST)
+            peers.torchvision_faster_rcnn(
+                detector_with_spread_scores(architecture, 2, images[0]), architecture, TEST
+            )

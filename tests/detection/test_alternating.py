@@ -23,12 +23,12 @@ from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
 from detres.detection.build import build_detector, read_detector
 from detres.detection.config import DetectionConfig
+from detres.detection.data import TrainingData
 from detres.detection.losses import training_losses
-from detres.detection.train import build_task, train_detector
-from detres.detection.training_data import TrainingData
+from detres.detection.task import build_task, train_detector
 from detres.errors import ConfigError, DataError, UserError
 from detres.training.run_folder import RunFolder
-from detres.weights.ours import read_weights
+from detres.weights.checkpoint import read_weights
 
 CPU = torch.device("cpu")
 SETTINGS = [
@@ -37,20 +37,20 @@ SETTINGS = [
     "data.short_side=96",
     "data.long_side=128",
     "model.network={name: resnet18, width: 0.125}",
-    "model.region_pooling=align",
+    "model.pooler=roi_align",
     "model.freeze_at=1",
     "rpn.channels=16",
-    "rpn.sizes=[16, 32, 64]",
-    "rpn.samples=32",
-    "rpn.proposals_before_nms=100",
+    "rpn.anchor_sizes=[16, 32, 64]",
+    "rpn.batch_size_per_image=32",
+    "rpn.pre_nms_top_n=100",
     "rpn.proposals=20",
-    "rpn.min_side=2",
-    "rcnn.samples=8",
+    "rpn.min_size=2",
+    "rcnn.batch_size_per_image=8",
     "train.mode=alternating",
     "train.lr=0.05",
     "train.warmup_iterations=0",
     "train.length=3 iterations",
-    "train.region_steps.length=2 iterations",
+    "train.rcnn_stage.length=2 iterations",
     "train.evaluate_every=1 iterations",
     "train.checkpoint_every=1 iterations",
     "train.log_every=1",
@@ -85,7 +85,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module", params=[False, True], ids=["", "context"])
 def context(request) -> str:
     """Without and with global context, as `--set` takes it."""
-    return f"model.context={str(request.param).lower()}"
+    return f"model.global_context={str(request.param).lower()}"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_whole_detector_is_put_together(unbroken):
 def test_lengths_of_the_steps(unbroken):
     ends = [(unbroken / "steps" / name / "last").read_text().strip() for name in NAMES]
     assert ends == ["checkpoints/3", "checkpoints/2", "checkpoints/3", "checkpoints/2"]
-    train = configured("train.region_steps.batch=4", "train.rpn_steps.lr=1").train
+    train = configured("train.rcnn_stage.batch=4", "train.rpn_stage.lr=1").train
     assert (train.of_step("regions").batch, train.of_step("regions").lr) == (4, 0.05)
     assert (train.of_step("rpn").batch, train.of_step("rpn").lr) == (train.batch, 1)
     assert train.of_step("regions").length == Length(2, "iterations")
@@ -146,7 +146,7 @@ def test_lengths_of_the_steps(unbroken):
 def test_all_steps_are_planned_before_the_first_one_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("the training has begun"))
     with pytest.raises(ConfigError, match="do not rise"):
-        run_in(tmp_path / "run", configured("train.region_steps.milestones=[2 iterations, 1 iterations]"))
+        run_in(tmp_path / "run", configured("train.rcnn_stage.milestones=[2 iterations, 1 iterations]"))
     assert not (tmp_path / "run").exists()
 
 
@@ -162,7 +162,7 @@ class Killed(BaseException):
 
 
 def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
-    """Dies at one optimiser step after another, while proposals are made, and stops at Ctrl-C; ends bit-equal."""
+    """Dies at one optimizer step after another, while proposals are made, and stops at Ctrl-C; ends bit-equal."""
     run, inner = tmp_path / "run", loop._step
     taken = 0
 
@@ -174,7 +174,7 @@ def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
         return inner(task, config, plan, state, *rest)
 
     monkeypatch.setattr(loop, "_step", dying)
-    for _ in range(5):  # one optimiser step further each time: into step 2
+    for _ in range(5):  # one optimizer step further each time: into step 2
         taken = 0
         with pytest.raises(Killed):
             run_in(run, configured(context), resume=True)
@@ -231,7 +231,7 @@ def test_the_tool_refuses_before_it_touches_a_run(tmp_path, monkeypatch):
     settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
     for how, more, message in (
         ("--resume", "train.length=4 iterations", "step 1 of 4"),
-        ("--overwrite", "train.region_steps.milestones=[2 iterations, 1 iterations]", "do not rise"),
+        ("--overwrite", "train.rcnn_stage.milestones=[2 iterations, 1 iterations]", "do not rise"),
         ("--overwrite", "model.init_classes={a: b}", "no detector's weights"),
     ):
         with pytest.raises(UserError, match=message):
@@ -277,7 +277,12 @@ def test_a_fault_in_a_later_step_costs_no_earlier_one(tmp_path, monkeypatch):
 
 def test_the_losses_are_those_of_joint_training(unbroken, context):
     """With everything sampled that there is, order and proposals being the same, the four losses agree."""
-    config = configured(context, "rpn.samples=100000", "rcnn.samples=100000", "data.augmentation.flip=0")
+    config = configured(
+        context,
+        "rpn.batch_size_per_image=100000",
+        "rcnn.batch_size_per_image=100000",
+        "data.augmentation.flip=0",
+    )
     annotations = shapes_annotations("train", 5)
     network, _, _ = read_detector(unbroken / "model.safetensors")
     options = config.step_options(len(annotations.class_names))
@@ -309,7 +314,7 @@ def test_the_losses_are_those_of_joint_training(unbroken, context):
 
 def test_the_region_step_trains_global_context(unbroken):
     """Both halves of the class layer get a gradient: the region's own feature and the whole image's."""
-    config = configured("model.context=true")
+    config = configured("model.global_context=true")
     annotations = shapes_annotations("train", 5)
     classes = len(annotations.class_names)
     network = build_detector(config.architecture(config.model.network), classes, TORCHVISION)

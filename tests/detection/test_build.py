@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectors import drawn_pictures, lively_detector, small_architecture
+from detectors import detector_with_spread_scores, drawn_images, small_architecture
 
 from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing
 from detres.detection.build import build_detector, load_backbone, prepare_for_training, read_detector
 from detres.detection.config import Architecture, DetectionConfig, ModelConfig
-from detres.detection.inference import TestConfig, detect
+from detres.detection.detect import TestConfig, detect
 from detres.errors import ConfigError, WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
+from detres.weights.checkpoint import Metadata, read_weights, save_weights
 from detres.weights.foreign import read_backbone
-from detres.weights.ours import Metadata, read_weights, save_weights
 from detres.weights.starting import start_network
 
 FORM = {"name": "resnet18", "width": 0.125, "stride_in": "3x3", "pool": "caffe", "eps": 2e-5}
 CLASS_NAMES = ("cat", "dog")
-TEST = TestConfig(min_score=0.02, proposals=20)
+TEST = TestConfig(score_thresh=0.02, proposals=20)
 
 
 def metadata_of(architecture: Architecture, **changes: object) -> Metadata:
@@ -56,17 +56,17 @@ def architecture_on(network: NetworkConfig) -> Architecture:
     return small_architecture().model_copy(update={"network": network})
 
 
-@pytest.mark.parametrize("changes", [{}, {"region_pooling": "max", "anchor_sizes": (24.0, 48.0)}])
+@pytest.mark.parametrize("changes", [{}, {"pooler": "roi_pool", "anchor_sizes": (24.0, 48.0)}])
 def test_a_weights_file_gives_the_same_detections(tmp_path, changes):
-    images, _, _ = drawn_pictures(96, 128, 2, count=1)
+    images, _, _ = drawn_images(96, 128, 2, count=1)
     architecture = small_architecture(**changes)
-    network = lively_detector(architecture, 2, images[0], MSRA)
+    network = detector_with_spread_scores(architecture, 2, images[0], MSRA)
     save_weights(tmp_path / "model.safetensors", network.state_dict(), metadata_of(architecture))
     again, rebuilt, metadata = read_detector(tmp_path / "model.safetensors")
     assert (rebuilt, metadata.class_names, again.preprocessing) == (architecture, CLASS_NAMES, MSRA)
     assert not again.training
     before, after = (
-        detect(n, images, [(1.0, 1.0)], architecture.proposal_options(TEST), architecture.box_divisors, TEST)[
+        detect(n, images, [(1.0, 1.0)], architecture.proposal_options(TEST), architecture.target_stds, TEST)[
             0
         ]
         for n in (network, again)
@@ -171,11 +171,13 @@ def test_the_real_trunks_start_a_detector(real_data):
 
 
 def test_a_shared_start_of_boxes_is_the_same_for_all_classes_and_follows_the_seed():
-    def started(box_start, seed=3):
-        model = ModelConfig.model_validate({"network": FORM, "box_start": box_start, "freeze_at": 0})
+    def started(bbox_pred_init, seed=3):
+        model = ModelConfig.model_validate(
+            {"network": FORM, "bbox_pred_init": bbox_pred_init, "freeze_at": 0}
+        )
         return prepare_for_training(model, architecture_on, 5, seed=seed)[0].state_dict()
 
-    shared, apart = started("shared"), started("apart")
+    shared, apart = started("shared"), started("per_class")
     rows = shared["region_head.box_deltas.weight"].unflatten(0, (5, 4))  # (K, 4, D)
     assert rows.eq(rows[:1]).all()
     assert rows[0].std() == pytest.approx(0.03, rel=0.2)
@@ -192,8 +194,8 @@ def test_a_shared_start_of_boxes_leaves_the_context_small():
     """The whole image's feature, the same for all its regions, cannot say where one of them ends."""
 
     def started(context):
-        model = ModelConfig.model_validate({"network": FORM, "box_start": "shared", "freeze_at": 0})
-        on = lambda network: architecture_on(network).model_copy(update={"context": context})  # noqa: E731
+        model = ModelConfig.model_validate({"network": FORM, "bbox_pred_init": "shared", "freeze_at": 0})
+        on = lambda network: architecture_on(network).model_copy(update={"global_context": context})  # noqa: E731
         return prepare_for_training(model, on, 5, seed=3)[0].region_head.box_deltas.weight.detach()
 
     with_context, without = started(True), started(False)

@@ -7,41 +7,51 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectors import Calls, drawn_pictures, found_by, lively_detector, member_of, small_architecture, view_of
+from detectors import (
+    Calls,
+    detector_with_spread_scores,
+    drawn_images,
+    found_by,
+    member_of,
+    small_architecture,
+    view_of,
+)
 
 from detres.data.preprocessing import TORCHVISION
 from detres.detection.build import build_detector, read_detector
-from detres.detection.context import beside_context, check_context
-from detres.detection.inference import TestConfig
+from detres.detection.context import check_context, concat_global_context
+from detres.detection.detect import TestConfig
 from detres.errors import WeightsError
-from detres.weights.ours import Metadata, save_weights
+from detres.weights.checkpoint import Metadata, save_weights
 
 CLASSES = 2
-WITH, WITHOUT = small_architecture(context=True), small_architecture(context=False)
-TEST = TestConfig(min_score=0.02, proposals=20, proposals_before_nms=300)
+WITH, WITHOUT = small_architecture(global_context=True), small_architecture(global_context=False)
+TEST = TestConfig(score_thresh=0.02, proposals=20, pre_nms_top_n=300)
 
 
 @pytest.fixture(scope="module")
 def image():
-    return drawn_pictures(96, 128, CLASSES, count=1)[0][0]
+    return drawn_images(96, 128, CLASSES, count=1)[0][0]
 
 
 @pytest.fixture(scope="module")
 def network(image):
-    return lively_detector(WITH, CLASSES, image)
+    return detector_with_spread_scores(WITH, CLASSES, image)
 
 
 def test_features_stand_side_by_side():
     features, context = torch.tensor([[1.0], [2], [3]]), torch.tensor([[7.0], [8], [9]])
-    assert beside_context(features, context, [2, 0, 1]).tolist() == [[1, 7], [2, 7], [3, 9]]
-    assert beside_context(features[:0], context, [0, 0, 0]).shape == (0, 2)
+    assert concat_global_context(features, context, [2, 0, 1]).tolist() == [[1, 7], [2, 7], [3, 9]]
+    assert concat_global_context(features[:0], context, [0, 0, 0]).shape == (0, 2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("scales", [None, (64, 96, 128)])
-@pytest.mark.parametrize("pooling", ["align", "max"])
+@pytest.mark.parametrize("pooling", ["roi_align", "roi_pool"])
 def test_the_whole_image_as_only_region_is_its_own_context(image, pooling, scales):
-    network = lively_detector(small_architecture(context=True, region_pooling=pooling), CLASSES, image)
+    network = detector_with_spread_scores(
+        small_architecture(global_context=True, pooler=pooling), CLASSES, image
+    )
     test = TEST.model_copy(update={"scales": scales})
     view = view_of(member_of(network, WITH, test), image, test)
     seen: list[torch.Tensor] = []
@@ -71,7 +81,7 @@ def test_it_is_computed_once_an_image(network, image):
 def test_gradients_reach_the_map_and_the_head_through_it_alone(network):
     """The region's own channels have weight 0: what is left comes from the whole image, also from far of the region."""
     head = build_detector(
-        small_architecture(context=True, region_pooling="align"), CLASSES, TORCHVISION
+        small_architecture(global_context=True, pooler="roi_align"), CLASSES, TORCHVISION
     ).region_head
     features = torch.rand(1, 64, 6, 8).requires_grad_()
     with torch.no_grad():
@@ -110,18 +120,26 @@ def saved(path, tensors_of, described_by):
 
 def test_weights_say_whether_they_have_it(tmp_path):
     network, architecture, _ = read_detector(saved(tmp_path / "with.safetensors", WITH, WITH))
-    assert architecture.context
+    assert architecture.global_context
     assert network.region_head.context
     older = WITHOUT.model_dump(mode="json")
-    del older["context"]
+    del older["global_context"]
     assert type(WITHOUT).model_validate(older) == WITHOUT, "files from before context have none"
 
 
 @pytest.mark.parametrize(
     ("given", "model", "message"),
     [
-        (WITH, WITHOUT, r"x\.safetensors: weights with global context .*model has none.*model.context: true"),
-        (WITHOUT, WITH, r"x\.safetensors: weights without global context .*has it.*model.context: false"),
+        (
+            WITH,
+            WITHOUT,
+            r"x\.safetensors: weights with global context .*model has none.*model.global_context: true",
+        ),
+        (
+            WITHOUT,
+            WITH,
+            r"x\.safetensors: weights without global context .*has it.*model.global_context: false",
+        ),
     ],
 )
 def test_weights_of_the_other_kind_are_refused_in_one_line(tmp_path, given, model, message):

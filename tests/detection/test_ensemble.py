@@ -11,9 +11,9 @@ import torch
 from detectors import (
     Calls,
     assert_same_detections,
-    drawn_pictures,
+    detector_with_spread_scores,
+    drawn_images,
     found_by,
-    lively_detector,
     member_of,
     sized_for,
     small_architecture,
@@ -22,34 +22,34 @@ from detectors import (
 
 from detres.boxes.geometry import scale_boxes
 from detres.data.preprocessing import MSRA
+from detres.detection.detect import TestConfig
 from detres.detection.ensemble import class_order, mean_outputs, union_of_boxes
-from detres.detection.fast_rcnn import RegionOutputs, regressed, suppress
-from detres.detection.inference import TestConfig
+from detres.detection.roi_head import RegionOutputs, regressed, suppress
 from detres.errors import WeightsError
 
 CLASSES = 3
 ARCHITECTURE = small_architecture()
 OTHER = small_architecture(
-    "resnet50", 0.125, region_pooling="max", context=True, box_divisors=(1, 1, 1, 1), aligned=True
+    "resnet50", 0.125, pooler="roi_pool", global_context=True, target_stds=(1, 1, 1, 1), aligned=True
 )
-TEST = TestConfig(min_score=0.02, proposals=30, proposals_before_nms=400)
-ALL = {"refine": True, "vote": True, "flip": True, "scales": (64, 96, 128)}
+TEST = TestConfig(score_thresh=0.02, proposals=30, pre_nms_top_n=400)
+ALL = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
 
 
 @pytest.fixture(scope="module")
 def image():
-    return drawn_pictures(120, 160, CLASSES, count=1)[0][0]
+    return drawn_images(120, 160, CLASSES, count=1)[0][0]
 
 
 @pytest.fixture(scope="module")
 def network(image):
-    return lively_detector(ARCHITECTURE, CLASSES, image)
+    return detector_with_spread_scores(ARCHITECTURE, CLASSES, image)
 
 
 @pytest.fixture(scope="module")
 def members(image, network):
-    """ResNet-18 at 96 px and ResNet-50 at 80 px: other depth, pooling, context, preprocessing and divisors."""
-    other = lively_detector(OTHER, CLASSES, image, MSRA, seed=1)
+    """ResNet-18 at 96 px and ResNet-50 at 80 px: other depth, pooling, context, preprocessing and target_stds."""
+    other = detector_with_spread_scores(OTHER, CLASSES, image, MSRA, seed=1)
     return [member_of(network, ARCHITECTURE, TEST), member_of(other, OTHER, TEST, 80, 120)]
 
 
@@ -73,7 +73,7 @@ def test_the_mean_by_hand():
     torch.testing.assert_close(mean.offsets, torch.full((2, 3, 4), -0.5))
 
 
-@pytest.mark.parametrize("switches", [{}, {"refine": True, "vote": True}, ALL])
+@pytest.mark.parametrize("switches", [{}, {"refine": True, "box_voting": True}, ALL])
 def test_of_a_model_with_itself_it_is_the_model(network, image, switches):
     test = TEST.model_copy(update=switches)
     member = member_of(network, ARCHITECTURE, test)
@@ -86,9 +86,9 @@ def test_of_a_model_with_itself_it_is_the_model(network, image, switches):
 
 def test_of_a_model_with_itself_in_other_words(network, image):
     """The same function with its classes in another order and its offsets divided by other numbers."""
-    order, divisors = [2, 0, 1], (0.2, 0.4, 0.1, 0.5)
+    order, target_stds = [2, 0, 1], (0.2, 0.4, 0.1, 0.5)
     again = copy.deepcopy(network)
-    head, ratio = again.region_head, torch.tensor(ARCHITECTURE.box_divisors) / torch.tensor(divisors)
+    head, ratio = again.region_head, torch.tensor(ARCHITECTURE.target_stds) / torch.tensor(target_stds)
     with torch.no_grad():
         head.class_logits.weight[:3] = network.region_head.class_logits.weight[order]
         head.class_logits.bias[:3] = network.region_head.class_logits.bias[order]
@@ -100,11 +100,11 @@ def test_of_a_model_with_itself_in_other_words(network, image):
     names = ("cat", "dog", "cow")
     place = class_order(names, [names[label] for label in order], "a", "b")
     member = member_of(network, ARCHITECTURE, TEST)
-    reworded = replace(member, network=again, box_divisors=divisors, class_order=place)
+    reworded = replace(member, network=again, target_stds=target_stds, class_order=place)
     (alone,), (both,) = found_by([member], [image], TEST), found_by([member, reworded], [image], TEST)
     (only,) = found_by([reworded], [image], TEST)
     for found in (both, only):
-        assert_same_detections(found, alone, score=1e-5, box=0.01, lowest=TEST.min_score)
+        assert_same_detections(found, alone, score=1e-5, box=0.01, lowest=TEST.score_thresh)
 
 
 @torch.no_grad()
@@ -123,9 +123,9 @@ def test_members_that_differ_are_averaged_on_the_union_of_their_proposals(member
     expected = suppress(
         scored.scores,
         scored.boxes,
-        min_score=TEST.min_score,
-        nms=TEST.nms,
-        max_detections=TEST.max_detections,
+        score_thresh=TEST.score_thresh,
+        nms=TEST.nms_thresh,
+        detections_per_img=TEST.detections_per_img,
     )
     assert len(found.scores) > 5
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
@@ -140,26 +140,26 @@ def test_switches_combine(members, image, count):
         with Calls(first=members[0].network.trunk, second=members[1].network.trunk) as calls:
             (found,) = found_by(members, [image], test)
         assert calls == ({"first": 3, "second": 4} if "scales" in names else {"first": 1, "second": 1})
-        assert 0 < len(found.scores) <= TEST.max_detections
+        assert 0 < len(found.scores) <= TEST.detections_per_img
         assert (found.scores.diff() <= 0).all()
         assert found.boxes.min() >= -1e-3
         assert (found.boxes <= torch.tensor([160.0, 120, 160, 120]) + 1e-3).all()
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(members, image):
+def test_a_batch_gives_what_its_images_give_alone(members, image):
     test = TEST.model_copy(update=ALL)
-    images = [image, drawn_pictures(90, 160, CLASSES, count=1)[0][0]]
+    images = [image, drawn_images(90, 160, CLASSES, count=1)[0][0]]
     for together, picture in zip(found_by(members, images, test), images, strict=True):
         (alone,) = found_by(members, [picture], test)
-        assert_same_detections(together, alone, score=1e-4, box=0.1, lowest=TEST.min_score)
+        assert_same_detections(together, alone, score=1e-4, box=0.1, lowest=TEST.score_thresh)
 
 
 @pytest.mark.parametrize("switches", [{}, ALL])
 def test_nothing_proposed_nothing_found(members, image, switches):
     test = TEST.model_copy(update=switches)
-    none = [replace(member, proposals=replace(member.proposals, min_side=1000)) for member in members]
+    none = [replace(member, proposals=replace(member.proposals, min_size=1000)) for member in members]
     assert [len(found.scores) for found in found_by(none, [image], test)] == [0]
-    sure = test.model_copy(update={"min_score": 0.9999})
+    sure = test.model_copy(update={"score_thresh": 0.9999})
     assert [found.boxes.shape for found in found_by(members, [image], sure)] == [(0, 4)]
     assert len(sized_for(members, image, test)) == 2
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from detectors import (
     assert_same_detections,
-    drawn_pictures,
+    detector_with_spread_scores,
+    drawn_images,
     found_by,
-    lively_detector,
     member_of,
     small_architecture,
     view_of,
@@ -16,16 +16,16 @@ from detectors import (
 
 from detres.boxes.coding import decode_boxes, flip_deltas
 from detres.boxes.geometry import flip_boxes
-from detres.detection.fast_rcnn import Detections
-from detres.detection.inference import TestConfig
+from detres.detection.detect import TestConfig
+from detres.detection.roi_head import Detections
 
 CLASSES = 3
-TEST = TestConfig(min_score=0.02, proposals=30, proposals_before_nms=400, flip=True)
+TEST = TestConfig(score_thresh=0.02, proposals=30, pre_nms_top_n=400, flip=True)
 
 
 @pytest.fixture(scope="module")
 def image():
-    return drawn_pictures(96, 128, CLASSES, count=1)[0][0]
+    return drawn_images(96, 128, CLASSES, count=1)[0][0]
 
 
 def mirrored(found: Detections, width: int) -> Detections:
@@ -37,24 +37,26 @@ def test_deltas_of_mirror_images_decode_to_mirror_images():
     corners = torch.rand(50, 2, generator=generator) * 100
     boxes = torch.cat((corners, corners + torch.rand(50, 2, generator=generator) * 40 + 1), dim=1)
     deltas = torch.randn(50, 3, 4, generator=generator)
-    divisors = (0.1, 0.2, 0.3, 0.4)
-    expected = flip_boxes(decode_boxes(deltas, boxes, divisors), 130)
-    found = decode_boxes(flip_deltas(deltas), flip_boxes(boxes, 130), divisors)
+    target_stds = (0.1, 0.2, 0.3, 0.4)
+    expected = flip_boxes(decode_boxes(deltas, boxes, target_stds), 130)
+    found = decode_boxes(flip_deltas(deltas), flip_boxes(boxes, 130), target_stds)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
     assert flip_deltas(flip_deltas(deltas)).equal(deltas)
 
 
-@pytest.mark.parametrize("switches", [{}, {"refine": True, "vote": True, "scales": (64, 96, 128)}])
+@pytest.mark.parametrize("switches", [{}, {"refine": True, "box_voting": True, "scales": (64, 96, 128)}])
 @pytest.mark.parametrize("context", [False, True])
-def test_of_the_mirrored_picture_it_is_the_mirrored_result(image, context, switches):
-    """By RoIAlign: rounded bins give neighbouring regions the same cells, so the same score: a tie in suppression."""
-    architecture = small_architecture(region_pooling="align", context=context)
-    member = member_of(lively_detector(architecture, CLASSES, image), architecture, TEST)
+def test_of_the_mirrored_image_it_is_the_mirrored_result(image, context, switches):
+    """By RoIAlign: rounded bins give neighboring regions the same cells, so the same score: a tie in suppression."""
+    architecture = small_architecture(pooler="roi_align", global_context=context)
+    member = member_of(detector_with_spread_scores(architecture, CLASSES, image), architecture, TEST)
     test = TEST.model_copy(update=switches)
     (straight,) = found_by([member], [image], test)
     (of_mirrored,) = found_by([member], [image.flip(-1)], test)
     assert len(straight.scores) > 5
-    assert_same_detections(of_mirrored, mirrored(straight, 128), score=1e-4, box=0.05, lowest=TEST.min_score)
+    assert_same_detections(
+        of_mirrored, mirrored(straight, 128), score=1e-4, box=0.05, lowest=TEST.score_thresh
+    )
     plain = test.model_copy(update={"flip": False})
     (without,) = found_by([member], [image], plain)
     assert without.scores.tolist() != straight.scores.tolist()
@@ -63,7 +65,7 @@ def test_of_the_mirrored_picture_it_is_the_mirrored_result(image, context, switc
 @torch.no_grad()
 def test_scores_and_offsets_are_the_means_of_both_images(image):
     architecture = small_architecture()
-    network = lively_detector(architecture, CLASSES, image)
+    network = detector_with_spread_scores(architecture, CLASSES, image)
     view = view_of(member_of(network, architecture, TEST), image, TEST)
     boxes = torch.tensor([[3.0, 5, 40, 50], [60, 20, 120, 90]])
     (outputs,) = view.score([boxes])
@@ -71,16 +73,16 @@ def test_scores_and_offsets_are_the_means_of_both_images(image):
     logits, deltas = network.region_head([of_image.features], [boxes])
     mirror_logits, mirror_deltas = network.region_head([of_mirror.features], [flip_boxes(boxes, 128)])
     scores = (logits.softmax(1)[:, :-1] + mirror_logits.softmax(1)[:, :-1]) / 2
-    divisors = torch.tensor(architecture.box_divisors)
+    target_stds = torch.tensor(architecture.target_stds)
     turned = mirror_deltas * torch.tensor([-1.0, 1, 1, 1])
     torch.testing.assert_close(outputs.scores, scores, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(outputs.offsets, (deltas + turned) / 2 * divisors, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.offsets, (deltas + turned) / 2 * target_stds, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_proposals_of_both_images_are_joined(image):
     architecture = small_architecture()
-    member = member_of(lively_detector(architecture, CLASSES, image), architecture, TEST)
+    member = member_of(detector_with_spread_scores(architecture, CLASSES, image), architecture, TEST)
     plain = TEST.model_copy(update={"flip": False})
     (both,) = view_of(member, image, TEST).proposals()
     (straight,) = view_of(member, image, plain).proposals()

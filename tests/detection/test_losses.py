@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from detectors import drawn_pictures, lively_detector, small_architecture
+from detectors import detector_with_spread_scores, drawn_images, small_architecture
 from torch import Tensor
 
 from detres.boxes.geometry import box_iou
@@ -32,7 +32,7 @@ from detres.detection.targets import (
 CLASSES = 3
 STEP = StepOptions(
     anchors=AnchorSampling(count=32),
-    proposals=ProposalOptions(before_nms=100, after_nms=16, nms=0.7, min_side=4),
+    proposals=ProposalOptions(before_nms=100, after_nms=16, nms=0.7, min_size=4),
     regions=RegionSampling(count=8),
     num_classes=CLASSES,
 )
@@ -41,8 +41,8 @@ NAMES = {"rpn_objectness", "rpn_box", "region_class", "region_box"}
 
 @pytest.fixture(scope="module")
 def network() -> FasterRCNN:
-    images, _, _ = drawn_pictures(96, 128, CLASSES, count=1)
-    return lively_detector(small_architecture(), CLASSES, images[0]).train()
+    images, _, _ = drawn_images(96, 128, CLASSES, count=1)
+    return detector_with_spread_scores(small_architecture(), CLASSES, images[0]).train()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -125,22 +125,22 @@ def empty(count: int) -> tuple[list[Tensor], list[Tensor]]:
     return [torch.zeros(0, 4)] * count, [torch.zeros(0, dtype=torch.int64)] * count
 
 
-def test_a_batch_of_pictures_without_objects(network):
-    images, _, _ = drawn_pictures(96, 128, CLASSES)
+def test_a_batch_of_images_without_objects(network):
+    images, _, _ = drawn_images(96, 128, CLASSES)
     losses = finite_step(network, images, *empty(2))
     assert losses["rpn_box"] == losses["region_box"] == 0
     assert losses["rpn_objectness"] > 0
     assert losses["region_class"] > 0
 
 
-def test_a_picture_without_objects_beside_one_with(network):
-    images, boxes, labels = drawn_pictures(96, 128, CLASSES)
+def test_a_image_without_objects_beside_one_with(network):
+    images, boxes, labels = drawn_images(96, 128, CLASSES)
     losses = finite_step(network, images, [boxes[0], *empty(1)[0]], [labels[0], *empty(1)[1]])
     assert min(losses.values()) > 0
 
 
-def test_a_picture_with_no_anchor_inside(network):
-    images, _, _ = drawn_pictures(28, 30, CLASSES, count=1)
+def test_a_image_with_no_anchor_inside(network):
+    images, _, _ = drawn_images(28, 30, CLASSES, count=1)
     box, label = torch.tensor([[3.0, 3, 20, 25]]), torch.tensor([1])
     losses = finite_step(network, images, [box], [label])
     assert losses["rpn_objectness"] == losses["rpn_box"] == 0
@@ -149,8 +149,8 @@ def test_a_picture_with_no_anchor_inside(network):
 
 @pytest.mark.parametrize("with_object", [True, False])
 def test_no_proposals_at_all(network, with_object):
-    images, boxes, labels = drawn_pictures(96, 128, CLASSES, count=1)
-    options = replace(STEP, proposals=replace(STEP.proposals, min_side=1000))
+    images, boxes, labels = drawn_images(96, 128, CLASSES, count=1)
+    options = replace(STEP, proposals=replace(STEP.proposals, min_size=1000))
     boxes, labels = (boxes, labels) if with_object else empty(1)
     losses = finite_step(network, images, boxes, labels, options)
     assert (losses["region_class"] > 0) == with_object, "the objects themselves are regions"
@@ -158,23 +158,23 @@ def test_no_proposals_at_all(network, with_object):
 
 
 def test_one_class():
-    images, boxes, labels = drawn_pictures(96, 128, 1)
-    network = lively_detector(small_architecture(), 1, images[0]).train()
+    images, boxes, labels = drawn_images(96, 128, 1)
+    network = detector_with_spread_scores(small_architecture(), 1, images[0]).train()
     losses = finite_step(network, images, boxes, labels, replace(STEP, num_classes=1))
     assert min(losses.values()) > 0
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain18", "vgg16"])
 def test_roi_max_pooling_trains(name):
-    images, boxes, labels = drawn_pictures(96, 128, CLASSES)
-    architecture = small_architecture(name, width=0.125, region_pooling="max")
-    network = lively_detector(architecture, CLASSES, images[0]).train()
+    images, boxes, labels = drawn_images(96, 128, CLASSES)
+    architecture = small_architecture(name, width=0.125, pooler="roi_pool")
+    network = detector_with_spread_scores(architecture, CLASSES, images[0]).train()
     assert min(finite_step(network, images, boxes, labels).values()) > 0
 
 
 @torch.no_grad()
-def test_a_batch_of_different_sizes_costs_the_mean_of_its_pictures(network):
-    small, large = drawn_pictures(96, 128, CLASSES, count=1), drawn_pictures(160, 224, CLASSES)
+def test_a_batch_of_different_sizes_costs_the_mean_of_its_images(network):
+    small, large = drawn_images(96, 128, CLASSES, count=1), drawn_images(160, 224, CLASSES)
     images = [small[0][0], large[0][1], large[0][0]]
     boxes = [small[1][0], large[1][1], large[1][0]]
     labels = [small[2][0], large[2][1], large[2][0]]
@@ -202,17 +202,17 @@ def test_a_batch_of_different_sizes_costs_the_mean_of_its_pictures(network):
 
 
 def test_the_same_seed_gives_the_same_losses(network):
-    pictures = drawn_pictures(96, 128, CLASSES)
+    images = drawn_images(96, 128, CLASSES)
     options = replace(STEP, regions=replace(STEP.regions, count=4), anchors=replace(STEP.anchors, count=8))
-    runs = [training_losses(network, *pictures, [(1.0, 1.0)] * 2, options, seeded(s)) for s in (5, 5, 6)]
+    runs = [training_losses(network, *images, [(1.0, 1.0)] * 2, options, seeded(s)) for s in (5, 5, 6)]
     assert all(runs[0][name].equal(runs[1][name]) for name in NAMES)
     assert runs[0]["rpn_objectness"] != runs[2]["rpn_objectness"]
 
 
-def test_pictures_whose_objects_are_not_all_given(network):
+def test_images_whose_objects_are_not_all_given(network):
     """Truth: overlaps counted in the test: nothing that lies apart from all given objects is a negative."""
-    images, boxes, labels = drawn_pictures(96, 128, CLASSES)
-    options = replace(STEP, partial_lowest_iou=0.1, anchors=replace(STEP.anchors, count=4096))
+    images, boxes, labels = drawn_images(96, 128, CLASSES)
+    options = replace(STEP, partial_bg_iou_thresh_lo=0.1, anchors=replace(STEP.anchors, count=4096))
     options = replace(options, regions=replace(STEP.regions, count=4096))
     with torch.no_grad():
         outputs = network(images)

@@ -13,13 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from detectors import drawn_pictures, lively_detector, small_architecture
+from detectors import detector_with_spread_scores, drawn_images, small_architecture
 from torch import Tensor
 
 from detres.boxes.anchors import grid_anchors
 from detres.boxes.coding import decode_boxes
 from detres.boxes.geometry import boxes_at_least, clip_boxes
-from detres.data.preprocessing import normalise
+from detres.data.preprocessing import normalize
 from detres.detection.faster_rcnn import FasterRCNN, ImageOutputs
 from detres.detection.losses import StepOptions, region_losses, rpn_losses, training_losses
 from detres.detection.rpn import ProposalOptions
@@ -28,9 +28,9 @@ from detres.networks.config import NetworkConfig
 
 CLASSES = 3
 OPTIONS = StepOptions(
-    anchors=AnchorSampling(count=64, positive_share=0.5, positive_iou=0.6, negative_iou=0.3),
-    proposals=ProposalOptions(before_nms=1500, after_nms=100, nms=0.7, min_side=4.0),
-    regions=RegionSampling(count=32, positive_share=0.25, positive_iou=0.5, negative_iou=0.5),
+    anchors=AnchorSampling(count=64, positive_fraction=0.5, fg_iou_thresh=0.6, bg_iou_thresh=0.3),
+    proposals=ProposalOptions(before_nms=1500, after_nms=100, nms=0.7, min_size=4.0),
+    regions=RegionSampling(count=32, positive_fraction=0.25, fg_iou_thresh=0.5, bg_iou_thresh=0.5),
     num_classes=CLASSES,
 )
 
@@ -59,7 +59,7 @@ def plain_block(block: Any, maps: Tensor) -> Tensor:
 def plain_outputs(network: FasterRCNN, image: Tensor) -> ImageOutputs:
     trunk: Any = network.trunk
     rpn = network.rpn
-    pixels = normalise(image[None], network.preprocessing, torch.float64)
+    pixels = normalize(image[None], network.preprocessing, torch.float64)
     maps = F.relu(plain_norm(trunk.bn1, F.conv2d(pixels, trunk.conv1.weight, None, 2, 3)))
     maps = F.max_pool2d(maps, 3, 2, 1)
     for stage in (trunk.layer1, trunk.layer2, trunk.layer3):
@@ -76,7 +76,7 @@ def plain_proposals(output: ImageOutputs) -> Tensor:
     options = OPTIONS.proposals
     order = output.objectness.detach().argsort(descending=True, stable=True)[: options.before_nms]
     boxes = clip_boxes(decode_boxes(output.deltas.detach()[order], output.anchors[order]), *output.size)
-    large = boxes_at_least(boxes, options.min_side, options.min_side)
+    large = boxes_at_least(boxes, options.min_size, options.min_size)
     boxes, scores = boxes[large], output.objectness.detach()[order][large]
     return boxes[torchvision.ops.nms(boxes, scores, options.nms)[: options.after_nms]]
 
@@ -95,7 +95,7 @@ def plain_losses(
         for output, objects, of_image in zip(outputs, boxes, labels, strict=True)
     ]
     pool: Any = partial(torchvision.ops.roi_align, sampling_ratio=2)
-    if network.region_head.pooling.kind == "max":
+    if network.region_head.pooling.kind == "roi_pool":
         pool = torchvision.ops.roi_pool
     logits, deltas = [], []
     for output, sampled in zip(outputs, regions, strict=True):
@@ -116,14 +116,14 @@ def plain_losses(
     }
 
 
-def detector_and_pictures(
+def detector_and_images(
     name: str, stride_in: str, pooling: str, sizes: tuple[tuple[int, int], ...], context: bool = False
 ) -> tuple[FasterRCNN, list[Tensor], list[Tensor], list[Tensor]]:
-    parts = [drawn_pictures(*size, CLASSES, count=1) for size in sizes]
-    images, boxes, labels = ([picture for part in parts for picture in part[kind]] for kind in range(3))
+    parts = [drawn_images(*size, CLASSES, count=1) for size in sizes]
+    images, boxes, labels = ([image for part in parts for image in part[kind]] for kind in range(3))
     network_config = NetworkConfig.model_validate({"name": name, "width": 0.125, "stride_in": stride_in})
-    architecture = small_architecture(network=network_config, region_pooling=pooling, context=context)
-    network = lively_detector(architecture, CLASSES, images[0]).double().train()
+    architecture = small_architecture(network=network_config, pooler=pooling, global_context=context)
+    network = detector_with_spread_scores(architecture, CLASSES, images[0]).double().train()
     return network, images, [objects.double() for objects in boxes], labels
 
 
@@ -135,24 +135,24 @@ def our_losses(
 
 
 @pytest.mark.parametrize("sizes", [((96, 128), (96, 128)), ((96, 128), (133, 101))], ids=["same", "differ"])
-@pytest.mark.parametrize("pooling", ["align", "max"])
+@pytest.mark.parametrize("pooling", ["roi_align", "roi_pool"])
 @pytest.mark.parametrize(
     ("name", "stride_in"), [("resnet18", "1x1"), ("resnet50", "1x1"), ("resnet50", "3x3")]
 )
 def test_losses_and_all_gradients_equal_the_plain_detectors(name, stride_in, pooling, sizes):
-    assert_losses_and_gradients_equal(*detector_and_pictures(name, stride_in, pooling, sizes))
+    assert_losses_and_gradients_equal(*detector_and_images(name, stride_in, pooling, sizes))
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("resnet18", "max"), ("resnet50", "align")])
+@pytest.mark.parametrize(("name", "pooling"), [("resnet18", "roi_pool"), ("resnet50", "roi_align")])
 def test_with_global_context_they_equal_too(name, pooling):
     """The gradient of each trunk weight has a share that came through the whole image's feature."""
     sizes = ((96, 128), (133, 101))
-    assert_losses_and_gradients_equal(*detector_and_pictures(name, "3x3", pooling, sizes, context=True))
+    assert_losses_and_gradients_equal(*detector_and_images(name, "3x3", pooling, sizes, context=True))
 
 
-def assert_losses_and_gradients_equal(network: FasterRCNN, *pictures: list[Tensor]) -> None:
+def assert_losses_and_gradients_equal(network: FasterRCNN, *images: list[Tensor]) -> None:
     plain = copy.deepcopy(network)
-    losses, expected = our_losses(network, *pictures, seed=1), plain_losses(plain, *pictures, seed=1)
+    losses, expected = our_losses(network, *images, seed=1), plain_losses(plain, *images, seed=1)
     for term, loss in losses.items():
         assert loss.item() == pytest.approx(expected[term].item(), rel=1e-8), term
         assert loss.item() > 0
@@ -165,13 +165,13 @@ def assert_losses_and_gradients_equal(network: FasterRCNN, *pictures: list[Tenso
 
 
 def test_50_steps_equal_the_plain_detectors():
-    network, *pictures = detector_and_pictures("resnet50", "3x3", "align", ((96, 128), (96, 128)))
+    network, *images = detector_and_images("resnet50", "3x3", "roi_align", ((96, 128), (96, 128)))
     curves = []
     for losses_of, trained in ((our_losses, network), (plain_losses, copy.deepcopy(network))):
         sgd = torch.optim.SGD(trained.parameters(), lr=0.002, momentum=0.9)
         curve = []
         for step in range(50):
-            loss = torch.stack([*losses_of(trained, *pictures, seed=step).values()]).sum()
+            loss = torch.stack([*losses_of(trained, *images, seed=step).values()]).sum()
             sgd.zero_grad()
             loss.backward()
             sgd.step()

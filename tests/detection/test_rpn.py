@@ -48,7 +48,7 @@ def slow_proposals(objectness, deltas, anchors, scale, options: ProposalOptions)
             min(y + h / 2, float(HEIGHT)),
         ]
         original_height, original_width = (box[3] - box[1]) / scale[0], (box[2] - box[0]) / scale[1]
-        if original_height < options.min_side or original_width < options.min_side:
+        if original_height < options.min_size or original_width < options.min_size:
             continue
         if all(slow_iou(box, other) <= options.nms for other in kept):
             kept.append(box)
@@ -58,7 +58,7 @@ def slow_proposals(objectness, deltas, anchors, scale, options: ProposalOptions)
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (2.0, 0.5)])
 @pytest.mark.parametrize(("before", "after"), [(50, 10), (1000, 1000), (1, 5)])
 def test_proposals_equal_the_obvious_loop(scale, before, after):
-    options = ProposalOptions(before_nms=before, after_nms=after, nms=0.6, min_side=9.0)
+    options = ProposalOptions(before_nms=before, after_nms=after, nms=0.6, min_size=9.0)
     objectness, deltas, anchors = outputs()
     found = propose(objectness, deltas, anchors, (HEIGHT, WIDTH), scale, options)
     expected = slow_proposals(objectness, deltas, anchors, scale, options)
@@ -66,9 +66,9 @@ def test_proposals_equal_the_obvious_loop(scale, before, after):
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-3)
 
 
-def test_min_side_counts_pixels_of_the_original_picture():
+def test_min_side_counts_pixels_of_the_original_image():
     anchors = torch.tensor([[0.0, 0, 20, 20], [30, 30, 50, 46]])
-    options = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_side=10)
+    options = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_size=10)
     still = torch.zeros(2, 4)
 
     def count(scale: tuple[float, float]) -> int:
@@ -86,9 +86,9 @@ def test_min_side_counts_pixels_of_the_original_picture():
 def test_no_proposals_are_an_empty_tensor_and_no_gradient_flows():
     objectness, deltas, anchors = outputs()
     deltas.requires_grad_()
-    options = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_side=1000)
+    options = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_size=1000)
     assert propose(objectness, deltas, anchors, (HEIGHT, WIDTH), (1.0, 1.0), options).shape == (0, 4)
-    few = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_side=0)
+    few = ProposalOptions(before_nms=10, after_nms=10, nms=0.7, min_size=0)
     assert not propose(objectness, deltas, anchors, (HEIGHT, WIDTH), (1.0, 1.0), few).requires_grad
 
 

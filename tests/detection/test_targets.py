@@ -47,20 +47,20 @@ def test_anchors_across_the_border_take_part_where_told_to():
     anchors = torch.tensor([[-5.0, 0, 10, 10], [-9, 0, 3, 10]])
     objects = torch.tensor([[0.0, 0, 10, 10]])
     across = sample_anchors(
-        anchors, objects, (100, 100), AnchorSampling(count=4, cross_border=True), seeded()
+        anchors, objects, (100, 100), AnchorSampling(count=4, cross_boundary=True), seeded()
     )
     assert (across.indices.tolist(), across.positives) == ([0, 1], 1)  # the object's best, though 2/3 < 0.7
     inside = sample_anchors(anchors, objects, (100, 100), AnchorSampling(count=4), seeded())
     assert (inside.indices.tolist(), inside.positives, inside.deltas.shape) == ([], 0, (0, 4))
 
 
-def test_no_anchor_inside_a_small_picture():
+def test_no_anchor_inside_a_small_image():
     anchors = grid_anchors(cell_anchors((64, 128), (0.5, 1, 2)), 3, 3, 16)
     targets = sample_anchors(anchors, torch.tensor([[4.0, 4, 30, 30]]), (40, 40), AnchorSampling(), seeded())
     assert (len(targets.indices), targets.positives, targets.deltas.shape) == (0, 0, (0, 4))
 
 
-def test_anchors_of_a_picture_without_objects_are_negative():
+def test_anchors_of_a_image_without_objects_are_negative():
     anchors = grid_anchors(cell_anchors((16,), (1,)), 4, 4, 16)
     targets = sample_anchors(anchors, NO_BOXES, (64, 64), AnchorSampling(count=5), seeded())
     assert (len(targets.indices), targets.positives, targets.deltas.shape) == (5, 0, (0, 4))
@@ -71,7 +71,7 @@ def test_anchors_of_a_picture_without_objects_are_negative():
 )
 def test_anchor_counts(count, share, expected):
     anchors = torch.tensor([[0.0, 0, 10, 10]] * 10 + [[50, 50, 60, 60]] * 6)
-    sampling = AnchorSampling(count=count, positive_share=share)
+    sampling = AnchorSampling(count=count, positive_fraction=share)
     targets = sample_anchors(anchors, anchors[:1], (100, 100), sampling, seeded())
     assert (targets.positives, len(targets.indices) - targets.positives) == expected
     assert len(targets.deltas) == targets.positives
@@ -91,7 +91,7 @@ def test_regions_by_hand():
         ]
     )
     targets = sample_regions(
-        proposals, objects, labels, 3, RegionSampling(count=16, positive_share=0.5), seeded()
+        proposals, objects, labels, 3, RegionSampling(count=16, positive_fraction=0.5), seeded()
     )
     rows = {
         tuple(box): label for box, label in zip(targets.boxes.tolist(), targets.labels.tolist(), strict=True)
@@ -118,12 +118,12 @@ def test_regions_under_the_lowest_overlap_are_left_out():
     proposals = torch.tensor([[0.0, 0, 10, 2], [80, 80, 90, 90]])
     objects, labels = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([1])
     targets = sample_regions(
-        proposals, objects, labels, 2, RegionSampling(count=16, lowest_iou=0.1), seeded()
+        proposals, objects, labels, 2, RegionSampling(count=16, bg_iou_thresh_lo=0.1), seeded()
     )
     assert targets.labels.tolist() == [1, 2]
     assert targets.boxes.tolist() == [[0, 0, 10, 10], [0, 0, 10, 2]]
     empty = sample_regions(
-        proposals, NO_BOXES, NO_LABELS, 2, RegionSampling(count=16, lowest_iou=0.1), seeded()
+        proposals, NO_BOXES, NO_LABELS, 2, RegionSampling(count=16, bg_iou_thresh_lo=0.1), seeded()
     )
     assert empty.labels.tolist() == [2, 2], "a picture without objects has background only"
 

@@ -21,7 +21,7 @@ def make_table() -> Callable[..., DetectionTable]:
 
 
 def build_truth(
-    pictures: Sequence[Sequence[tuple]],
+    images: Sequence[Sequence[tuple]],
     *,
     classes: Sequence[str] = ("cat", "dog", "cow"),
     ids: Sequence[str] | None = None,
@@ -29,16 +29,16 @@ def build_truth(
     size: tuple[int, int] = (500, 500),
 ) -> Annotations:
     """Each picture a list of (label, x1, y1, x2, y2[, "difficult" or "crowd"])."""
-    rows = [row for picture in pictures for row in picture]
+    rows = [row for image in images for row in image]
     boxes = np.array([row[1:5] for row in rows], np.float32).reshape(-1, 4)
     flags = [row[5] if len(row) > 5 else "" for row in rows]
-    ids = ids or [str(number) for number in range(1, len(pictures) + 1)]
+    ids = ids or [str(number) for number in range(1, len(images) + 1)]
     return Annotations(
         paths=Strings([f"{name}.jpg" for name in ids]),
         image_ids=Strings(ids),
-        sizes=np.full((len(pictures), 2), size, np.int64),
-        upright=np.ones(len(pictures), bool),
-        offsets=np.cumsum([0, *map(len, pictures)], dtype=np.int64),
+        sizes=np.full((len(images), 2), size, np.int64),
+        upright=np.ones(len(images), bool),
+        offsets=np.cumsum([0, *map(len, images)], dtype=np.int64),
         boxes=boxes,
         labels=np.array([row[0] for row in rows], np.int64),
         crowd=np.array([flag == "crowd" for flag in flags], bool),

@@ -16,22 +16,22 @@ from detres.evaluation.bootstrap import (
 )
 from detres.evaluation.coco import evaluate_coco
 
-PICTURES = 9
+IMAGES = 9
 
 
 @pytest.fixture
 def truth(make_truth):
     """Pictures of up to six objects of three classes, some of them crowds, one picture empty."""
     rng = np.random.default_rng(1)
-    pictures = []
-    for number in range(PICTURES):
+    images = []
+    for number in range(IMAGES):
         rows = []
         for _ in range(int(rng.integers(1, 7)) if number else 0):
             x, y, w, h = rng.integers([0, 0, 10, 10], [300, 300, 150, 150]).tolist()
             flag = "crowd" if rng.random() < 0.1 else ""
             rows.append((int(rng.choice(3, p=[0.6, 0.35, 0.05])), x, y, x + w, y + h, flag))
-        pictures.append(rows)
-    return make_truth(pictures)
+        images.append(rows)
+    return make_truth(images)
 
 
 def detections_of(truth: Annotations, seed: int, noise: float) -> DetectionTable:
@@ -48,13 +48,13 @@ def detections_of(truth: Annotations, seed: int, noise: float) -> DetectionTable
 
 def drawn(table: DetectionTable, chosen: np.ndarray) -> DetectionTable:
     """Detections of the pictures `chosen`, a picture as often as it was drawn."""
-    rows = [np.flatnonzero(table.images == picture) for picture in chosen]
+    rows = [np.flatnonzero(table.images == image) for image in chosen]
     images = np.repeat(np.arange(len(chosen)), [len(part) for part in rows])
     keep = np.concatenate(rows)
     return DetectionTable(images, table.boxes[keep], table.scores[keep], table.labels[keep])
 
 
-def test_every_picture_once_is_pycocotools(truth):
+def test_every_image_once_is_pycocotools(truth):
     table = detections_of(truth, 0, 8)
     figures = resampled_figures(class_matches(truth, table), np.ones((1, len(truth)), np.int64))
     expected = evaluate_coco(truth, table).figures
@@ -62,7 +62,7 @@ def test_every_picture_once_is_pycocotools(truth):
         assert figures[name][0] == pytest.approx(expected[name], abs=1e-12)
 
 
-def test_resamples_equal_pycocotools_on_the_drawn_pictures(truth):
+def test_resamples_equal_pycocotools_on_the_drawn_images(truth):
     table = detections_of(truth, 2, 8)
     weights = draw_weights(len(truth), 8, seed=5)
     figures = resampled_figures(class_matches(truth, table), weights)
@@ -73,7 +73,7 @@ def test_resamples_equal_pycocotools_on_the_drawn_pictures(truth):
             assert figures[name][number] == pytest.approx(expected[name], abs=1e-9), (number, name)
 
 
-def test_interval_holds_the_figure_and_narrows_with_more_pictures(truth):
+def test_interval_holds_the_figure_and_narrows_with_more_images(truth):
     table = detections_of(truth, 0, 8)
     narrow_truth = truth.select([*range(len(truth))] * 8)
     narrow = drawn(table, np.tile(np.arange(len(truth)), 8))

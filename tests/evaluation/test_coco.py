@@ -117,7 +117,7 @@ def test_crowd_regions_are_pycocotools(tmp_path, seed, engine):
     assert_same(through_files(tmp_path, truth, results, engine), *expected)
 
 
-def test_more_than_100_detections_in_a_picture(tmp_path, engine):
+def test_more_than_100_detections_in_a_image(tmp_path, engine):
     truth, results = random_data(1, crowd=False, most_detections=900)
     expected = pycocotools_figures(json.loads(json.dumps(truth)), results)
     result = through_files(tmp_path, truth, results, engine)
@@ -152,10 +152,10 @@ def test_no_detections_is_zero_with_the_reason(make_truth, make_table, engine):
     assert result.class_reasons["cat"] == "no detections of this class"
 
 
-@pytest.mark.parametrize("pictures", [[], [[]], [[], []]])
-def test_no_objects_is_none_with_the_reason(make_truth, make_table, pictures, engine):
-    table = make_table([(0, 0, 0.5, 0, 0, 9, 9)] if pictures else [])
-    result = evaluate_coco(make_truth(pictures), table, engine=engine)
+@pytest.mark.parametrize("images", [[], [[]], [[], []]])
+def test_no_objects_is_none_with_the_reason(make_truth, make_table, images, engine):
+    table = make_table([(0, 0, 0.5, 0, 0, 9, 9)] if images else [])
+    result = evaluate_coco(make_truth(images), table, engine=engine)
     assert set(result.figures.values()) == {None}
     assert set(result.reasons) == set(FIGURES)
     assert result.reasons["AP"] == "the ground truth has no objects"
@@ -206,7 +206,7 @@ def test_prints_nothing(make_truth, make_table, capfd, engine):
     assert capfd.readouterr().out == ""
 
 
-def test_real_pictures_equal_pycocotools(real_data, tmp_path, engine):
+def test_real_images_equal_pycocotools(real_data, tmp_path, engine):
     """coco_val50 with its gappy ids and crowd regions; detections are its boxes, shifted at random."""
     file = real_data / "coco_val50" / "annotations" / "instances_val2017.json"
     truth = json.loads(file.read_text())

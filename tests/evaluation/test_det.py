@@ -12,17 +12,17 @@ from detres.evaluation.voc import evaluate_voc
 
 
 def truth_of(
-    objects: list[tuple[int, int, tuple[float, float, float, float]]], pictures: int, classes: int
+    objects: list[tuple[int, int, tuple[float, float, float, float]]], images: int, classes: int
 ) -> Annotations:
     """(picture, label, box) each."""
     objects = sorted(objects, key=lambda entry: entry[0])
     boxes = np.array([box for _, _, box in objects], dtype=np.float32).reshape(-1, 4)
-    counts = np.bincount([picture for picture, _, _ in objects], minlength=pictures)
+    counts = np.bincount([image for image, _, _ in objects], minlength=images)
     return Annotations(
-        paths=Strings([f"{index}.JPEG" for index in range(pictures)]),
-        image_ids=Strings([str(index) for index in range(pictures)]),
-        sizes=np.full((pictures, 2), 500),
-        upright=np.ones(pictures, bool),
+        paths=Strings([f"{index}.JPEG" for index in range(images)]),
+        image_ids=Strings([str(index) for index in range(images)]),
+        sizes=np.full((images, 2), 500),
+        upright=np.ones(images, bool),
         offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         boxes=boxes,
         labels=np.array([label for _, label, _ in objects], dtype=np.int64),
@@ -103,19 +103,19 @@ def kit(truth: Annotations, found: DetectionTable, blacklist: set[tuple[int, int
     """`eval_detection.m` in loops, on inclusive boxes (a, b, c, d) = (x1, y1, x2 - 1, y2 - 1)."""
     positives = np.zeros(len(truth.class_names))
     judged: list[tuple[float, int, int]] = []  # score, label, 1 true or 0 false
-    for picture in range(len(truth)):
-        rows = truth.objects(picture)
+    for image in range(len(truth)):
+        rows = truth.objects(image)
         boxes = truth.boxes[rows].astype(np.float64) - [0, 0, 1, 1]
         labels = truth.labels[rows]
         width, height = boxes[:, 2] - boxes[:, 0] + 1, boxes[:, 3] - boxes[:, 1] + 1
         needed = np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
         detected = [False] * len(boxes)
         for label in labels.tolist():
-            positives[label] += (picture, label) not in blacklist
-        mine = np.flatnonzero(found.images == picture)
+            positives[label] += (image, label) not in blacklist
+        mine = np.flatnonzero(found.images == image)
         for row in mine[np.argsort(-found.scores[mine], kind="stable")].tolist():
             label, box = int(found.labels[row]), found.boxes[row].astype(np.float64) - [0, 0, 1, 1]
-            if (picture, label) in blacklist:
+            if (image, label) in blacklist:
                 continue
             best, chosen = -1.0, -1
             for k, other in enumerate(boxes):
@@ -161,10 +161,10 @@ def test_equals_the_kits_loop(seed: int):
 
     objects = [(int(generator.integers(6)), int(generator.integers(3)), box()) for _ in range(40)]
     rows = []
-    for picture, label, (x1, y1, x2, y2) in objects * 2:
+    for image, label, (x1, y1, x2, y2) in objects * 2:
         a, b, c, d = generator.integers(-6, 7, 4)
         moved = (x1 + a, y1 + b, max(x2 + c, x1 + a + 1), max(y2 + d, y1 + b + 1))
-        rows.append((picture, label, float(generator.integers(1, 12)) / 10, moved))
+        rows.append((image, label, float(generator.integers(1, 12)) / 10, moved))
     rows += [(int(generator.integers(6)), int(generator.integers(3)), 0.5, box()) for _ in range(20)]
     truth, found = truth_of(objects, 6, 4), found_of([rows[i] for i in generator.permutation(len(rows))])
     blacklist = {(0, 1), (3, 2)}

@@ -12,7 +12,7 @@ import pytest
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.engines import chosen_engine, measure, picture_numbers
+from detres.evaluation.engines import chosen_engine, image_numbers, measure
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def random_case(make_truth) -> Callable[..., tuple[Annotations, DetectionTable]]
 
     def make(seed: int, most_objects: int, most_detections: int) -> tuple[Annotations, DetectionTable]:
         rng = np.random.default_rng(seed)
-        pictures, classes, side = int(rng.integers(1, 8)), int(rng.integers(1, 4)), (40, 300)[seed % 2]
+        images, classes, side = int(rng.integers(1, 8)), int(rng.integers(1, 4)), (40, 300)[seed % 2]
         rows = []
-        for _ in range(pictures):
+        for _ in range(images):
             count = int(rng.integers(0, most_objects))
             corners, sides = rng.integers(0, side, (count, 2)), rng.integers(1, side, (count, 2))
             boxes = np.concatenate([corners, corners + sides], axis=1).tolist()
@@ -36,7 +36,7 @@ def random_case(make_truth) -> Callable[..., tuple[Annotations, DetectionTable]]
             rows.append(
                 [(k, *box, "crowd" if c else "") for k, box, c in zip(labels, boxes, crowd, strict=True)]
             )
-        ids = [str(number) for number in rng.permutation(1000)[:pictures].tolist()]
+        ids = [str(number) for number in rng.permutation(1000)[:images].tolist()]
         truth = make_truth(rows, classes=[f"class {k}" for k in range(classes + 1)], ids=ids)
         if seed % 3 == 0:
             truth = replace(truth, areas=truth.areas * rng.uniform(0.2, 1, len(truth.areas)))
@@ -125,6 +125,6 @@ def test_an_unknown_engine_is_refused(make_truth, make_table):
         evaluate_coco(make_truth([[]]), make_table([]), engine="fast")  # type: ignore[arg-type]
 
 
-def test_pictures_are_taken_in_order_of_their_ids(make_truth):
-    assert picture_numbers(make_truth([[], [], []], ids=["10", "9", "100"])).tolist() == [2, 1, 3]
-    assert picture_numbers(make_truth([[], [], []], ids=["b", "10", "9"])).tolist() == [3, 1, 2]
+def test_images_are_taken_in_order_of_their_ids(make_truth):
+    assert image_numbers(make_truth([[], [], []], ids=["10", "9", "100"])).tolist() == [2, 1, 3]
+    assert image_numbers(make_truth([[], [], []], ids=["b", "10", "9"])).tolist() == [3, 1, 2]

@@ -22,8 +22,8 @@ from detres.evaluation.results_files import (
 
 @pytest.fixture
 def truth(make_truth):
-    pictures = [[(0, 1, 2, 30, 40)], [], [(2, 5, 5, 9, 9)]]
-    return make_truth(pictures, ids=["139", "285", "000042"], category_ids=(18, 21, 44))
+    images = [[(0, 1, 2, 30, 40)], [], [(2, 5, 5, 9, 9)]]
+    return make_truth(images, ids=["139", "285", "000042"], category_ids=(18, 21, 44))
 
 
 def random_table(count: int = 40) -> DetectionTable:

@@ -16,13 +16,13 @@ from detres.evaluation.sanity import sanity
 def truth(make_truth):
     """Twelve pictures of three objects each, classes in turn, away from the corner."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(12):
         corners = rng.integers([150, 60], [300, 250], (3, 2))
         sides = rng.integers([40, 70], [120, 140], (3, 2))
         rows = np.concatenate((corners, corners + sides), axis=1).tolist()
-        pictures.append([(label, *row) for label, row in enumerate(rows)])
-    return make_truth(pictures)
+        images.append([(label, *row) for label, row in enumerate(rows)])
+    return make_truth(images)
 
 
 @pytest.fixture
@@ -67,20 +67,20 @@ def test_xyxy_taken_for_xywh(truth, right):
     assert "leave their picture" in text
 
 
-def test_centres_and_exchanged_axes(truth, right):
+def test_centers_and_exchanged_axes(truth, right):
     x1, y1, x2, y2 = right.boxes.T
-    centres = np.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), axis=1)
-    assert "centre x, centre y, w, h" in findings(truth, read_as(right, centres))
+    centers = np.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), axis=1)
+    assert "center x, center y, w, h" in findings(truth, read_as(right, centers))
     assert "x and y look exchanged" in findings(truth, read_as(right, np.stack((y1, x1, y2, x2), axis=1)))
 
 
-def test_normalised_boxes(truth, right):
+def test_normalized_boxes(truth, right):
     text = findings(truth, read_as(right, right.boxes / 500))
     assert "all coordinates lie within 0..2" in text
-    assert "the boxes look normalised to 0..1: read so, 100.0 %" in text
+    assert "the boxes look normalized to 0..1: read so, 100.0 %" in text
 
 
-def test_pixels_of_a_resized_picture(truth, right):
+def test_pixels_of_a_resized_image(truth, right):
     assert "leave their picture: pixels of a resized one?" in findings(truth, read_as(right, right.boxes * 2))
 
 
@@ -94,10 +94,10 @@ def test_shifted_labels(truth, right):
     assert "1 classes with objects have no detections: cow" in text
 
 
-def test_classes_and_pictures_that_do_not_meet(make_truth, make_table):
-    pictures = [[(0, 0, 0, 50, 50)], [(1, 0, 0, 50, 50)], []]
+def test_classes_and_images_that_do_not_meet(make_truth, make_table):
+    images = [[(0, 0, 0, 50, 50)], [(1, 0, 0, 50, 50)], []]
     report = sanity(
-        make_truth(pictures, ids=["a", "b", "c"]),
+        make_truth(images, ids=["a", "b", "c"]),
         make_table([(0, 0, 0.9, 0, 0, 50, 50), (2, 2, 0.8, 0, 0, 9, 9)]),
     )
     text = "\n".join(report.findings)

@@ -171,7 +171,7 @@ def test_splits_that_no_server_knows(tmp_path):
     many = DetectionTable(
         np.zeros(101, np.int64), np.tile(FOUND.boxes[:1], (101, 1)), np.ones(101), np.zeros(101, np.int64)
     )
-    with pytest.raises(DataError, match=r"101 detections of one picture.*test\.max_detections=100"):
+    with pytest.raises(DataError, match=r"101 detections of one picture.*test\.detections_per_img=100"):
         write_coco_submission(tmp_path / "x.json", COCO, many)
     for truth, split, message in (
         (

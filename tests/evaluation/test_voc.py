@@ -17,18 +17,18 @@ Detection = tuple[int, float, Box]  # picture, score
 
 
 def devkit(
-    pictures: list[list[Object]], detections: list[Detection], least: float
+    images: list[list[Object]], detections: list[Detection], least: float
 ) -> tuple[float, float] | None:
     """VOCevaldet of one class, step by step, inclusive pixels; 11-point and area AP, None without objects."""
-    wanted = sum(not difficult for objects in pictures for _, difficult in objects)
+    wanted = sum(not difficult for objects in images for _, difficult in objects)
     if not wanted:
         return None
-    taken = [[False] * len(objects) for objects in pictures]
+    taken = [[False] * len(objects) for objects in images]
     true, false = [], []
     for place in sorted(range(len(detections)), key=lambda i: -detections[i][1]):  # stable
         image, _, (a, b, c, d) = detections[place]
         best, best_iou = -1, -np.inf
-        for number, ((e, f, g, h), _) in enumerate(pictures[image]):
+        for number, ((e, f, g, h), _) in enumerate(images[image]):
             width = min(c, g) - max(a, e) + 1
             height = min(d, h) - max(b, f) + 1
             if width > 0 and height > 0:
@@ -36,7 +36,7 @@ def devkit(
                 if width * height / union > best_iou:
                     best, best_iou = number, width * height / union
         hit = best_iou >= least
-        ignored = hit and pictures[image][best][1]
+        ignored = hit and images[image][best][1]
         first = hit and not ignored and not taken[image][best]
         if first:
             taken[image][best] = True
@@ -68,17 +68,17 @@ objects = st.lists(st.lists(st.tuples(boxes, st.booleans()), max_size=4), min_si
 
 @settings(max_examples=300)
 @given(objects, st.data(), st.sampled_from([0.3, 0.5, 0.75]))
-def test_equals_the_devkit_on_random_boxes(make_truth, make_table, pictures, data, least):
-    image = st.integers(0, len(pictures) - 1)
-    near = [box for objects_ in pictures for box, _ in objects_]
+def test_equals_the_devkit_on_random_boxes(make_truth, make_table, images, data, least):
+    image = st.integers(0, len(images) - 1)
+    near = [box for objects_ in images for box, _ in objects_]
     shown = st.one_of(boxes, st.sampled_from(near)) if near else boxes
     detections = data.draw(st.lists(st.tuples(image, st.sampled_from([0.1, 0.5, 0.9]), shown), max_size=20))
     truth = make_truth(
-        [[(0, *ours(box), "difficult" if hard else "") for box, hard in rows] for rows in pictures],
+        [[(0, *ours(box), "difficult" if hard else "") for box, hard in rows] for rows in images],
         classes=["a"],
     )
     table = make_table([(image, 0, score, *ours(box)) for image, score, box in detections])
-    expected = devkit(pictures, detections, least)
+    expected = devkit(images, detections, least)
     figures = evaluate_voc(truth, table, least).classes["a"]
     if expected is None:
         assert figures["AP"] is figures["AP_11point"] is figures["AP_area"] is None
@@ -137,7 +137,7 @@ def test_equal_scores_keep_the_order_of_detections(make_truth, make_table):
     assert evaluate_voc(truth, make_table([wrong, right])).figures["mAP"] == 0.5
 
 
-def test_classes_and_pictures_do_not_mix(make_truth, make_table):
+def test_classes_and_images_do_not_mix(make_truth, make_table):
     truth = make_truth([[(0, 0, 0, 10, 10)], [(1, 0, 0, 10, 10)]])
     rows = [(1, 0, 0.9, 0, 0, 10, 10), (0, 1, 0.9, 0, 0, 10, 10)]
     result = evaluate_voc(truth, make_table(rows))
@@ -176,7 +176,7 @@ def test_refuses_scores_and_boxes_that_are_not_finite(make_truth, make_table, ba
         evaluate_voc(truth, make_table([(0, 0, 0.5, 0, bad, 1, 1)]))
 
 
-def test_refuses_pictures_labels_and_overlaps_that_do_not_exist(make_truth, make_table):
+def test_refuses_images_labels_and_overlaps_that_do_not_exist(make_truth, make_table):
     truth: Annotations = make_truth([[(0, 0, 0, 10, 10)]])
     table: DetectionTable = make_table([(0, 0, 0.5, 0, 0, 1, 1)])
     with pytest.raises(DataError, match=r"a picture index outside 0\.\.0"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detres.data.preprocessing import MSRA, Preprocessing, normalise
+from detres.data.preprocessing import MSRA, Preprocessing, normalize
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network, split
 
@@ -24,7 +24,7 @@ def photographs(real_data: Path) -> Tensor:
     """The first 50 pictures by name (000006 to 000643), uint8 RGB (50, 3, 226, 226).
 
     As in training (§3.4): shorter sides over [256, 480], here evenly in the order of the names; crops, here of
-    the centre and 226 wide: conv1's map is then 113 wide, where Caffe's pool and torchvision's differ in more than
+    the center and 226 wide: conv1's map is then 113 wide, where Caffe's pool and torchvision's differ in more than
     a mirror image.
     """
     import cv2
@@ -75,7 +75,7 @@ def correlations(
         watch(name, norm)
     with torch.no_grad():
         for batch in images.split(10):
-            trunk(normalise(batch, preprocessing))
+            trunk(normalize(batch, preprocessing))
     found = {}
     for name, norm in norms.items():
         count, first, second = torch.stack(sums[name]).sum(0)

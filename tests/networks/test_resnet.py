@@ -294,7 +294,7 @@ def test_frozen_network_has_no_trainable_norm() -> None:
 
 
 @torch.no_grad()
-def test_vgg_slides_its_first_layer_over_larger_pictures() -> None:
+def test_vgg_slides_its_first_layer_over_larger_images() -> None:
     """Truth: `forward` at 224 px, and its mean over the four windows of 7 x 7 cells that a picture of 256 px has."""
     network = small("vgg16")
     for layer in network.classifier:

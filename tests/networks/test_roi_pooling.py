@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detres.networks.roi_pooling import roi_align, roi_max_pool
+from detres.networks.roi_pooling import roi_align, roi_pool
 
 SCALE = 1 / 16
 
@@ -19,9 +19,9 @@ SCALE = 1 / 16
 def random_regions(count: int, images: int, height: float, width: float, seed: int = 0) -> Tensor:
     """Regions of all sizes, some sticking out, some far outside, some tiny, some inverted."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
+    centers = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
     sides = torch.exp(torch.rand(count, 2, generator=generator) * 7)
-    boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=1)
+    boxes = torch.cat((centers - sides / 2, centers + sides / 2), dim=1)
     boxes[::7] += 3 * width
     boxes[1::7, 2:] = boxes[1::7, :2] + 0.3
     boxes[2::11, 2:] = boxes[2::11, :2] - 20
@@ -55,19 +55,19 @@ def test_align_equals_torchvision(output: int, ratio: int, aligned: bool) -> Non
 def test_align_worked_by_hand() -> None:
     """Truth: on a map that is linear in x and y, a sample's value is its place; 5 x 5, values 5 y + x.
 
-    Region 1, 1, 3, 3 with 4 cells a side: half-pixel cells, whose means are the values at their centres,
+    Region 1, 1, 3, 3 with 4 cells a side: half-pixel cells, whose means are the values at their centers,
     1.25, 1.75, 2.25, 2.75; aligned, half a pixel less.
     """
     features = torch.arange(25, dtype=torch.float32).view(1, 1, 5, 5)
     regions = torch.tensor([[0.0, 1, 1, 3, 3]])
-    centres = torch.tensor([1.25, 1.75, 2.25, 2.75])
+    centers = torch.tensor([1.25, 1.75, 2.25, 2.75])
     for aligned, shift in ((False, 0.0), (True, 0.5)):
-        expected = 5 * (centres[:, None] - shift) + (centres - shift)
+        expected = 5 * (centers[:, None] - shift) + (centers - shift)
         torch.testing.assert_close(roi_align(features, regions, 4, 1.0, 2, aligned)[0, 0], expected)
     # in the input's pixels, twice as large, the same region
     torch.testing.assert_close(
         roi_align(features, torch.tensor([[0.0, 2, 2, 6, 6]]), 4, 0.5, 1)[0, 0],
-        5 * centres[:, None] + centres,
+        5 * centers[:, None] + centers,
     )
 
 
@@ -122,10 +122,10 @@ def test_max_equals_torchvision(output: int, ties: bool) -> None:
     regions = random_regions(70, 2, 19 * 16, 25 * 16)
     features, upstream = features_and_gradient(70, output, ties=ties)
     peer = torchvision.ops.roi_pool(features, regions, output, SCALE)
-    ours = roi_max_pool(features, regions, output, SCALE)
+    ours = roi_pool(features, regions, output, SCALE)
     assert torch.equal(ours, peer)
     with torch.no_grad():
-        assert torch.equal(roi_max_pool(features, regions, output, SCALE), peer)
+        assert torch.equal(roi_pool(features, regions, output, SCALE), peer)
     expected = torch.autograd.grad(peer, features, upstream)[0]
     found = torch.autograd.grad(ours, features, upstream)[0]
     assert torch.equal(found == 0, expected == 0)  # the very same pixels are chosen
@@ -166,7 +166,7 @@ def test_max_equals_slow_loops() -> None:
     regions[0] = torch.tensor([0.0, 8, 8, 24, 24])  # 0.5 and 1.5 of the map: halves go away from zero
     regions[1] = torch.tensor([1.0, -8, -24, 40, 40])
     expected, places = slow_max_pool(features.detach(), regions, 3, SCALE)
-    ours = roi_max_pool(features, regions, 3, SCALE)
+    ours = roi_pool(features, regions, 3, SCALE)
     assert torch.equal(ours, expected)
     upstream = torch.randint(1, 5, ours.shape).float()
     gradient = torch.zeros(2, 2, 30)
@@ -180,10 +180,10 @@ def test_max_in_bfloat16_is_exact() -> None:
     regions = random_regions(40, 2, 19 * 16, 25 * 16)
     features, upstream = features_and_gradient(40, 7, ties=True)
     rounded = features.detach().bfloat16().requires_grad_()
-    ours = roi_max_pool(rounded, regions, 7, SCALE)
-    assert torch.equal(ours.float(), roi_max_pool(rounded.detach().float(), regions, 7, SCALE))
+    ours = roi_pool(rounded, regions, 7, SCALE)
+    assert torch.equal(ours.float(), roi_pool(rounded.detach().float(), regions, 7, SCALE))
     gradient = torch.autograd.grad(ours, rounded, upstream.bfloat16())[0].float()
-    expected = torch.autograd.grad(roi_max_pool(features, regions, 7, SCALE), features, upstream)[0]
+    expected = torch.autograd.grad(roi_pool(features, regions, 7, SCALE), features, upstream)[0]
     assert (gradient - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
@@ -191,10 +191,10 @@ def test_max_gradcheck() -> None:
     """Truth: finite differences in float64 (torchvision's operator behind ours)."""
     features = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     regions = random_regions(4, 1, 5 * 16, 6 * 16).double()
-    torch.autograd.gradcheck(lambda maps: roi_max_pool(maps, regions, 3, SCALE), (features,))
+    torch.autograd.gradcheck(lambda maps: roi_pool(maps, regions, 3, SCALE), (features,))
 
 
-@pytest.mark.parametrize("pool", [roi_align, roi_max_pool])
+@pytest.mark.parametrize("pool", [roi_align, roi_pool])
 def test_no_region_one_region_and_wrong_image(pool: object) -> None:
     """Truth: an empty list gives an empty tensor and a gradient of zero; an image that is not there is an error."""
     assert callable(pool)
@@ -220,7 +220,7 @@ def test_regions_do_not_depend_on_one_another(seed: int, height: int, width: int
     features = torch.randn(2, 3, height, width, generator=generator)
     regions = random_regions(5, 2, height * 16, width * 16, seed)
     last = features.contiguous(memory_format=torch.channels_last)
-    for pool in (roi_align, roi_max_pool):
+    for pool in (roi_align, roi_pool):
         together = pool(last, regions, output, SCALE)
         alone = torch.cat([pool(features, region[None], output, SCALE) for region in regions])
         torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)

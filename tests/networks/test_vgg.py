@@ -13,7 +13,7 @@ from detres.networks.vgg import VGG, VGGTrunk
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 64), (2, 64), (4, 32), (8, 64), (64, 8), (1, 1)])
-def test_a_thin_picture_leaves_one_position(size):
+def test_a_thin_image_leaves_one_position(size):
     maps = []
     for pool in ("torchvision", "caffe"):
         network = VGG(16, 2, pool=pool, width=0.125, generator=torch.Generator().manual_seed(0))

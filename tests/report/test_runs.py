@@ -47,7 +47,7 @@ def test_run_without_errors_is_refused_with_its_keys(tmp_path):
 
 
 def test_drawing_is_the_paper_s(tmp_path, monkeypatch):
-    """Thin and dashed for training, bold for test, one colour a run, one entry of the legend each; percent."""
+    """Thin and dashed for training, bold for test, one color a run, one entry of the legend each; percent."""
     from matplotlib.figure import Figure
 
     drawn = []

@@ -40,27 +40,27 @@ def first_xml(scenes: Path) -> Path:
     )
 
 
-def first_picture(scenes: Path) -> Path:
+def first_image(scenes: Path) -> Path:
     return min((scenes / "coco" / "train").iterdir())
 
 
-def remove_picture(scenes: Path) -> None:
-    first_picture(scenes).unlink()
+def remove_image(scenes: Path) -> None:
+    first_image(scenes).unlink()
 
 
 def truncate_jpeg(scenes: Path) -> None:
     """A picture becomes a JPEG that lacks its last 20 bytes."""
-    picture = first_picture(scenes)
-    jpeg = picture.with_suffix(".jpg")
-    write_image(jpeg, read_image(picture))
+    image = first_image(scenes)
+    jpeg = image.with_suffix(".jpg")
+    write_image(jpeg, read_image(image))
     jpeg.write_bytes(jpeg.read_bytes()[:-20])
-    picture.unlink()
-    change(scenes / "coco" / "annotations" / "instances_train.json", picture.name, jpeg.name)
+    image.unlink()
+    change(scenes / "coco" / "annotations" / "instances_train.json", image.name, jpeg.name)
 
 
 def change_size(scenes: Path) -> None:
-    picture = first_picture(scenes)
-    write_image(picture, read_image(picture)[:200, :200])
+    image = first_image(scenes)
+    write_image(image, read_image(image)[:200, :200])
 
 
 def truncate_json(scenes: Path) -> None:
@@ -85,7 +85,7 @@ def as_corners(content: dict) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (remove_picture, ["missing picture", ".png"]),
+        (remove_image, ["missing picture", ".png"]),
         (change_coco(lambda c: set_box(c, [float("nan"), 0, 9, 9])), ["annotation 1", "not finite"]),
         (change_coco(as_corners), ["boxes look like corners", "COCO wants [x, y, width, height]"]),
         (change_coco(lambda c: c["annotations"][0].update(category_id=77)), ["annotation 1", "category 77"]),
@@ -135,7 +135,7 @@ def sizes_for_corners(scenes: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda scenes: first_picture_of_voc(scenes).unlink(), ["missing picture", ".xml"]),
+        (lambda scenes: first_image_of_voc(scenes).unlink(), ["missing picture", ".xml"]),
         (cut_xml, [".xml", "line "]),
         (entity_bomb, [".xml", "line ", "entities are not read"]),
         (sizes_for_corners, ["look like x, y, width, height"]),
@@ -149,7 +149,7 @@ def test_voc(spoil, words, scenes, recipe, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def first_picture_of_voc(scenes: Path) -> Path:
+def first_image_of_voc(scenes: Path) -> Path:
     return scenes / "voc" / "JPEGImages" / f"{first_xml(scenes).stem}.png"
 
 
@@ -174,22 +174,22 @@ def test_boxes_of_no_size_and_outside_are_dropped_with_count(scenes, recipe, tmp
         (change_size, [".png is 200 x 200 (width x height), its annotation says"]),
     ],
 )
-def test_a_bad_picture_that_training_finds(spoil, words, scenes, recipe, tmp_path, capsys):
+def test_a_bad_image_that_training_finds(spoil, words, scenes, recipe, tmp_path, capsys):
     """Only decoding finds it; the steps before it are logged."""
     spoil(scenes)
     assert_one_line(train(capsys, recipe, scenes / "coco", tmp_path / "run"), *words)
 
 
-def test_a_bad_picture_that_a_worker_finds(scenes, recipe, tmp_path, capsys):
+def test_a_bad_image_that_a_worker_finds(scenes, recipe, tmp_path, capsys):
     """The same line, of training pictures and of validation pictures."""
     more = ("--set", "train.workers=1")
-    picture = min((scenes / "coco" / "val").iterdir())
-    write_image(picture, read_image(picture)[:99, :99])
+    image = min((scenes / "coco" / "val").iterdir())
+    write_image(image, read_image(image)[:99, :99])
     ended = train(capsys, recipe, scenes / "coco", tmp_path / "run", *more)
-    assert_one_line(ended, f"picture {picture} is 99 x 99")
+    assert_one_line(ended, f"picture {image} is 99 x 99")
     change_size(scenes)
     ended = train(capsys, recipe, scenes / "coco", tmp_path / "other", *more)
-    assert_one_line(ended, f"picture {first_picture(scenes)} is 200 x 200")
+    assert_one_line(ended, f"picture {first_image(scenes)} is 200 x 200")
 
 
 def test_two_formats_in_one_folder(scenes, recipe, tmp_path, capsys):

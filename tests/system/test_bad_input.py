@@ -20,8 +20,8 @@ from whole_runs import ROOT, TRAINING, Ended, assert_one_line, call, change, tra
 
 from detres.cli import eval_coco, eval_voc, predict, train_det
 from detres.data.shape_forms import CLASS_NAMES
-from detres.detection import training_data
-from detres.weights.ours import read_weights
+from detres.detection import data as training_data
+from detres.weights.checkpoint import read_weights
 
 
 @pytest.mark.parametrize("data", ["nowhere", "."])
@@ -103,7 +103,7 @@ def test_weights_to_test(tool, written_scenes, tmp_path, capsys):
     write_detector(tmp_path / "names.safetensors", [*CLASS_NAMES[:-1], "rings"])
     write_tiny_classifier(tmp_path / "task.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-100])
-    from detres.weights.ours import save_weights
+    from detres.weights.checkpoint import save_weights
 
     wide = {**metadata.architecture, "rpn_channels": 33}
     save_weights(tmp_path / "other.safetensors", tensors, metadata.model_copy(update={"architecture": wide}))
@@ -221,7 +221,7 @@ def test_a_disk_that_is_really_full(written_scenes, recipe, tmp_path):
     assert_one_line(Ended(done.returncode, done.stdout, error), "no space left on the device", "state.pt")
 
 
-def test_predict_on_what_is_no_picture(scenes, tmp_path, capsys):
+def test_predict_on_what_is_no_image(scenes, tmp_path, capsys):
     weights = write_detector(tmp_path / "d.safetensors")
     (scenes / "coco" / "train" / "broken.png").write_bytes(b"no picture")
     ended = call(

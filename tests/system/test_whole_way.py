@@ -9,11 +9,11 @@ from whole_runs import ROOT, VALIDATION, call, in_own_process, metrics, train
 
 from detres.cli import eval_coco, eval_voc, predict
 from detres.data.shape_forms import CLASS_NAMES
-from detres.weights.ours import read_weights
+from detres.weights.checkpoint import read_weights
 
 RUN_FOLDER = {
     "best", "checkpoints", "config.yaml", "environment.json", "last", "log.txt", "metrics.jsonl", "model.safetensors",
-    "pictures", "tensorboard",
+    "images", "tensorboard",
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_train_evaluate_predict(format, written_scenes, recipe, tmp_path, capsys
     written = json.loads((tmp_path / "train.json").read_text())
     assert written["weights"] == str(run / "model.safetensors")
     assert {path.name for path in run.iterdir()} == RUN_FOLDER
-    assert {path.name for path in (run / "pictures").iterdir()} == {"first_batch.jpg", "validation.jpg"}
+    assert {path.name for path in (run / "images").iterdir()} == {"first_batch.jpg", "validation.jpg"}
     best = max((line for line in metrics(run) if "val/AP" in line), key=lambda line: line["val/AP"] or 0)
     assert written["figures"] == {
         key.removeprefix("val/"): value
@@ -61,14 +61,14 @@ def test_train_evaluate_predict(format, written_scenes, recipe, tmp_path, capsys
         coco["figures"], abs=1e-6
     )
 
-    pictures = sorted(path for path in data.rglob("*.png") if "val" in str(path.parent) or format == "voc")
-    low = ["--set", "test.min_score=0"]
-    ended = call(capsys, predict.main, *weights, "--out", tmp_path / "found", *low, *pictures[:2])
+    images = sorted(path for path in data.rglob("*.png") if "val" in str(path.parent) or format == "voc")
+    low = ["--set", "test.score_thresh=0"]
+    ended = call(capsys, predict.main, *weights, "--out", tmp_path / "found", *low, *images[:2])
     assert (ended.status, ended.err) == (0, "")
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
-    assert {row["image_id"] for row in found} == {str(path) for path in pictures[:2]}
+    assert {row["image_id"] for row in found} == {str(path) for path in images[:2]}
     drawn = {path.name for path in (tmp_path / "found").iterdir()}
-    assert drawn == {"detections.json", *(f"{path.stem}.jpg" for path in pictures[:2])}
+    assert drawn == {"detections.json", *(f"{path.stem}.jpg" for path in images[:2])}
 
 
 def test_a_run_is_repeated_from_its_folder(written_scenes, recipe, tmp_path, capsys):

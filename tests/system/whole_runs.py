@@ -24,9 +24,10 @@ STEPS = 6
 
 RECIPE = f"""\
 data: {{short_side: 96, long_side: 128}}
-model: {{network: {{name: resnet18, width: 0.125}}, region_pooling: align, freeze_at: 0}}
-rpn: {{channels: 16, sizes: [16, 32, 64], samples: 32, proposals_before_nms: 100, proposals: 20, min_side: 2}}
-rcnn: {{samples: 8}}
+model: {{network: {{name: resnet18, width: 0.125}}, pooler: roi_align, freeze_at: 0}}
+rpn:
+  {{channels: 16, anchor_sizes: [16, 32, 64], batch_size_per_image: 32, pre_nms_top_n: 100, proposals: 20, min_size: 2}}
+rcnn: {{batch_size_per_image: 8}}
 train:
   batch: 2
   lr: 0.01
@@ -121,7 +122,7 @@ def assert_same_runs(run: Path, expected: Path, steps: int = STEPS) -> None:
         for path in (run, expected)
     )
     assert_equal(ours["network"], theirs["network"])
-    assert_equal(ours["optimiser"], theirs["optimiser"])
+    assert_equal(ours["optimizer"], theirs["optimizer"])
 
 
 def assert_equal(value: object, expected: object) -> None:

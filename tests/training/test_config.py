@@ -20,7 +20,7 @@ def test_epochs_are_counted_in_steps_and_rounded_up() -> None:
         evaluate_every=None,
         checkpoint_every=Length.parse("2 epochs"),
         lr=0.01,
-        reference_batch=16,
+        base_batch_size=16,
     )
     plan = make_plan(config, 7)  # 4 images a step; 21 / 4, 7 / 4, 14 / 4 steps
     assert (plan.iterations, plan.milestones, plan.checkpoint_every) == (6, (2, 5), 4)

@@ -1,4 +1,4 @@
-"""The loop: repeatable, resumable, and the same as torch's own optimiser driven by hand.
+"""The loop: repeatable, resumable, and the same as torch's own optimizer driven by hand.
 
 Truth: an unbroken run (bit-equal), a plain loop written in the test, hand-worked means.
 """
@@ -53,8 +53,8 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
     ours, theirs = final_state(folder), final_state(unbroken)
     assert_same(ours["network"], theirs["network"])
     assert_same(ours["average"], theirs["average"])
-    for index, slot in theirs["optimiser"]["state"].items():
-        assert torch.equal(ours["optimiser"]["state"][index]["momentum_buffer"], slot["momentum_buffer"])
+    for index, slot in theirs["optimizer"]["state"].items():
+        assert torch.equal(ours["optimizer"]["state"][index]["momentum_buffer"], slot["momentum_buffer"])
     assert ours["best"] == theirs["best"]
     assert_same(load_file(folder / "model.safetensors"), load_file(unbroken / "model.safetensors"))
     assert (folder / "best").read_text() == (unbroken / "best").read_text()
@@ -200,7 +200,7 @@ def test_equals_a_plain_loop(tmp_path: Path) -> None:
 
     ours = tiny_task.network(batch_norm=False, dropout=0.0)
     made = tiny_task.task(ours, losses=lambda batch, _: {"square": square(ours, batch)})
-    tiny_task.run(tmp_path, made=made, clip=0.5, ema=0.5, reference_batch=4, weight_decay=0.01)
+    tiny_task.run(tmp_path, made=made, clip=0.5, ema=0.5, base_batch_size=4, weight_decay=0.01)
 
     theirs = tiny_task.network(batch_norm=False, dropout=0.0)
     average = tiny_task.network(batch_norm=False, dropout=0.0)
@@ -263,7 +263,7 @@ def test_first_batch_is_drawn_once(tmp_path: Path) -> None:
     )
     tiny_task.run(tmp_path, made=made, length="3 iterations")
     tiny_task.run(tmp_path, made=made, length="6 iterations", resume=True)
-    assert drawn == [(2, tmp_path / "pictures")]
+    assert drawn == [(2, tmp_path / "images")]
 
 
 def test_finished_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -318,7 +318,7 @@ class Broken(tiny_task.Samples):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_picture_is_one_line_with_and_without_workers(tmp_path: Path, workers: int) -> None:
+def test_a_bad_image_is_one_line_with_and_without_workers(tmp_path: Path, workers: int) -> None:
     made = tiny_task.task(tiny_task.network(), dataset=Broken())
     with pytest.raises(DataError, match=r"\Apicture \d\.jpg is truncated: fetch it again\Z"):
         tiny_task.run(tmp_path, made=made, workers=workers)

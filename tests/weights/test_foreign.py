@@ -1,4 +1,4 @@
-"""Backbones of others: recognised by shapes or by their metadata, with the recipe; else refused with the reason.
+"""Backbones of others: recognized by shapes or by their metadata, with the recipe; else refused with the reason.
 
 Truths: torchvision's own networks (fresh weights), the published descriptions of the two partial files.
 """
@@ -16,9 +16,9 @@ from detres.data.preprocessing import MSRA, TORCHVISION
 from detres.errors import WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network, split
+from detres.weights.checkpoint import Metadata, save_weights
 from detres.weights.foreign import read_backbone
 from detres.weights.loading import load_tensors
-from detres.weights.ours import Metadata, save_weights
 
 CACHED_NAME = "resnet18-f37072fd.pth"
 
@@ -30,7 +30,7 @@ def resnet18():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16"])
-def test_torchvision_state_dict_is_recognised_by_shapes(name, monkeypatch):
+def test_torchvision_state_dict_is_recognized_by_shapes(name, monkeypatch):
     with torch.device("meta"):
         expected = torchvision.models.get_model(name, weights=None).state_dict()
     tensors = {
@@ -62,7 +62,7 @@ def test_torchvision_file_loads_whole(tmp_path, resnet18, wrapped):
     assert not any(name.startswith("fc") for name in backbone.features())
 
 
-def test_torchvision_safetensors_is_recognised_too(tmp_path, resnet18):
+def test_torchvision_safetensors_is_recognized_too(tmp_path, resnet18):
     save_file(resnet18, tmp_path / "w.safetensors", {"format": "pt"})
     assert read_backbone(tmp_path / "w.safetensors").network["name"] == "resnet18"
 
@@ -80,7 +80,7 @@ def test_trunk_alone_is_the_smallest_network_that_it_fits(tmp_path, resnet18):
     [
         (
             {"conv1.weight": torch.zeros(64, 3, 7, 7), "blocks.0.w": torch.zeros(1)},
-            "not recognised .*unexpected blocks.0.w",
+            "not recognized .*unexpected blocks.0.w",
         ),
         ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1.weight is \(64, 3, 3, 3\), not \(64, 3, 7, 7\)"),
         ({"patch_embed.weight": torch.zeros(1)}, "neither conv1.weight"),

@@ -1,4 +1,4 @@
-"""timm's, published CIFAR and described files: recognised by their names, with their own recipe; else refused.
+"""timm's, published CIFAR and described files: recognized by their names, with their own recipe; else refused.
 
 Truths: the tensors themselves, and for the published CIFAR networks their descriptions.
 """

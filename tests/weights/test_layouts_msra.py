@@ -11,7 +11,7 @@ import torch
 from msra_files import caffe2_arrays, msra_logits
 from torch import Tensor
 
-from detres.data.preprocessing import TORCHVISION, normalise
+from detres.data.preprocessing import TORCHVISION, normalize
 from detres.errors import WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
@@ -40,7 +40,7 @@ def logits(backbone: Backbone, images: Tensor) -> Tensor:
     network = build_network(NetworkConfig.model_validate(backbone.network), 7)
     assert load_tensors(network, backbone.tensors, where="test") == []
     with torch.no_grad():
-        inputs = normalise(images, backbone.preprocessing, torch.float64)
+        inputs = normalize(images, backbone.preprocessing, torch.float64)
         return network.double().eval()(inputs)
 
 
@@ -215,7 +215,7 @@ def test_what_is_not_of_the_layout_is_named(tmp_path, arrays):
             read_backbone(tmp_path / "w.pkl")
 
     grouped = {re.sub("_bn_", "_gn_", name): array for name, array in arrays.items()}
-    refused(grouped, "res_conv1_gn_s.*group normalisation is not built here")
+    refused(grouped, "res_conv1_gn_s.*group normalization is not built here")
     refused({**arrays, "rpn_conv_w": arrays["conv1_w"]}, "Caffe2's names, but also rpn_conv_w")
     refused(
         {**detectron2_names(arrays), "stem.conv2.weight": arrays["conv1_w"]}, "but also stem.conv2.weight"

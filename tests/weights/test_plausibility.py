@@ -11,7 +11,7 @@ from detres.errors import WeightsError
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
 from detres.weights.foreign import read_backbone
-from detres.weights.layouts.described import entries_of
+from detres.weights.layouts.tagged_safetensors import entries_of
 from detres.weights.plausibility import contradiction, input_deviation
 
 MSRA_FILE = "resnet50-msra-conv1-layer3.safetensors"

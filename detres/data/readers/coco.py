@@ -14,62 +14,56 @@ import numpy as np
 
 from detres.data.files import visible
 from detres.data.readers import coco_json
-from detres.data.readers.assembly import Findings, Objects, assemble, fill_sizes, strict
-from detres.data.readers.coco_json import PICTURES_ALONE
+from detres.data.readers.coco_json import IMAGES_ALONE
 from detres.data.readers.coco_objects import objects_of
+from detres.data.readers.common import Findings, Objects, assemble, fill_sizes, raise_on_errors
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
 ROBOFLOW = "_annotations.coco.json"
-OTHER_TASKS = ("captions_", "person_keypoints_", PICTURES_ALONE, "stuff_", "panoptic_")
+OTHER_TASKS = ("captions_", "person_keypoints_", IMAGES_ALONE, "stuff_", "panoptic_")
 SNIFFED_BYTES = 65536
 
 
-def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
     """Read one split of a COCO folder.
 
     Args:
         directory: Holds `annotations/*.json` (or the json itself) and the pictures.
         split: `val2017` finds `instances_val2017.json`, `val2017.json` or the one json with it in its name.
-        need_pictures: Whether a picture that is not there is an error (an evaluation of results needs none).
+        need_images: Whether a picture that is not there is an error (an evaluation of results needs none).
 
     Raises:
         DataError: Anything docs/data.md calls an error.
     """
-    return strict(*scan(directory, split, need_pictures=need_pictures))
+    return raise_on_errors(*scan(directory, split, need_images=need_images))
 
 
-def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
     """As `read`, but errors are gathered and what they concern is left out."""
     name, path = _find_file(directory, split)
-    return scan_file(
-        path, directory, tuple(dict.fromkeys([name, *([split] if split else [])])), need_pictures
-    )
+    return scan_file(path, directory, tuple(dict.fromkeys([name, *([split] if split else [])])), need_images)
 
 
-def scan_unlabelled(
-    directory: Path, split: str, *, need_pictures: bool
-) -> tuple[Annotations, Findings] | None:
+def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[Annotations, Findings] | None:
     """The pictures and classes of a split without annotations (`image_info_<split>.json`); None for any other split."""
     files = {
-        path.stem.removeprefix(PICTURES_ALONE): path
-        for path in directory.glob(f"annotations/{PICTURES_ALONE}*.json")
+        path.stem.removeprefix(IMAGES_ALONE): path
+        for path in directory.glob(f"annotations/{IMAGES_ALONE}*.json")
     }
     near = [split] if split in files else [name for name in files if split in name]
-    labelled = any(
-        split in name for name in annotation_files(directory) if not name.startswith(PICTURES_ALONE)
-    )
-    if len(near) != 1 or labelled:
+    labeled = any(split in name for name in annotation_files(directory) if not name.startswith(IMAGES_ALONE))
+    if len(near) != 1 or labeled:
         return None
-    return scan_file(files[near[0]], directory, (near[0],), need_pictures=need_pictures)
+    return scan_file(files[near[0]], directory, (near[0],), need_images=need_images)
 
 
 def read_file(path: Path) -> tuple[Annotations, ReadReport]:
     """Read an annotation file alone, without pictures (paths are the file's `file_name`)."""
-    return strict(*scan_file(path, path.parent, (), need_pictures=False))
+    return raise_on_errors(*scan_file(path, path.parent, (), need_images=False))
 
 
-def recognise(directory: Path) -> bool:
+def recognize(directory: Path) -> bool:
     """Whether `directory` holds COCO json files."""
     return bool(annotation_files(directory))
 
@@ -113,7 +107,7 @@ def _find_file(directory: Path, split: str | None) -> tuple[str, Path]:
 
 
 def scan_file(
-    path: Path, root: Path, split_names: tuple[str, ...], need_pictures: bool
+    path: Path, root: Path, split_names: tuple[str, ...], need_images: bool
 ) -> tuple[Annotations, Findings]:
     """Read one json; pictures are looked up under `root` in the folders that the split's names suggest."""
     findings = Findings()
@@ -124,16 +118,16 @@ def scan_file(
     names = [str(image.get("file_name", image["id"])) for image in images]
     sides = [[_side(image, key, path, findings) for key in ("height", "width")] for image in images]
     sizes = np.array(sides, dtype=np.int64).reshape(-1, 2)
-    paths = _locate(names, root, path, split_names, need_pictures, findings)
-    present = [index for index, picture in enumerate(paths) if picture is not None]
-    if need_pictures:
+    paths = _locate(names, root, path, split_names, need_images, findings)
+    present = [index for index, located in enumerate(paths) if located is not None]
+    if need_images:
         fill_sizes(
-            [picture or "" for picture in paths], sizes, (i for i in present if not sizes[i].all()), findings
+            [located or "" for located in paths], sizes, (i for i in present if not sizes[i].all()), findings
         )
     objects = objects_of(rows, index_of, label_of, path, findings)
     _refuse_corners(objects, sizes, path, findings)
     annotations = assemble(
-        [picture or name for picture, name in zip(paths, names, strict=True)],
+        [located or name for located, name in zip(paths, names, strict=True)],
         [str(image["id"]) for image in images],
         sizes,
         objects,
@@ -208,7 +202,7 @@ def _locate(
     root: Path,
     path: Path,
     split_names: tuple[str, ...],
-    need_pictures: bool,
+    need_images: bool,
     findings: Findings,
 ) -> list[str | None]:
     """Where each picture is, None where it is missing.
@@ -236,7 +230,7 @@ def _locate(
     located: list[str | None] = []
     for name in names:
         found = [os.path.join(folder, name) for folder in searched if holds(folder, name)]
-        if not need_pictures:
+        if not need_images:
             located.append(found[0] if found else name)
         elif not found:
             findings.error("missing picture", f"{path}, '{name}'", f"is not in {listed(searched, 3)}")
@@ -252,7 +246,7 @@ def _refuse_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: F
     """Most boxes leave the picture as [x, y, w, h] and lie in it as [x1, y1, x2, y2]: they were written as corners."""
     if not len(objects):
         return
-    limits = sizes[objects.pictures][:, [1, 0]]
+    limits = sizes[objects.images][:, [1, 0]]
     corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
     leaves = (objects.boxes[:, 2:] > limits + 1).any(axis=1)
     lies_in = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)

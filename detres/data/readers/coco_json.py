@@ -14,7 +14,7 @@ from pathlib import Path
 from detres.data.files import read_text
 from detres.errors import DataError
 
-PICTURES_ALONE = "image_info_"  # of the test sets: pictures and categories, no annotations
+IMAGES_ALONE = "image_info_"  # of the test sets: pictures and categories, no annotations
 
 
 def load(path: Path) -> dict:
@@ -36,7 +36,7 @@ def load(path: Path) -> dict:
         raise DataError(
             f"{path}, line {error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
         ) from error
-    if isinstance(content, dict) and path.stem.startswith(PICTURES_ALONE):
+    if isinstance(content, dict) and path.stem.startswith(IMAGES_ALONE):
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

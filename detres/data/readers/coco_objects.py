@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detres.data.readers.assembly import Findings, Objects
+from detres.data.readers.common import Findings, Objects
 from detres.errors import listed
 
 FLAGS = {0: 0, 1: 1, "0": 0, "1": 1}  # JSON's false and true are 0 and 1 to Python
@@ -31,10 +31,10 @@ def objects_of(
         findings: Gets an error for each row left out, a line for each annotation id used again, each
             flag and area that is mended.
     """
-    pictures = np.array([_look_up(index_of, row.get("image_id")) for row in rows], dtype=np.int64)
+    images = np.array([_look_up(index_of, row.get("image_id")) for row in rows], dtype=np.int64)
     labels = np.array([_look_up(label_of, row.get("category_id")) for row in rows], dtype=np.int64)
     boxes = [row.get("bbox") for row in rows]
-    faulty = (pictures < 0) | (labels < 0)
+    faulty = (images < 0) | (labels < 0)
     if not _all_boxes(boxes):
         faulty |= ~np.array([_is_box(box) for box in boxes], dtype=bool)
 
@@ -42,7 +42,7 @@ def objects_of(
         return f"{path}, annotation {rows[number].get('id', f'number {number}')}"
 
     for number in np.flatnonzero(faulty).tolist():
-        kind, what = _fault(rows[number], bool(pictures[number] >= 0), bool(labels[number] >= 0), label_of)
+        kind, what = _fault(rows[number], bool(images[number] >= 0), bool(labels[number] >= 0), label_of)
         findings.error(kind, where(number), what)
     kept = np.flatnonzero(~faulty)
     numbers = kept.tolist()
@@ -68,7 +68,7 @@ def objects_of(
             findings.report.add("malformed area", where(numbers[place]), f"{area}: that of the box is taken")
             areas[place] = None
     return Objects(
-        pictures=pictures[kept],
+        images=images[kept],
         boxes=corners,
         labels=labels[kept],
         crowd=flags("iscrowd"),

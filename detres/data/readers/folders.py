@@ -15,7 +15,7 @@ import numpy as np
 
 from detres.data import archives
 from detres.data.readers import label_files
-from detres.data.readers.assembly import PICTURE_SUFFIXES
+from detres.data.readers.common import IMAGE_SUFFIXES
 from detres.data.records import ImageLabels, ReadReport, Strings
 from detres.errors import DataError, listed
 
@@ -60,7 +60,7 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
     listed_labels = label_files.parse(label_list[0], folders, label_list[1]) if label_list else None
     paths: list[str] = []
     labels: list[int] = []
-    for member, part in zip(tree.pictures, tree.parts, strict=True):
+    for member, part in zip(tree.images, tree.parts, strict=True):
         if chosen != ALL and part[depth - 1] != chosen:
             continue
         if listed_labels is not None:
@@ -92,7 +92,7 @@ class _Tree:
 
     Attributes:
         path: The folder or archive.
-        pictures: Sorted paths relative to the root.
+        images: Sorted paths relative to the root.
         parts: The same, cut at slashes.
         folders: Those that are named as such (all on disk; in an archive where it has entries for them), cut likewise.
         depth: Place of the class folder in the paths.
@@ -100,7 +100,7 @@ class _Tree:
     """
 
     path: Path
-    pictures: list[str]
+    images: list[str]
     parts: list[Parts]
     folders: list[Parts]
     depth: int
@@ -138,10 +138,10 @@ def _read_tree(path: Path) -> _Tree:
         found = archives.member_names(path)
     else:
         raise DataError(f"{path} is not a folder, a .zip or an uncompressed .tar of class folders")
-    pictures = sorted(name for name in found if _is_picture(name))
-    if not pictures:
+    images = sorted(name for name in found if _is_image(name))
+    if not images:
         raise DataError(f"{path}: empty data set: no picture in it")
-    parts = [_parts(name) for name in pictures]
+    parts = [_parts(name) for name in images]
     known = frozenset(found)
 
     def text(name: str) -> str | None:
@@ -151,7 +151,7 @@ def _read_tree(path: Path) -> _Tree:
         return content.decode("utf-8", errors="replace")
 
     folders = [_parts(name) for name in found if name.endswith("/")]
-    return _Tree(path, pictures, parts, folders, _split_depth(parts), text)
+    return _Tree(path, images, parts, folders, _split_depth(parts), text)
 
 
 def _check_empty_folders(tree: _Tree, chosen: str, flat: set[str]) -> None:
@@ -176,10 +176,10 @@ def _parts(member: str) -> Parts:
     return tuple(part for part in member.split("/") if part not in ("", "."))
 
 
-def _is_picture(member: str) -> bool:
+def _is_image(member: str) -> bool:
     """By its suffix; hidden files are none, nor what macOS adds to archives (`._1.jpg`, `__MACOSX/`)."""
     hidden = os.path.basename(member).startswith(".") or member.startswith("__MACOSX/")
-    return os.path.splitext(member)[1].lower() in PICTURE_SUFFIXES and not hidden
+    return os.path.splitext(member)[1].lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _walk(root: Path) -> list[str]:

@@ -16,12 +16,12 @@ import numpy as np
 from detres.console import progress
 from detres.data.decoding import read_header
 from detres.data.files import read_text
-from detres.data.readers.assembly import Findings, Objects, assemble, strict
+from detres.data.readers.common import Findings, Objects, assemble, raise_on_errors
 from detres.data.readers.voc_xml import Described, parse
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
-LISTS, XML, PICTURES = Path("ImageSets/DET"), Path("Annotations/DET"), Path("Data/DET")
+LISTS, XML, IMAGES = Path("ImageSets/DET"), Path("Annotations/DET"), Path("Data/DET")
 CLASS_MAP, BLACKLIST = "map_det.txt", "ILSVRC20*_det_validation_blacklist.txt"
 TRAIN, PARTS = "train", ("train", "val")
 OF_ONE_CLASS = re.compile(
@@ -39,7 +39,7 @@ class Class:
     name: str
 
 
-def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
     """Read one split of ImageNet DET.
 
     Args:
@@ -47,16 +47,16 @@ def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
             classes are in the development kit's `map_det.txt`, in there or beside it.
         split: A list of `ImageSets/DET` whose name begins with `train` or `val`; `train` itself is the union of
             `train_1.txt` to `train_200.txt`, less the pictures that are there as negatives.
-        need_pictures: Whether a picture that is not there is an error; without, it is counted, as whether its boxes
+        need_images: Whether a picture that is not there is an error; without, it is counted, as whether its boxes
             are drawn on another size than it has is not known.
 
     Raises:
         DataError: Anything docs/data.md calls an error.
     """
-    return strict(*scan(directory, split, need_pictures=need_pictures))
+    return raise_on_errors(*scan(directory, split, need_images=need_images))
 
 
-def recognise(directory: Path) -> bool:
+def recognize(directory: Path) -> bool:
     """Whether `directory` holds ILSVRC's detection folders."""
     return _root(directory) is not None
 
@@ -69,7 +69,7 @@ def splits(directory: Path) -> list[str]:
     return sorted({name for name in names if _part(name) and (root / XML / str(_part(name))).is_dir()})
 
 
-def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
     """As `read`, but errors are gathered and what they concern is left out."""
     findings, root = Findings(), _known_root(directory)
     available = splits(directory)
@@ -88,8 +88,8 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
     stems = _listed_stems(root, split)
     described = _parse_all(root, part, stems, findings)
     stems = [stem for stem in stems if stem in described]
-    paths = {stem: str(root / PICTURES / part / f"{stem}.JPEG") for stem in stems}
-    sizes = _sizes(paths, described, findings, need_pictures)
+    paths = {stem: str(root / IMAGES / part / f"{stem}.JPEG") for stem in stems}
+    sizes = _sizes(paths, described, findings, need_images)
     stems = [stem for stem in stems if stem in sizes]
     annotations = _gather(
         root / XML / part, stems, paths, described, sizes, classes, f"{directory} ({split})", findings
@@ -163,7 +163,7 @@ def write_list(directory: Path, split: str, image_ids: Iterable[str]) -> Path:
     return folder / f"{split}.txt"
 
 
-def listed_pictures(directory: Path, split: str) -> tuple[Path, list[str]]:
+def listed_images(directory: Path, split: str) -> tuple[Path, list[str]]:
     """The list of a part of `val`, and the pictures in it."""
     path = _known_root(directory) / LISTS / f"{split}.txt"
     return path, [line.split()[0] for line in _lines(path)]
@@ -182,7 +182,7 @@ def _gather(
     """The pictures' objects, those of unknown classes reported, boxes in pixels of the pictures as they are."""
     label_of = {entry.wnid: label for label, entry in enumerate(classes)}
     unknown: dict[str, list[tuple[str, str]]] = {}  # by wnid the pictures' stems and the places
-    pictures, boxes, labels, places = [], [], [], []
+    images, boxes, labels, places = [], [], [], []
     for index, stem in enumerate(stems):
         content = described[stem]
         height, width = sizes[stem]
@@ -195,7 +195,7 @@ def _gather(
             right, bottom = (c + 1 if c >= a else a), (d + 1 if d >= b else b)  # (a, a): one pixel wide
             if content.width and content.height:  # the last pixel may be counted from 1 all the same
                 right, bottom = min(right, max(content.width, c)), min(bottom, max(content.height, d))
-            pictures.append(index)
+            images.append(index)
             boxes.append((a * factor_x, b * factor_y, right * factor_x, bottom * factor_y))
             labels.append(label_of[name])
             places.append(f"{where}, {classes[label_of[name]].name}")
@@ -203,7 +203,7 @@ def _gather(
         what = f"'{name}' is not in {CLASS_MAP} ({len(found)} objects in {len({stem for stem, _ in found})} files)"
         findings.error("unknown category", found[0][1], what)
     objects = Objects(
-        pictures=np.array(pictures, dtype=np.int64),
+        images=np.array(images, dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         labels=np.array(labels, dtype=np.int64),
         crowd=np.zeros(len(boxes), dtype=bool),
@@ -225,7 +225,7 @@ def _gather(
 
 
 def _sizes(
-    paths: dict[str, str], described: dict[str, Described], findings: Findings, need_pictures: bool
+    paths: dict[str, str], described: dict[str, Described], findings: Findings, need_images: bool
 ) -> dict[str, tuple[int, int]]:
     """Height and width of each picture, in the orientation that its annotation was drawn on.
 
@@ -236,7 +236,7 @@ def _sizes(
     sizes = {}
     for stem, path in progress(list(paths.items()), "picture sizes"):
         said = described[stem].height, described[stem].width
-        if not need_pictures and not Path(path).exists():
+        if not need_images and not Path(path).exists():
             sizes[stem] = said
             findings.report.add(
                 "size not checked", path, "the picture is not there: its annotation's is taken"

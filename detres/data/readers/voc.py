@@ -13,13 +13,13 @@ import numpy as np
 
 from detres.console import progress
 from detres.data.files import read_text, visible
-from detres.data.readers.assembly import (
+from detres.data.readers.common import (
     Findings,
     Objects,
     assemble,
     fill_sizes,
-    pictures_in,
-    strict,
+    images_in,
+    raise_on_errors,
 )
 from detres.data.readers.voc_xml import Described, parse
 from detres.data.records import Annotations, ReadReport
@@ -40,13 +40,13 @@ CLASS_NAMES = (
         "tvmonitor",
     ),
 )
-PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 XML_FOLDERS = ("Annotations", "annotations", "annots", "Annots", "annotation", "xmls", "xml", "labels")
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """One picture of a split: its identity, its XML, and the picture file (None where there is none)."""
 
     image_id: str
@@ -54,22 +54,22 @@ class Picture:
     file: Path | None
 
 
-def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
     """Read one split of a folder of VOC XML.
 
     Args:
         directory: A devkit year (`JPEGImages/`, `Annotations/`, `ImageSets/Main/`), the folder of several years (their
             union), or a folder with XML files and pictures.
         split: A list of `ImageSets/`; in flat folders the sub-folder's name, or `all`.
-        need_pictures: Whether a picture that is not there is an error.
+        need_images: Whether a picture that is not there is an error.
 
     Raises:
         DataError: Anything docs/data.md calls an error.
     """
-    return strict(*scan(directory, split, need_pictures=need_pictures))
+    return raise_on_errors(*scan(directory, split, need_images=need_images))
 
 
-def recognise(directory: Path) -> bool:
+def recognize(directory: Path) -> bool:
     """Whether `directory` holds VOC XML."""
     if _years(directory):
         return True
@@ -84,7 +84,7 @@ def splits(directory: Path) -> list[str]:
     return sorted({_flat_split(path, directory) for path in _flat_xml(directory)})
 
 
-def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
     """As `read`, but errors are gathered and what they concern is left out."""
     findings = Findings()
     available = splits(directory)
@@ -93,55 +93,51 @@ def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> t
             raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
         split = available[0]
     years = _years(directory)
-    pictures, every_xml = (
-        _devkit_pictures(years, split, findings) if years else _flat_pictures(directory, split, findings)
+    images, every_xml = (
+        _devkit_images(years, split, findings) if years else _flat_images(directory, split, findings)
     )
-    if not pictures and not findings.errors:
+    if not images and not findings.errors:
         raise DataError(
             f"{directory}: split '{split}' is not there or empty; it has {listed(available) or 'none'}"
         )
-    if need_pictures:
-        for picture in pictures:
-            if picture.file is None:
+    if need_images:
+        for image in images:
+            if image.file is None:
                 findings.error(
-                    "missing picture", str(picture.xml), f"no picture named '{picture.image_id}' beside it"
+                    "missing picture", str(image.xml), f"no picture named '{image.image_id}' beside it"
                 )
-        pictures = [picture for picture in pictures if picture.file is not None]
-    tried = dict.fromkeys(picture.xml for picture in pictures)
+        images = [image for image in images if image.file is not None]
+    tried = dict.fromkeys(image.xml for image in images)
     described = _parse_all(tried, findings)
-    pictures = [picture for picture in pictures if picture.xml in described]
+    images = [image for image in images if image.xml in described]
     others = _parse_all((path for path in every_xml if path not in tried), findings)
     found = {name for content in (*described.values(), *others.values()) for name in content.names}
     class_names = CLASS_NAMES if years and found <= set(CLASS_NAMES) else tuple(sorted(found))
-    return _gather(
-        pictures, described, class_names, f"{directory} ({split})", need_pictures, findings
-    ), findings
+    return _gather(images, described, class_names, f"{directory} ({split})", need_images, findings), findings
 
 
-def scan_unlabelled(
-    directory: Path, split: str, *, need_pictures: bool
-) -> tuple[Annotations, Findings] | None:
+def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[Annotations, Findings] | None:
     """The pictures of a devkit's split whose objects are not public (VOC 2012's test); None for any other split.
 
     Fewer than half of such a split's pictures have an XML (some have one of another task, which is left aside).
     Class names are not known from it: there are none. Without pictures their sizes are not known either: None.
     """
-    if not need_pictures:
+    if not need_images:
         return None
     findings = Findings()
     listed_in = [(year, path) for year in _years(directory) if (path := _lists(year).get(split))]
     ids: list[str] = []
     files: list[Path | None] = []
-    labelled = 0
+    labeled = 0
     for year, path in listed_in:
-        of_year = pictures_in(year / "JPEGImages")
+        of_year = images_in(year / "JPEGImages")
         for stem in _listed_stems(path, findings):
             ids.append(f"{year.name}/{stem}" if len(listed_in) > 1 else stem)
             files.append(of_year.get(stem))
-            labelled += (year / "Annotations" / f"{stem}.xml").is_file()
+            labeled += (year / "Annotations" / f"{stem}.xml").is_file()
             if files[-1] is None:
                 findings.error("missing picture", f"{path}, '{stem}'", f"is not in {year / 'JPEGImages'}")
-    if 2 * labelled >= len(ids):
+    if 2 * labeled >= len(ids):
         return None
     paths = [str(file) for file in files if file is not None]
     kept = [image_id for image_id, file in zip(ids, files, strict=True) if file is not None]
@@ -153,17 +149,17 @@ def scan_unlabelled(
 
 
 def _gather(
-    pictures: list[Picture],
+    images: list[Image],
     described: dict[Path, Described],
     class_names: tuple[str, ...],
     source: str,
-    need_pictures: bool,
+    need_images: bool,
     findings: Findings,
 ) -> Annotations:
-    contents = [described[picture.xml] for picture in pictures]
-    paths = [str(picture.file or picture.xml.with_suffix(".jpg").name) for picture in pictures]
+    contents = [described[image.xml] for image in images]
+    paths = [str(image.file or image.xml.with_suffix(".jpg").name) for image in images]
     sizes = np.array([(content.height, content.width) for content in contents], dtype=np.int64).reshape(-1, 2)
-    if need_pictures:
+    if need_images:
         fill_sizes(paths, sizes, np.flatnonzero((sizes <= 0).any(axis=1)).tolist(), findings)
     corners = np.array([box for content in contents for box in content.corners], dtype=np.float64).reshape(
         -1, 4
@@ -180,10 +176,10 @@ def _gather(
 
     def where(row: int) -> str:
         index, line = of_object[row]
-        return f"{pictures[index].xml}, line {line}, {names[row]}"
+        return f"{images[index].xml}, line {line}, {names[row]}"
 
     objects = Objects(
-        pictures=np.array([index for index, _ in of_object], dtype=np.int64),
+        images=np.array([index for index, _ in of_object], dtype=np.int64),
         boxes=boxes,
         labels=np.array([label_of[name] for name in names], dtype=np.int64),
         crowd=np.zeros(len(boxes), dtype=bool),
@@ -191,7 +187,7 @@ def _gather(
         areas=np.full(len(boxes), np.nan),
         where=where,
     )
-    ids = [picture.image_id for picture in pictures]
+    ids = [image.image_id for image in images]
     return assemble(paths, ids, sizes, objects, class_names, None, source, findings)
 
 
@@ -234,9 +230,9 @@ def _is_of_one_class(path: Path) -> bool:
         return all(row[1:] in ([b"-1"], [b"0"], [b"1"]) for line in file if (row := line.split()))
 
 
-def _devkit_pictures(years: list[Path], split: str, findings: Findings) -> tuple[list[Picture], list[Path]]:
+def _devkit_images(years: list[Path], split: str, findings: Findings) -> tuple[list[Image], list[Path]]:
     """The pictures of a split over all years that have it, and every XML of these years."""
-    pictures: list[Picture] = []
+    images: list[Image] = []
     every_xml = [path for year in years for path in sorted(visible((year / "Annotations").glob("*.xml")))]
     lists = {year: _lists(year).get(split) or year / "ImageSets" / "Main" / f"{split}.txt" for year in years}
     listed_in = {year: path for year, path in lists.items() if split == ALL or path.is_file()}
@@ -246,14 +242,14 @@ def _devkit_pictures(years: list[Path], split: str, findings: Findings) -> tuple
             stems = _listed_stems(path, findings)
         else:
             stems = [xml.stem for xml in every_xml if xml.parent.parent == year]
-        files = pictures_in(year / "JPEGImages")
+        files = images_in(year / "JPEGImages")
         for stem in stems:
             xml = year / "Annotations" / f"{stem}.xml"
             if xml.is_file():
-                pictures.append(Picture(prefix + stem, xml, files.get(stem)))
+                images.append(Image(prefix + stem, xml, files.get(stem)))
             else:
                 findings.error("missing annotation", f"{path}, '{stem}'", f"there is no {xml}")
-    return pictures, every_xml
+    return images, every_xml
 
 
 def _listed_stems(path: Path, findings: Findings) -> list[str]:
@@ -280,39 +276,39 @@ def _is_annotation(path: Path) -> bool:
 def _flat_split(path: Path, directory: Path) -> str:
     """The first folder between `directory` and an XML that is not just a word for annotations."""
     folders = path.parent.relative_to(directory).parts
-    return next((name for name in folders if name not in (*XML_FOLDERS, *PICTURE_FOLDERS)), ALL)
+    return next((name for name in folders if name not in (*XML_FOLDERS, *IMAGE_FOLDERS)), ALL)
 
 
-def _flat_pictures(directory: Path, split: str, findings: Findings) -> tuple[list[Picture], list[Path]]:
+def _flat_images(directory: Path, split: str, findings: Findings) -> tuple[list[Image], list[Path]]:
     """The pictures of a split of a flat folder, and every XML of the folder."""
     every_xml = _flat_xml(directory)
     chosen = [path for path in every_xml if split == ALL or _flat_split(path, directory) == split]
     listings: dict[Path, dict[str, Path]] = {}
-    pictures: dict[str, Picture] = {}
+    images: dict[str, Image] = {}
     for xml in chosen:
         file = next(
-            (f for folder in _picture_places(xml, directory) if (f := _named(folder, xml.stem, listings))),
+            (f for folder in _image_places(xml, directory) if (f := _named(folder, xml.stem, listings))),
             None,
         )
-        if xml.stem in pictures:
-            findings.error("duplicate image id", str(xml), f"{pictures[xml.stem].xml} has the same name")
+        if xml.stem in images:
+            findings.error("duplicate image id", str(xml), f"{images[xml.stem].xml} has the same name")
         else:
-            pictures[xml.stem] = Picture(xml.stem, xml, file)
-    used = {picture.file for picture in pictures.values()}
+            images[xml.stem] = Image(xml.stem, xml, file)
+    used = {image.file for image in images.values()}
     for folder, files in listings.items():
         for path in files.values() if any(file in used for file in files.values()) else ():
             if path not in used and not (split != ALL and folder == directory):
                 findings.report.add("picture without annotation file", str(path), "left out")
-    return list(pictures.values()), every_xml
+    return list(images.values()), every_xml
 
 
-def _picture_places(xml: Path, directory: Path) -> Iterable[Path]:
+def _image_places(xml: Path, directory: Path) -> Iterable[Path]:
     """Folders in which an XML's picture may lie: its own, then those named for pictures beside or above it."""
     below = xml.parent.relative_to(directory).parts
     inner = [name for name in below if name not in XML_FOLDERS]
     yield xml.parent
     for base in dict.fromkeys([xml.parent.parent if below else directory, directory]):
-        for name in PICTURE_FOLDERS:
+        for name in IMAGE_FOLDERS:
             yield base.joinpath(name, *inner)
             yield base / name
     yield directory.joinpath(*inner)
@@ -320,7 +316,7 @@ def _picture_places(xml: Path, directory: Path) -> Iterable[Path]:
 
 def _named(folder: Path, stem: str, listings: dict[Path, dict[str, Path]]) -> Path | None:
     if folder not in listings:
-        listings[folder] = pictures_in(folder)
+        listings[folder] = images_in(folder)
     return listings[folder].get(stem)
 
 

@@ -1,4 +1,4 @@
-"""Reads YOLO text labels: one file a picture, one line an object, `class centre-x centre-y width height`.
+"""Reads YOLO text labels: one file a picture, one line an object, `class center-x center-y width height`.
 
 Fractions of the upright picture's width and height; a longer line is a polygon, whose box is taken.
 """
@@ -13,7 +13,14 @@ import numpy as np
 from detres.console import progress
 from detres.data.files import read_text, visible
 from detres.data.readers import yolo_yaml
-from detres.data.readers.assembly import PICTURE_SUFFIXES, Findings, Objects, assemble, strict, upright_size
+from detres.data.readers.common import (
+    IMAGE_SUFFIXES,
+    Findings,
+    Objects,
+    assemble,
+    raise_on_errors,
+    upright_size,
+)
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, listed
 
@@ -22,22 +29,22 @@ SPLIT_KEYS = ("train", "val", "valid", "test")
 ALL = "all"
 
 
-def read(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, ReadReport]:
+def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
     """Read one split of a YOLO folder. Sizes are in the pictures' headers, so that pictures are always needed.
 
     Args:
         directory: Holds `data.yaml`, or `images/` and `labels/` (with or without a sub-folder a split), or
             `<split>/images` and `<split>/labels`.
         split: A key of `data.yaml` or the sub-folder's name.
-        need_pictures: Taken for the readers' common form; labels mean nothing without the pictures' sizes.
+        need_images: Taken for the readers' common form; labels mean nothing without the pictures' sizes.
 
     Raises:
         DataError: Anything docs/data.md calls an error.
     """
-    return strict(*scan(directory, split, need_pictures=need_pictures))
+    return raise_on_errors(*scan(directory, split, need_images=need_images))
 
 
-def recognise(directory: Path) -> bool:
+def recognize(directory: Path) -> bool:
     """Whether `directory` holds YOLO labels or a `data.yaml`."""
     return bool(yolo_yaml.find(directory)) or any(
         _holds_text(folder) for folder in _label_folders(directory).values()
@@ -50,41 +57,41 @@ def splits(directory: Path) -> list[str]:
     return [key for key in SPLIT_KEYS if described.get(key)] or list(_label_folders(directory))
 
 
-def scan(directory: Path, split: str | None, *, need_pictures: bool = True) -> tuple[Annotations, Findings]:
+def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
     """As `read`, but errors are gathered and what they concern is left out."""
-    del need_pictures
+    del need_images
     findings = Findings()
     available = splits(directory)
     if split is None:
         if len(available) != 1:
             raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
         split = available[0]
-    pictures = _pictures(directory, split, findings)
-    labels = {picture: _label_path(picture) for picture in pictures}
+    images = _images(directory, split, findings)
+    labels = {image: _label_path(image) for image in images}
     _report_strays(set(labels.values()), findings)
     names, ids = _class_names(directory, list(labels.values()))
-    sizes = np.zeros((len(pictures), 2), dtype=np.int64)
+    sizes = np.zeros((len(images), 2), dtype=np.int64)
     rows: list[tuple[int, int, list[float], int]] = []  # picture, class, fractions xyxy, line
-    for index, picture in enumerate(progress(pictures, "pictures and labels")):
+    for index, image in enumerate(progress(images, "pictures and labels")):
         try:
-            sizes[index] = upright_size(str(picture))
+            sizes[index] = upright_size(str(image))
         except DataError as error:
-            findings.error("unreadable picture", str(picture), str(error))
+            findings.error("unreadable picture", str(image), str(error))
             continue
-        if labels[picture].is_file():
-            parsed = parse(labels[picture], len(names), findings)
+        if labels[image].is_file():
+            parsed = parse(labels[image], len(names), findings)
             rows += [(index, label, fractions, line) for label, fractions, line in parsed]
         else:
             findings.report.add(
-                "picture without label file", str(picture), "taken as a picture without objects"
+                "picture without label file", str(image), "taken as a picture without objects"
             )
-    objects = _objects(rows, sizes, lambda index: labels[pictures[index]])
+    objects = _objects(rows, sizes, lambda index: labels[images[index]])
     _refuse_pixels(
-        objects.boxes / np.maximum(sizes[objects.pictures][:, [1, 0, 1, 0]], 1), str(directory), findings
+        objects.boxes / np.maximum(sizes[objects.images][:, [1, 0, 1, 0]], 1), str(directory), findings
     )
     annotations = assemble(
-        [str(picture) for picture in pictures],
-        _image_ids(pictures, findings),
+        [str(image) for image in images],
+        _image_ids(images, findings),
         sizes,
         objects,
         names,
@@ -135,11 +142,11 @@ def parse(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[
 def _objects(
     rows: list[tuple[int, int, list[float], int]], sizes: np.ndarray, label_file: Callable[[int], Path]
 ) -> Objects:
-    pictures = np.array([row[0] for row in rows], dtype=np.int64)
+    images = np.array([row[0] for row in rows], dtype=np.int64)
     fractions = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
     return Objects(
-        pictures=pictures,
-        boxes=fractions * sizes[pictures][:, [1, 0, 1, 0]],
+        images=images,
+        boxes=fractions * sizes[images][:, [1, 0, 1, 0]],
         labels=np.array([row[1] for row in rows], dtype=np.int64),
         crowd=np.zeros(len(rows), dtype=bool),
         difficult=np.zeros(len(rows), dtype=bool),
@@ -173,19 +180,19 @@ def _holds_text(folder: Path) -> bool:
     return any(path.suffix == ".txt" and path.name not in NAME_FILES for path in visible(folder.iterdir()))
 
 
-def _pictures(directory: Path, split: str, findings: Findings) -> list[Path]:
+def _images(directory: Path, split: str, findings: Findings) -> list[Path]:
     described = yolo_yaml.find(directory)
     wanted = described.get(split)
     if wanted:
         base = directory / str(described.get("path") or "")
         entries = wanted if isinstance(wanted, list) else [wanted]
-        return [picture for entry in entries for picture in _entry(str(entry), base, directory, findings)]
+        return [image for entry in entries for image in _entry(str(entry), base, directory, findings)]
     places = [directory / "images" / split, directory / split / "images", directory / split]
     places = [directory / "images", directory] if split == ALL else places
     for place in places:
-        pictures = _under(place) if place.is_dir() else []
-        if pictures:
-            return pictures
+        images = _under(place) if place.is_dir() else []
+        if images:
+            return images
     raise DataError(
         f"{directory}: split '{split}' is not there or empty; it has {listed(splits(directory)) or 'none'}"
     )
@@ -202,27 +209,27 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
         raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
     if place.is_dir():
         return _under(place)
-    pictures = []
+    images = []
     for line in read_text(place).split("\n"):
         if line.strip():
             options = [place.parent / line.strip(), base / line.strip(), directory / line.strip()]
-            picture = next((path for path in options if path.is_file()), None)
-            if picture is None:
+            image = next((path for path in options if path.is_file()), None)
+            if image is None:
                 findings.error("missing picture", f"{place}, '{line.strip()}'", "does not exist")
             else:
-                pictures.append(picture)
-    return pictures
+                images.append(image)
+    return images
 
 
 def _under(folder: Path) -> list[Path]:
     return sorted(
-        path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in PICTURE_SUFFIXES
+        path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in IMAGE_SUFFIXES
     )
 
 
-def _label_path(picture: Path) -> Path:
+def _label_path(image: Path) -> Path:
     """`images` nearest to the file becomes `labels`; without one the label lies beside the picture."""
-    parts = list(picture.parts)
+    parts = list(image.parts)
     places = [number for number, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
@@ -236,14 +243,14 @@ def _report_strays(labels: set[Path], findings: Findings) -> None:
                 findings.report.add("label without picture", str(path), "left out")
 
 
-def _image_ids(pictures: list[Path], findings: Findings) -> list[str]:
+def _image_ids(images: list[Path], findings: Findings) -> list[str]:
     """Stems where they tell pictures apart, else the file names with their folders."""
-    stems = [picture.stem for picture in pictures]
+    stems = [image.stem for image in images]
     if len(set(stems)) == len(stems):
         return stems
-    for picture in sorted({p for p in pictures if pictures.count(p) > 1}):
-        findings.error("duplicate image id", str(picture), "is listed twice")
-    return [f"{picture.parent.name}/{picture.name}" for picture in pictures]
+    for image in sorted({p for p in images if images.count(p) > 1}):
+        findings.error("duplicate image id", str(image), "is listed twice")
+    return [f"{image.parent.name}/{image.name}" for image in images]
 
 
 def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], list[int] | None]:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from detres.data.preprocessing import MSRA, Preprocessing
 from detres.errors import WeightsError, listed
-from detres.weights.layouts.reading import (
+from detres.weights.layouts.common import (
     MSRA_FORM,
     MSRA_NETWORKS,
-    Reading,
+    ParsedWeights,
     caffe_block,
     caffe_vgg_layers,
     constant_norms,
@@ -42,7 +42,7 @@ def fits(names: Collection[str]) -> bool:
     return {"conv1", "res2a_branch2a"} <= layers or {"conv1_1", "conv5_3"} <= layers
 
 
-def read(content: Mapping[str, Any], where: str) -> Reading:
+def read(content: Mapping[str, Any], where: str) -> ParsedWeights:
     """The arrays of such a file.
 
     Raises:
@@ -75,10 +75,10 @@ def read(content: Mapping[str, Any], where: str) -> Reading:
         raise WeightsError(f"{where}: Caffe's names, but also {listed(unknown, 4)}")
     whole, folded = constant_norms(renamed, MSRA_FORM["eps"])
     networks = networks_of(MSRA_NETWORKS, MSRA_FORM, whole)
-    return Reading("MSRA's (Caffe's names)", whole, networks, MSRA, folded=folded)
+    return ParsedWeights("MSRA's (Caffe's names)", whole, networks, MSRA, folded=folded)
 
 
-def _read_vgg(layers: Mapping[str, list[Tensor]], where: str) -> Reading:
+def _read_vgg(layers: Mapping[str, list[Tensor]], where: str) -> ParsedWeights:
     depth = 19 if "conv5_4" in layers else 16
     names = caffe_vgg_layers(depth)
     unknown = [layer for layer in layers if layer not in names]
@@ -90,7 +90,7 @@ def _read_vgg(layers: Mapping[str, list[Tensor]], where: str) -> Reading:
         weight = blobs[0] if layer.startswith("conv") else blobs[0].reshape(blobs[0].shape[-2:])
         renamed[f"{names[layer]}.weight"], renamed[f"{names[layer]}.bias"] = weight, blobs[1].flatten()
     network = networks_of((f"vgg{depth}",), {"pool": "caffe"}, renamed)
-    return Reading("VGG's (Caffe's names)", renamed, network, VGG_MEAN)
+    return ParsedWeights("VGG's (Caffe's names)", renamed, network, VGG_MEAN)
 
 
 def _place_of(layer: str) -> tuple[str, str] | None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
-from detres.weights.layouts.reading import (
+from detres.weights.layouts.common import (
     MSRA_FORM,
     MSRA_NETWORKS,
-    Reading,
+    ParsedWeights,
     caffe_block,
     constant_norms,
     networks_of,
@@ -44,21 +44,23 @@ def fits(names: Collection[str]) -> bool:
     return "conv1_w" in names and any(CONVOLUTION.fullmatch(name) for name in names)
 
 
-def read(tensors: Mapping[str, Tensor], where: str) -> Reading:
+def read(tensors: Mapping[str, Tensor], where: str) -> ParsedWeights:
     """The blobs of R-50.pkl and its like.
 
     Raises:
-        WeightsError: Names that are none of such a network's; tells those of group normalisation.
+        WeightsError: Names that are none of such a network's; tells those of group normalization.
     """
     translated = {name: _torchvision_name(name) for name in tensors if not BESIDE.fullmatch(name)}
     unknown = [name for name, ours in translated.items() if ours is None]
     if unknown:
-        grouped = "; group normalisation is not built here" if any("_gn_" in name for name in unknown) else ""
+        grouped = "; group normalization is not built here" if any("_gn_" in name for name in unknown) else ""
         raise WeightsError(f"{where}: Caffe2's names, but also {listed(unknown, 4)}{grouped}")
     renamed = {ours: tensors[name] for name, ours in translated.items() if ours is not None}
     whole, folded = constant_norms(renamed, MSRA_FORM["eps"])
     networks = networks_of(MSRA_NETWORKS, MSRA_FORM, whole)
-    return Reading("detectron2's MSRA weights (Caffe2's names)", whole, networks, DETECTRON, folded=folded)
+    return ParsedWeights(
+        "detectron2's MSRA weights (Caffe2's names)", whole, networks, DETECTRON, folded=folded
+    )
 
 
 def _torchvision_name(name: str) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
-from detres.weights.layouts.reading import Reading
+from detres.weights.layouts.common import ParsedWeights
 
 LOOKED_FOR = "linear.weight and layer3 without layer4: published CIFAR ResNets"
 # In the order of the labels of CIFAR-10 (its batches.meta).
@@ -38,7 +38,7 @@ def fits(names: Collection[str]) -> bool:
     return ends and "layer3" in stages and "layer4" not in stages
 
 
-def read(tensors: Mapping[str, Tensor]) -> Reading:
+def read(tensors: Mapping[str, Tensor]) -> ParsedWeights:
     """A state_dict of one; depth 6n + 2 from the blocks, projections where the file has them (option B)."""
     renamed = {
         re.sub(r"^linear\.", "fc.", name).replace(".shortcut.", ".downsample."): tensor
@@ -54,4 +54,4 @@ def read(tensors: Mapping[str, Tensor]) -> Reading:
     }
     last = renamed.get("fc.weight")
     class_names = CLASS_NAMES if last is not None and len(last) == len(CLASS_NAMES) else None
-    return Reading("a published CIFAR ResNet", renamed, (network,), TORCHVISION, CROP, class_names)
+    return ParsedWeights("a published CIFAR ResNet", renamed, (network,), TORCHVISION, CROP, class_names)

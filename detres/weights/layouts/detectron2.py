@@ -15,10 +15,10 @@ from detres.data.preprocessing import TORCHVISION
 from detres.errors import WeightsError, listed
 from detres.weights.layouts import torchvision
 from detres.weights.layouts.caffe2 import DETECTRON
-from detres.weights.layouts.reading import (
+from detres.weights.layouts.common import (
     MSRA_FORM,
     MSRA_NETWORKS,
-    Reading,
+    ParsedWeights,
     constant_norms,
     networks_of,
     norm_of,
@@ -34,7 +34,7 @@ def fits(names: Collection[str]) -> bool:
     return "stem.conv1.weight" in names
 
 
-def read(tensors: Mapping[str, Tensor], author: str, where: str) -> Reading:
+def read(tensors: Mapping[str, Tensor], author: str, where: str) -> ParsedWeights:
     """A state_dict of one.
 
     Args:
@@ -53,10 +53,10 @@ def read(tensors: Mapping[str, Tensor], author: str, where: str) -> Reading:
     if author == "torchvision":
         names = [name for name in torchvision.NETWORKS if name.startswith("resnet")]
         networks = networks_of(names, torchvision.FORM, renamed)
-        return Reading("torchvision's (detectron2's names)", renamed, networks, TORCHVISION)
+        return ParsedWeights("torchvision's (detectron2's names)", renamed, networks, TORCHVISION)
     whole, folded = constant_norms(renamed, MSRA_FORM["eps"])
     networks = networks_of(MSRA_NETWORKS, MSRA_FORM, whole)
-    return Reading("detectron2's MSRA weights", whole, networks, DETECTRON, folded=folded)
+    return ParsedWeights("detectron2's MSRA weights", whole, networks, DETECTRON, folded=folded)
 
 
 def _torchvision_name(name: str) -> str | None:

@@ -20,7 +20,7 @@ from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.errors import WeightsError
 from detres.weights.layouts import torchvision
-from detres.weights.layouts.reading import Reading, networks_of
+from detres.weights.layouts.common import ParsedWeights, networks_of
 
 log = logging.getLogger("detres")
 
@@ -70,7 +70,7 @@ def recipe_beside(path: Path) -> dict[str, Any] | None:
     return content if is_timm else None
 
 
-def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where: str) -> Reading:
+def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where: str) -> ParsedWeights:
     """A state_dict of timm's.
 
     Args:
@@ -99,7 +99,7 @@ def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where:
         preprocessing, crop = _recipe_of(recipe, where)
         _warn_of_differences(recipe.get("pretrained_cfg", recipe), where)
     networks = networks_of(names, torchvision.FORM, renamed)
-    return Reading("timm's", renamed, networks, preprocessing, crop)
+    return ParsedWeights("timm's", renamed, networks, preprocessing, crop)
 
 
 def _torchvision_name(name: str) -> str:
@@ -138,6 +138,6 @@ def _warn_of_differences(said: Mapping[str, Any], where: str) -> None:
     if "test_input_size" in said and said["test_input_size"][-1] != side:
         different.append(f"test size {said['test_input_size'][-1]} (tested on crops of {side})")
     if said.get("crop_mode") not in (None, "center"):
-        different.append(f"crop mode {said['crop_mode']} (the centre of the resized picture is taken)")
+        different.append(f"crop mode {said['crop_mode']} (the center of the resized picture is taken)")
     if different:
         log.warning("%s: timm's recipe is followed but for %s", where, "; ".join(different))

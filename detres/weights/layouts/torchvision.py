@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.errors import WeightsError, listed, nearest
-from detres.weights.layouts.reading import Reading, networks_of
+from detres.weights.layouts.common import ParsedWeights, networks_of
 
 PREFIX = "torchvision:"
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
@@ -31,15 +31,15 @@ def fits(names: Collection[str]) -> bool:
     return "conv1.weight" in names or "features.0.weight" in names
 
 
-def read(tensors: Mapping[str, Tensor]) -> Reading:
+def read(tensors: Mapping[str, Tensor]) -> ParsedWeights:
     """A state_dict of torchvision's, taken as its own networks are."""
     kind = "resnet" if "conv1.weight" in tensors else "vgg"
     networks = networks_of((name for name in NETWORKS if name.startswith(kind)), FORM, tensors)
     last = tensors.get("classifier.6.weight")
     if last is not None and last.isnan().all():
         features = {name: tensor for name, tensor in tensors.items() if name.startswith("features.")}
-        return Reading("torchvision's (features only)", features, networks, VGG_FEATURES)
-    return Reading("torchvision's", dict(tensors), networks, TORCHVISION)
+        return ParsedWeights("torchvision's (features only)", features, networks, VGG_FEATURES)
+    return ParsedWeights("torchvision's", dict(tensors), networks, TORCHVISION)
 
 
 def download(source: str) -> tuple[str, dict[str, Tensor]]:

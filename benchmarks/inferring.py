@@ -1,0 +1,209 @@
+"""Detection in pictures: ours as `detres.load` gives it, the torchvision composition, exported graphs.
+
+He et al. 2015, Appendix A. A picture's whole way is timed, from uint8 pixels in memory to boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+
+from benchmarks.cases import (
+    OURS,
+    TORCHVISION,
+    Agreement,
+    Case,
+    Form,
+    Prepared,
+    Side,
+    one_form,
+    within,
+)
+from benchmarks.detectors import (
+    DetectorOptions,
+    RawOutputs,
+    drawn_images,
+    fixed_regions,
+    random_detector,
+    unpadded,
+)
+from benchmarks.exported import EXPORTED, prepare_exported
+from benchmarks.peers import peer_detections, peer_images, torchvision_faster_rcnn
+from benchmarks.peers.composition import parts_of
+from detres.boxes.geometry import box_iou
+from detres.detection.detect import TestConfig, detect, fuse_for_inference
+from detres.detection.roi_head import Detections
+
+RAW_TOLERANCE = 0.1  # of outputs in bfloat16: the root mean square difference, in standard deviations
+
+
+def infer_cases(options: DetectorOptions) -> list[Case]:
+    """One case for each precision; seconds a picture."""
+    return [_case(options, precision) for precision in options.precisions]
+
+
+def _case(options: DetectorOptions, precision: str) -> Case:
+    low = precision == "bfloat16"
+    peers = []
+    for name in options.peers:
+        if name == TORCHVISION:
+            layouts = ("contiguous", "channels-last")
+            forms = tuple(
+                Form(layout, partial(_prepare_torchvision, options, low, layout == "channels-last"))
+                for layout in layouts
+            )
+            peers.append(Side(name, forms))
+        elif not (low and name == "onnxruntime"):  # its CPU kernels have no bfloat16
+            peers.append(one_form(name, partial(prepare_exported, name, options, low)))
+    return Case(
+        name=f"infer {precision}",
+        ours=one_form(OURS, partial(_prepare_ours, options, low)),
+        peers=tuple(peers),
+        compare=compare_raw_outputs if low else compare_detections,
+        precision=torch.bfloat16 if low else torch.float32,
+        units=options.batch,
+        note=_note(options.peers, low),
+    )
+
+
+def _note(peers: Sequence[str], low: bool) -> str:
+    exported = [name for name in peers if name in EXPORTED]
+    if not exported:
+        return ""
+    if low and "onnxruntime" in exported:
+        exported.remove("onnxruntime")
+        left_out = "onnxruntime is left out: it has no bfloat16 on the CPU"
+        return f"{left_out}\n{_note(exported, low)}".strip()
+    return (
+        f"{', '.join(exported)}: two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers)"
+        " run there; proposals and the last suppression are ours"
+    )
+
+
+def paper_test(options: DetectorOptions) -> TestConfig:
+    """The paper's test options with the number of proposals asked for."""
+    return TestConfig(proposals=options.proposals)
+
+
+def autocast(device: str, low: bool) -> AbstractContextManager[object]:
+    """bfloat16 by autocast where `low`, else nothing."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low)
+
+
+def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
+    """What `detres.load` makes of the weights: BN folded, convolutions in the precision asked for."""
+    network, architecture, test = random_detector(options), options.architecture, paper_test(options)
+    network = fuse_for_inference(network, "bfloat16" if low else "float32")
+    images = drawn_images(options.size, options.batch, options.device)
+
+    def run() -> list[Detections]:
+        return detect(
+            network,
+            images.images,
+            images.scales,
+            architecture.proposal_options(test),
+            architecture.target_stds,
+            test,
+        )
+
+    @torch.inference_mode()
+    def raw_outputs() -> RawOutputs:
+        outputs = network(images.images)
+        regions = [fixed_regions(options)] * options.batch
+        logits, deltas = network.region_head([output.features for output in outputs], regions)
+        return RawOutputs(torch.stack([output.objectness for output in outputs]), logits, deltas)
+
+    return Prepared(run, raw_outputs if low else run)
+
+
+def _prepare_torchvision(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
+    network = random_detector(options)
+    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options))
+    peer = unpadded(peer, network.stride)
+    if channels_last:
+        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = drawn_images(options.size, options.batch, options.device)
+
+    def run() -> list[Detections]:
+        with autocast(options.device, low):
+            return peer_detections(peer, peer_images(inputs.images))
+
+    @torch.inference_mode()
+    def raw_outputs() -> RawOutputs:
+        rpn, heads = parts_of(peer)
+        with autocast(options.device, low):
+            images, _ = peer.transform(peer_images(inputs.images))
+            features = peer.backbone(images.tensors)
+            objectness = rpn.head([features])[0][0]  # (N, A, h, w)
+            regions = [fixed_regions(options)] * options.batch
+            pooled = heads.box_roi_pool({"0": features}, regions, images.image_sizes)
+            logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        return RawOutputs.of_torchvision(objectness, logits, deltas)
+
+    return Prepared(run, raw_outputs if low else run)
+
+
+def compare_raw_outputs(ours: RawOutputs, theirs: RawOutputs) -> Agreement:
+    """What the networks give in bfloat16, on the same regions.
+
+    Not detections: rounding moves scores and boxes of a crowd across the thresholds of suppression. What comes after
+    the networks is float32 in every precision, and compared there.
+
+    Returns:
+        The largest of the three root mean square differences, in standard deviations of ours.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    differences = [
+        float((a.double() - b.double()).square().mean().sqrt() / a.double().std()) for a, b in pairs
+    ]
+    return within(max(differences), RAW_TOLERANCE, "objectness, logits and deltas, in standard deviations,")
+
+
+def compare_detections(ours: Sequence[Detections], theirs: Sequence[Detections]) -> Agreement:
+    """Pair each detection with one of the same class, place and score; what stays alone is counted.
+
+    Scores to 1e-3, corners to 0.05 px; two, or a thousandth of the detections, may be alone (near-equal scores in
+    another order).
+
+    Args:
+        ours: For each picture.
+        theirs: For each picture.
+
+    Returns:
+        The largest difference of a score, or of a corner in pixels, over the pairs.
+    """
+    count, alone, difference = 0, 0, 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        first, second = _pairs(a, b)
+        count += len(a.scores) + len(b.scores)
+        alone += len(a.scores) + len(b.scores) - 2 * len(first)
+        if first:
+            scores, corners = a.scores[first] - b.scores[second], a.boxes[first] - b.boxes[second]
+            difference = max(difference, float(scores.abs().max()), float(corners.abs().max()))
+    if alone > max(2, count / 1000):
+        return Agreement(
+            difference,
+            f"{alone} of {count} detections have no counterpart of the same class, place and score",
+        )
+    return Agreement(difference)
+
+
+def _pairs(a: Detections, b: Detections) -> tuple[list[int], list[int]]:
+    """Places in `a` and `b` of detections that are the same; each once, best of `a` first."""
+    if not len(a.scores) or not len(b.scores):
+        return [], []
+    overlaps = box_iou(a.boxes, b.boxes)
+    alike = (a.labels[:, None] == b.labels) & ((a.scores[:, None] - b.scores).abs() <= 1e-3)
+    alike &= (a.boxes[:, None] - b.boxes).abs().amax(dim=2) <= 0.05
+    overlaps[~alike] = -1.0
+    first, second = [], []
+    for row in range(len(a.scores)):
+        best = int(overlaps[row].argmax())
+        if overlaps[row, best] >= 0:
+            first.append(row)
+            second.append(best)
+            overlaps[:, best] = -1.0
+    return first, second

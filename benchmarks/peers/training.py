@@ -1,0 +1,219 @@
+"""Training the torchvision composition as ours is trained: same loop, batches, schedule, augmentation, initial weights.
+
+What remains different is what the composition cannot be told (see `composition`) and its own random choice of
+samples. It has no validation losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+
+from benchmarks.peers import (
+    drawn_samples,
+    peer_detections,
+    peer_images,
+    peer_losses,
+    peer_targets,
+    same_samples,
+    torchvision_faster_rcnn,
+)
+from detres.boxes.geometry import scale_boxes
+from detres.console import progress
+from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
+from detres.data.records import Annotations, DetectionTable
+from detres.detection.build import prepare_for_training
+from detres.detection.config import DetectionConfig
+from detres.detection.data import TrainingData, log_training_data
+from detres.detection.detect import as_table
+from detres.detection.losses import training_losses
+from detres.detection.roi_head import Detections
+from detres.detection.start import start_detector
+from detres.errors import ConfigError
+from detres.evaluation.coco import evaluate_coco
+from detres.evaluation.engines import Engine
+from detres.files import atomic_path
+from detres.training.optimizer import build_optimizer
+from detres.training.task import Task
+
+CPU = torch.device("cpu")
+
+
+def build_peer(config: DetectionConfig, class_names: Sequence[str]) -> TorchvisionFasterRCNN:
+    """The composition with the weights that our detector would start from, in training mode.
+
+    Args:
+        config: The whole configuration.
+        class_names: K names.
+
+    Raises:
+        ConfigError: The training is not joint, or the composition has nothing like what is configured.
+    """
+    if config.train.mode != "joint":
+        raise ConfigError(
+            "train.mode: the composition is trained jointly; to compare, --set train.mode=joint"
+        )
+    network, architecture = start_detector(config, class_names)
+    options = config.step_options(len(class_names))
+    return torchvision_faster_rcnn(network.train(), architecture, config.test, options)
+
+
+def build_peer_task(
+    config: DetectionConfig, data: TrainingData, device: torch.device, *, quiet: bool = False
+) -> Task:
+    """The composition as the loop sees it; its best weights are written as a `.safetensors` of its own names.
+
+    Args:
+        config: The whole configuration.
+        data: Training and validation pictures.
+        device: Where to train.
+        quiet: No progress while evaluating.
+    """
+    log_training_data(config, data)
+    peer = build_peer(config, data.train.class_names).to(device)
+    sizes = config.data.short_side, config.data.long_side
+    validation = data.val
+    return Task(
+        network=peer,
+        losses=partial(_losses, peer, device),
+        dataset=DetectionDataset(
+            data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
+        ),
+        collate=collate_detection,
+        describe=lambda samples: [sample.name for sample in samples],
+        best="AP",
+        export=_export,
+        evaluate=None
+        if validation is None
+        else partial(
+            _evaluate, validation=validation, sizes=sizes, engine=config.evaluation.engine, quiet=quiet
+        ),
+        identity={"class names": list(data.train.class_names)},
+    )
+
+
+def read_peer(config: DetectionConfig, num_classes: int, weights: Path) -> TorchvisionFasterRCNN:
+    """The trained composition of a run, in test mode."""
+    network, architecture = prepare_for_training(
+        config.model, config.architecture, num_classes, config.train.seed
+    )
+    peer = torchvision_faster_rcnn(network, architecture, config.test, config.step_options(num_classes))
+    peer.load_state_dict(load_file(weights))
+    return peer.eval()
+
+
+def detect_split_with_peer(
+    peer: TorchvisionFasterRCNN, annotations: Annotations, sizes: tuple[int, int], *, quiet: bool = False
+) -> DetectionTable:
+    """The composition's detections of a split, pictures resized as for ours, boxes in their own pixels."""
+    device = next(peer.parameters()).device
+    dataset = DetectionDataset(annotations, *sizes)
+    tables = []
+    for index in progress(range(len(dataset)), "torchvision detecting", quiet=quiet):
+        sample = dataset[index]
+        (found,) = peer_detections(peer, peer_images([sample.image.to(device)]), [sample.scale])
+        boxes = scale_boxes(found.boxes, (1 / sample.scale[0], 1 / sample.scale[1]))
+        tables.append(as_table(Detections(boxes, found.scores, found.labels), index))
+    return DetectionTable.concatenate(tables)
+
+
+def losses_side_by_side(
+    config: DetectionConfig, data: TrainingData, steps: int, device: torch.device = CPU
+) -> list[tuple[float, float]]:
+    """Train ours and the composition for some steps on the same sampled anchors and regions.
+
+    Args:
+        config: The whole configuration; `rcnn.smooth_l1_beta` must be 1/9, which the composition has built in.
+        data: Training pictures.
+        steps: Number of steps.
+        device: Where to compute.
+
+    Returns:
+        For each step the sum of the losses of ours and of the composition.
+    """
+    log_training_data(config, data)
+    num_classes = len(data.train.class_names)
+    ours, architecture = start_detector(config, data.train.class_names)
+    ours.to(device).train()
+    options = config.step_options(num_classes)
+    theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)
+    optimizers = [
+        build_optimizer(
+            network,
+            rate=config.train.lr * config.train.warmup_factor,
+            momentum=config.train.momentum,
+            kind=config.train.optimizer,
+            weight_decay=config.train.weight_decay,
+            bias_lr_factor=config.train.bias_lr_factor,
+            bias_weight_decay=config.train.bias_weight_decay,
+        )
+        for network in (ours, theirs)
+    ]
+    dataset = DetectionDataset(
+        data.train,
+        config.data.short_side,
+        config.data.long_side,
+        config.data.augmentation,
+        config.train.seed,
+        config.data.reduced_decoding,
+    )
+    sums = []
+    for step in range(steps):
+        places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
+        batch = [dataset[place] for place in places]
+        images = [sample.image.to(device) for sample in batch]
+        boxes = [sample.boxes.to(device) for sample in batch]
+        labels = [sample.labels.to(device) for sample in batch]
+        scales = [sample.scale for sample in batch]
+        given = images, boxes, labels, scales, options
+        samples = drawn_samples(ours, *given, torch.Generator().manual_seed(step))
+        our_loss = _stepped(optimizers[0], training_losses(ours, *given, torch.Generator().manual_seed(step)))
+        with same_samples(theirs, *samples):
+            their_losses = peer_losses(theirs, peer_images(images), peer_targets(boxes, labels), scales)
+        sums.append((our_loss, _stepped(optimizers[1], their_losses)))
+    return sums
+
+
+def _stepped(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:
+    """One optimizer step on the sum of the losses, which is returned."""
+    total = torch.stack(list(losses.values())).sum()
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return total.item()
+
+
+def _losses(
+    peer: TorchvisionFasterRCNN,
+    device: torch.device,
+    samples: Sequence[DetectionSample],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Torchvision draws from the global generator, which the loop seeds for each step; `generator` goes unused."""
+    return peer_losses(
+        peer,
+        peer_images([sample.image.to(device) for sample in samples]),
+        peer_targets(
+            [sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]
+        ),
+        [sample.scale for sample in samples],
+    )
+
+
+def _evaluate(
+    peer: nn.Module, *, validation: Annotations, sizes: tuple[int, int], engine: Engine, quiet: bool
+) -> dict[str, float | None]:
+    assert isinstance(peer, TorchvisionFasterRCNN)
+    found = detect_split_with_peer(peer, validation, sizes, quiet=quiet)
+    return evaluate_coco(validation, found, engine=engine).figures
+
+
+def _export(peer: nn.Module, path: Path) -> None:
+    with atomic_path(path) as beside:
+        save_file({name: tensor.contiguous().clone() for name, tensor in peer.state_dict().items()}, beside)

@@ -1,0 +1,212 @@
+"""One training step: forward, losses, backward, SGD; of a detector and of a classifier, beside torchvision's.
+
+Ren et al. 2015, §3.1.3; He et al. 2015, §3.4. The rate is zero: a step costs the same, and all see the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.cases import OURS, TORCHVISION, Agreement, Case, Form, Prepared, Side, one_form, within
+from benchmarks.detectors import (
+    CLASSES,
+    SEED,
+    DetectorOptions,
+    crowded,
+    drawn_images,
+    random_detector,
+    unpadded,
+)
+from benchmarks.inferring import autocast, paper_test
+from benchmarks.peers import (
+    drawn_samples,
+    peer_images,
+    peer_losses,
+    peer_targets,
+    same_samples,
+    torchvision_faster_rcnn,
+)
+from detres.data.preprocessing import TORCHVISION as PREPROCESSING
+from detres.data.preprocessing import normalize
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.losses import StepOptions, training_losses
+from detres.detection.rpn import ProposalOptions
+from detres.detection.targets import AnchorSampling, RegionSampling
+from detres.networks.config import NetworkConfig
+from detres.networks.resnet import Trunk, build_network, freeze_stages
+from detres.training.optimizer import build_optimizer
+
+FROZEN_STAGES = 2  # conv1 and conv2_x, as `model.freeze_at` has it
+BETA = 1 / 9  # of both smooth L1 losses: torchvision has it built in
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}  # of a loss, relative to the sum of all
+LAYOUTS = ("contiguous", "channels-last")
+Losses = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """What `train-cls` measures.
+
+    Attributes:
+        networks: (name, side of the pictures) of each.
+        batch: Pictures a step.
+        precisions: `float32`, `bfloat16`.
+        device: Where.
+    """
+
+    networks: tuple[tuple[str, int], ...] = (("resnet18", 128), ("resnet50", 224))
+    batch: int = 32
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    device: str = "cpu"
+
+
+def train_cases(options: DetectorOptions) -> list[Case]:
+    """One case for each precision; seconds a step."""
+    cases = []
+    for precision in options.precisions:
+        low = precision == "bfloat16"
+        forms = tuple(
+            Form(layout, partial(_prepare_torchvision_step, options, low, layout == "channels-last"))
+            for layout in LAYOUTS
+        )
+        cases.append(
+            Case(
+                name=f"train {precision}",
+                ours=one_form(OURS, partial(_prepare_step, options, low)),
+                peers=(Side(TORCHVISION, forms),),
+                compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
+                precision=torch.bfloat16 if low else torch.float32,
+                note="the losses compared are of the same sampled anchors and regions",
+            )
+        )
+    return cases
+
+
+def train_cls_cases(options: ClassifierOptions) -> list[Case]:
+    """One case for each network and precision; seconds a step."""
+    cases = []
+    for name, side in options.networks:
+        for precision in options.precisions:
+            low = precision == "bfloat16"
+            prepare = partial(_prepare_classifier_step, options, name, side, low)
+            forms = tuple(
+                Form(layout, partial(prepare, layout == "channels-last", False)) for layout in LAYOUTS
+            )
+            cases.append(
+                Case(
+                    name=f"train-cls {name} {side} {precision}",
+                    ours=one_form(OURS, partial(prepare, True, True)),  # channels-last, as training has it
+                    peers=(Side(TORCHVISION, forms),),
+                    compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
+                    precision=torch.bfloat16 if low else torch.float32,
+                )
+            )
+    return cases
+
+
+def step_options(options: DetectorOptions) -> StepOptions:
+    """The paper's numbers; fewer samples in small pictures, so that every picture has as many as the others."""
+    anchors = (options.size[0] // 16) * (options.size[1] // 16) * 9
+    return StepOptions(
+        anchors=AnchorSampling(count=min(256, anchors // 4), cross_boundary=True),
+        proposals=ProposalOptions(12000, 2000, 0.7, options.architecture.proposal_min_size),
+        regions=RegionSampling(count=min(128, anchors // 16), bg_iou_thresh_lo=0.0),
+        num_classes=options.classes,
+        anchor_beta=BETA,
+        region_beta=BETA,
+    )
+
+
+def compare_losses(ours: Losses, theirs: Losses, *, tolerance: float) -> Agreement:
+    """The largest difference of a loss, relative to the sum of ours."""
+    a, b = ([losses[name].detach().double() for name in ours] for losses in (ours, theirs))
+    differences = torch.stack(a) - torch.stack(b)
+    difference = float(differences.abs().max() / torch.stack(a).sum().abs().clamp(min=1e-12))
+    return within(difference, tolerance, "losses, relative to their sum,")
+
+
+def _trained_detector(options: DetectorOptions) -> FasterRCNN:
+    network = random_detector(options).train()
+    assert isinstance(network.trunk, Trunk)
+    freeze_stages(network.trunk, FROZEN_STAGES)
+    return network
+
+
+def _prepare_step(options: DetectorOptions, low: bool) -> Prepared:
+    network, numbers = _trained_detector(options), step_options(options)
+    images = crowded(drawn_images(options.size, options.batch, options.device), options)
+
+    def losses() -> Losses:
+        generator = torch.Generator().manual_seed(SEED)
+        given = images.images, images.boxes, images.labels, images.scales
+        with autocast(options.device, low):
+            return training_losses(network, *given, numbers, generator)
+
+    return Prepared(_step(network, losses), losses)
+
+
+def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
+    network, numbers = _trained_detector(options), step_options(options)
+    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options), numbers)
+    peer = unpadded(peer, network.stride)
+    if channels_last:
+        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    del network
+    images = crowded(drawn_images(options.size, options.batch, options.device), options)
+
+    def losses() -> Losses:
+        targets = peer_targets(images.boxes, images.labels)
+        with autocast(options.device, low):
+            return peer_losses(peer, peer_images(images.images), targets)
+
+    def losses_of_our_samples() -> Losses:
+        given = images.images, images.boxes, images.labels, images.scales, numbers
+        with autocast(options.device, low):
+            samples = drawn_samples(_trained_detector(options), *given, torch.Generator().manual_seed(SEED))
+        with same_samples(peer, *samples):
+            return losses()
+
+    return Prepared(_step(peer, losses), losses_of_our_samples)
+
+
+def _prepare_classifier_step(
+    options: ClassifierOptions, name: str, side: int, low: bool, channels_last: bool, ours: bool
+) -> Prepared:
+    config = NetworkConfig.model_validate({"name": name, "stride_in": "3x3", "pool": "torchvision"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network: nn.Module = build_network(config, CLASSES)
+    if not ours:
+        weights = network.state_dict()
+        network = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+        network.load_state_dict(weights)
+    network = network.to(options.device).train()
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    crops = drawn_images((side, side), options.batch, options.device)
+    images, labels = torch.stack(crops.images), torch.stack([label[0] for label in crops.labels])
+
+    def losses() -> Losses:
+        with autocast(options.device, low):
+            return {"class": F.cross_entropy(network(normalize(images, PREPROCESSING)), labels)}
+
+    return Prepared(_step(network, losses), losses)
+
+
+def _step(network: nn.Module, losses: Callable[[], Losses]) -> Callable[[], None]:
+    """One step of the loop on the sum of the losses."""
+    optimizer = build_optimizer(network, rate=0.0, momentum=0.9, weight_decay=1e-4)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack([loss.float() for loss in losses().values()]).sum().backward()
+        optimizer.step()
+
+    return run
