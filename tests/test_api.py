@@ -168,7 +168,7 @@ def test_options_of_a_call(detector, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_scores": 0.3}, r"'min_scores' \(did you mean 'score_thresh'\?\); they are score_thresh, "),
+        ({"score_thres": 0.3}, r"'score_thres' \(did you mean 'score_thresh'\?\); they are score_thresh, "),
         ({"refined": True}, r"'refined' \(did you mean 'refine'\?\)"),
         ({"refine": 1}, "test option refine=1"),
         ({"scales": ()}, r"test option scales=\[\]: \[\] should be shorter sides in rising order, such as"),
