@@ -5,6 +5,8 @@ He et al. 2015, §3.4 (classification) and §4.3 with Ren et al. 2015, §3.3 (de
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
@@ -44,15 +46,46 @@ class AugmentationConfig(Section):
         return self
 
 
-class DetectionDataConfig(Section):
-    """Pictures and boxes for detection."""
+class DataConfig(Section):
+    """What a task is trained on and evaluated on while training: the keys that all tasks have."""
 
     train: tuple[Source, ...] = Field(default=(), description="data to train on; several are united")
     val: tuple[Source, ...] = Field(
         default=(), description="data to evaluate on while training; may be empty"
     )
     val_fraction: float = Field(
-        default=0.15, ge=0, lt=1, description="share of train kept for validation where val is not named"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the training images that is held out for validation where val is not named",
+    )
+    val_count: int = Field(
+        default=0,
+        ge=0,
+        description="number of training images that are held out for validation, instead of val (CIFAR-10's 45k/5k"
+        " split: 5000)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_replaces_default_fraction(cls, values: Any) -> Any:
+        return {"val_fraction": 0.0, **values} if isinstance(values, dict) and values.get("val_count") else values
+
+    @model_validator(mode="after")
+    def _check_one_hold_out(self) -> Self:
+        if self.val_count and self.val_fraction:
+            raise ValueError("val_fraction and val_count both say how many images to hold out: give one of them")
+        return self
+
+
+class DetectionDataConfig(DataConfig):
+    """Images and boxes for detection."""
+
+    val_fraction: float = Field(
+        default=0.15,
+        ge=0,
+        lt=1,
+        description="share of the training images that is held out for validation where val is not named",
     )
     short_side: int = Field(
         default=600, gt=0, description="pictures are resized so that their shorter side has this many pixels"

@@ -1,52 +1,93 @@
-"""The tie between a task and the loop: what a task's room hands over to be trained."""
+"""What the training loop asks of a task: each task implements this protocol in one small class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-Losses = Callable[[Any, torch.Generator], dict[str, Tensor]]
+Network = TypeVar("Network", bound=nn.Module)
+Batch = TypeVar("Batch")
 
 
-@dataclass
-class Task:
-    """The tie between a task and the loop, filled by the task's room.
+class Task(Protocol[Network, Batch]):
+    """A network, its data, its losses and its evaluation, as the training loop uses them."""
 
-    Attributes:
-        network: What is trained, saved and averaged; on its device, the parameters to train requiring gradients.
-        losses: One micro-batch, as `collate` made it, and a generator on the CPU -> named loss terms (scalars),
-            whose sum is minimized. It moves the batch to the device; it runs under the loop's autocast.
-        dataset: Training samples by key (epoch, index).
-        collate: Samples -> micro-batch; a function of a module, so that `spawn`ed workers find it.
-        describe: Micro-batch -> names of its images, for messages and dumps.
-        best: Name of the figure of `evaluate` by which the best weights are chosen.
-        export: Writes the network given (the average, where there is one) as a weights file.
-        evaluate: Network in eval mode -> figures (None: does not exist); None: nothing is evaluated.
-        validation_losses: Network in eval mode -> loss terms on validation images.
-        training_error: Name of a term of `losses` that is measured (logged as train/NAME) and not minimized.
-        first_batch: Draws the first micro-batch into the folder given.
-        counts: Figures of this process so far that are logged as they are with each line of losses.
-        lower_is_better: Whether `best` is an error rather than a score.
-        identity: Plain values that must be the same at resume, e.g. class names.
-    """
+    @property
+    def network(self) -> Network:
+        """What is trained, saved and averaged. It is on its device, and the parameters to train require gradients."""
+        ...
 
-    network: nn.Module
-    losses: Losses
-    dataset: Dataset[Any]
-    collate: Callable[[list[Any]], Any]
-    describe: Callable[[Any], list[str]]
-    best: str
-    export: Callable[[nn.Module, Path], None]
-    evaluate: Callable[[nn.Module], Mapping[str, float | None]] | None = None
-    validation_losses: Callable[[nn.Module], Mapping[str, float]] | None = None
-    training_error: str | None = None
-    first_batch: Callable[[Any, Path], None] | None = None
-    counts: Callable[[], Mapping[str, float]] | None = None
-    lower_is_better: bool = False
-    identity: dict[str, Any] = field(default_factory=dict)
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """Training samples by key (epoch, index)."""
+        ...
+
+    @property
+    def collate(self) -> Callable[[list[Any]], Batch]:
+        """Samples -> micro-batch. It is a module-level function, because spawned workers unpickle it by name."""
+        ...
+
+    @property
+    def best(self) -> str:
+        """Name of the figure of `evaluate` that chooses the best weights."""
+        ...
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether `best` is an error rather than a score."""
+        ...
+
+    @property
+    def training_error(self) -> str | None:
+        """Name of a term of `losses` that is logged as train/NAME and not minimized; None if there is none."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Plain values that must be the same when a run is resumed, e.g. class names."""
+        ...
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is validation data; without it `evaluate` and `validation_losses` are not called."""
+        ...
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named loss terms (scalars) of a micro-batch; their sum is minimized.
+
+        The method moves the batch to the network's device. It runs under the loop's autocast.
+
+        Args:
+            batch: As `collate` made it.
+            generator: On the CPU, seeded for this micro-batch.
+        """
+        ...
+
+    def describe(self, batch: Batch) -> list[str]:
+        """Names of the micro-batch's images, for messages and dumps."""
+        ...
+
+    def evaluate(self, network: Network) -> Mapping[str, float | None]:
+        """Figures of a network in eval mode (the average, if there is one); None: the figure does not exist."""
+        ...
+
+    def validation_losses(self, network: Network) -> Mapping[str, float]:
+        """Loss terms of a network in eval mode on the validation images; may be empty."""
+        ...
+
+    def export(self, network: Network, path: Path) -> None:
+        """Write a network as a weights file."""
+        ...
+
+    def draw_first_batch(self, batch: Batch, folder: Path) -> None:
+        """Draw the run's first micro-batch into `folder`."""
+        ...
+
+    def counts(self) -> Mapping[str, float]:
+        """Counts of this process so far, logged with each line of losses; may be empty."""
+        ...

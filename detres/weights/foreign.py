@@ -53,6 +53,7 @@ class Backbone:
         layout: Whose file it is, for messages.
         crop: The crops it was trained and tested on, where the file or its layout says.
         folded: The file has no BN statistics: its norms are constant scales and offsets.
+        checkpoint: Where the file is a weights file of ours, all its tensors and its metadata.
     """
 
     tensors: dict[str, Tensor]
@@ -65,6 +66,7 @@ class Backbone:
     layout: str = ""
     crop: CropConfig | None = None
     folded: bool = False
+    checkpoint: tuple[dict[str, Tensor], Metadata] | None = None
 
     def features(self) -> dict[str, Tensor]:
         """The tensors without the classification layer: what a detector takes over."""
