@@ -69,12 +69,18 @@ class DataConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _count_replaces_default_fraction(cls, values: Any) -> Any:
-        return {"val_fraction": 0.0, **values} if isinstance(values, dict) and values.get("val_count") else values
+        return (
+            {"val_fraction": 0.0, **values}
+            if isinstance(values, dict) and values.get("val_count")
+            else values
+        )
 
     @model_validator(mode="after")
     def _check_one_hold_out(self) -> Self:
         if self.val_count and self.val_fraction:
-            raise ValueError("val_fraction and val_count both say how many images to hold out: give one of them")
+            raise ValueError(
+                "val_fraction and val_count both say how many images to hold out: give one of them"
+            )
         return self
 
 

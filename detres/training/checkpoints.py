@@ -20,7 +20,7 @@ from detres.files import atomic_path, write_text
 
 log = logging.getLogger("detres")
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(

@@ -14,12 +14,12 @@ import torch
 from detres.data.batching import KeyBatches, make_loader
 from detres.errors import UserError
 from detres.training.config import Plan, TrainConfig
-from detres.training.task import Task
+from detres.training.task import Batch, Task
 
 
 def feed(
-    task: Task, config: TrainConfig, plan: Plan, start: int, device: torch.device
-) -> Iterator[tuple[list[Any], float]]:
+    task: Task[Any, Batch], config: TrainConfig, plan: Plan, start: int, device: torch.device
+) -> Iterator[tuple[list[Batch], float]]:
     """The micro-batches of each step from `start` to the plan's end, and the seconds that each step waited.
 
     Raises:

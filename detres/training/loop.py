@@ -24,7 +24,7 @@ from detres.training.progress import StepProgress, duration, memory_mib
 from detres.training.run_folder import Metrics, RunFolder
 from detres.training.schedules import rate_factor
 from detres.training.state import Best, State, Window, initial_state, restore, save
-from detres.training.task import Task
+from detres.training.task import Batch, Network, Task
 
 log = logging.getLogger("detres")
 
@@ -32,7 +32,7 @@ Figures = dict[str, float | None]
 
 
 def train(
-    task: Task,
+    task: Task[Network, Batch],
     config: TrainConfig,
     run: RunFolder,
     device: torch.device,
@@ -91,8 +91,8 @@ def train(
             if evaluating:
                 evaluate()
             for micro_batches, waited in feed(task, config, plan, state.step, device):
-                if state.step == 0 and task.first_batch:
-                    task.first_batch(micro_batches[0], run.images)
+                if state.step == 0:
+                    task.draw_first_batch(micro_batches[0], run.images)
                 rate = _step(task, config, plan, state, micro_batches, run, device)
                 state.seconds = time.monotonic() - begun
                 state.window.waited += waited
@@ -126,19 +126,19 @@ def train(
     return state.result()
 
 
-def _evaluation_due(task: Task, plan: Plan, state: State) -> bool:
+def _evaluation_due(task: Task[Any, Any], plan: Plan, state: State[Any]) -> bool:
     """Whether the network as it is now is to be evaluated, and has not been."""
-    if task.evaluate is None or plan.evaluate_every is None or state.step in (0, state.evaluated_at):
+    if not task.evaluates or plan.evaluate_every is None or state.step in (0, state.evaluated_at):
         return False
     return state.step >= plan.iterations or state.step % plan.evaluate_every == 0
 
 
 def _step(
-    task: Task,
+    task: Task[Network, Batch],
     config: TrainConfig,
     plan: Plan,
-    state: State,
-    micro_batches: list[Any],
+    state: State[Network],
+    micro_batches: list[Batch],
     run: RunFolder,
     device: torch.device,
 ) -> float:
@@ -213,15 +213,19 @@ def _seeded(seed: int, step: int, micro: int) -> torch.Generator:
 
 
 def _evaluate(
-    task: Task, config: TrainConfig, plan: Plan, state: State, metrics: Metrics, run: RunFolder
+    task: Task[Network, Any],
+    config: TrainConfig,
+    plan: Plan,
+    state: State[Network],
+    metrics: Metrics,
+    run: RunFolder,
 ) -> None:
     """Evaluate the network (or its average), note the figures, and export it where it is the best so far."""
-    assert task.evaluate is not None
     network = state.evaluated
     network.eval()
     with torch.no_grad():
         figures = dict(task.evaluate(network))
-        losses = task.validation_losses(network) if task.validation_losses else {}
+        losses = task.validation_losses(network)
     task.network.train()
     values = {f"val/{name}": value for name, value in figures.items()}
     values |= {f"val/loss/{name}": value for name, value in losses.items()}
@@ -247,8 +251,8 @@ def _evaluate(
         )
 
 
-def _check_measures(task: Task, config: TrainConfig) -> None:
-    if config.schedule == "plateau" and task.evaluate is None:
+def _check_measures(task: Task[Any, Any], config: TrainConfig) -> None:
+    if config.schedule == "plateau" and not task.evaluates:
         raise ConfigError(
             "train.schedule: plateau looks at evaluations, and there are no validation data: set data.val"
         )
@@ -256,7 +260,7 @@ def _check_measures(task: Task, config: TrainConfig) -> None:
         raise ConfigError("train.warmup_until_error: this task has no training error; use warmup_iterations")
 
 
-def _end_warmup(task: Task, config: TrainConfig, state: State) -> None:
+def _end_warmup(task: Task[Any, Any], config: TrainConfig, state: State[Any]) -> None:
     """Let the rate go to its full height where the line just logged has a low enough training error."""
     if state.held and config.warmup_until_error is not None and task.training_error is not None:
         error = state.losses[task.training_error]
@@ -266,7 +270,7 @@ def _end_warmup(task: Task, config: TrainConfig, state: State) -> None:
 
 
 def _log_losses(
-    task: Task, metrics: Metrics, plan: Plan, state: State, rate: float, device: torch.device
+    task: Task[Any, Any], metrics: Metrics, plan: Plan, state: State[Any], rate: float, device: torch.device
 ) -> None:
     """Write the means over the steps since the last line, and begin a new window."""
     window = state.window
@@ -286,13 +290,13 @@ def _log_losses(
             "images_per_second": window.steps * plan.images_per_step / elapsed,
             "data/wait_share": window.waited / elapsed,
             "memory_mib": memory_mib(device),
-            **(task.counts() if task.counts else {}),
+            **task.counts(),
         },
     )
     state.window = Window()
 
 
-def _place(plan: Plan, state: State) -> dict[str, float]:
+def _place(plan: Plan, state: State[Any]) -> dict[str, float]:
     images = state.step * plan.images_per_step
     return {"epoch": plan.epoch(state.step), "images": images, "seconds": round(state.seconds, 3)}
 
@@ -307,7 +311,7 @@ def _hints(config: TrainConfig, plan: Plan, step: int) -> list[str]:
     return hints if config.clip else [*hints, "train.clip (e.g. 10)"]
 
 
-def _totals(task: Task, plan: Plan, state: State, run: RunFolder) -> str:
+def _totals(task: Task[Any, Any], plan: Plan, state: State[Any], run: RunFolder) -> str:
     images = state.step * plan.images_per_step
     best = f"; best {task.best} {state.best.figure:.4f} at step {state.best.step}" if state.best else ""
     return (

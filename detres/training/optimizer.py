@@ -7,13 +7,14 @@ Girshick 2015, §2.3 (twice the rate for biases, and no decay, as in its release
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Generic, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from detres.errors import UserError
+from detres.training.task import Network
 
 
 def build_optimizer(
@@ -79,7 +80,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, limit: float)
     clip_grads_with_norm_(trained_parameters(optimizer), limit, norm)
 
 
-class WeightAverage:
+class WeightAverage(Generic[Network]):
     """A copy of a network whose weights follow the trained ones: average <- d * average + (1 - d) * weights.
 
     At update t, d is the smaller of `decay` and (1 + t) / (10 + t), so that the random start is soon forgotten.
@@ -89,12 +90,12 @@ class WeightAverage:
         network: The average, a network of the same class, without gradients, in eval mode.
     """
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: Network, decay: float):
         self.decay = decay
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.network: Network = copy.deepcopy(network).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         """Move towards `network` after its update number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for average, parameter in zip(self.network.parameters(), network.parameters(), strict=True):

@@ -10,10 +10,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
-from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from detres.errors import UserError, listed
@@ -21,6 +20,7 @@ from detres.training.checkpoints import load_checkpoint, save_checkpoint
 from detres.training.config import Plan, TrainConfig
 from detres.training.optimizer import WeightAverage, build_optimizer
 from detres.training.schedules import Plateau
+from detres.training.task import Network
 
 log = logging.getLogger("detres")
 
@@ -66,7 +66,7 @@ class Best:
 
 
 @dataclass
-class State:
+class State(Generic[Network]):
     """A run after `step` iterations.
 
     Attributes:
@@ -85,10 +85,10 @@ class State:
         milestones: Of the step schedule, in iterations; none under another.
     """
 
-    network: nn.Module
+    network: Network
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
-    average: WeightAverage | None
+    average: WeightAverage[Network] | None
     step: int = 0
     evaluated_at: int = 0
     seconds: float = 0.0
@@ -100,7 +100,7 @@ class State:
     milestones: tuple[int, ...] = ()
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluated(self) -> Network:
         """The network that is evaluated and exported: the average, where there is one."""
         return self.average.network if self.average else self.network
 
@@ -109,7 +109,7 @@ class State:
         return dict(self.best.figures) if self.best else dict(self.losses)
 
 
-def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: torch.device) -> State:
+def initial_state(network: Network, config: TrainConfig, plan: Plan, device: torch.device) -> State[Network]:
     """The state before the first step.
 
     Raises:
@@ -139,7 +139,7 @@ def initial_state(network: nn.Module, config: TrainConfig, plan: Plan, device: t
     )
 
 
-def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:
+def save(state: State[Any], folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:
     """Write the checkpoint of `state.step` into the run folder; `identity` is compared at resume."""
     content = {
         "network": state.network.state_dict(),
@@ -160,7 +160,7 @@ def save(state: State, folder: Path, config: TrainConfig, identity: dict[str, An
     save_checkpoint(folder, state.step, content, best_step=best_step, keep=config.keep)
 
 
-def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
+def restore(state: State[Any], folder: Path, identity: dict[str, Any]) -> None:
     """Bring `state` to the last whole checkpoint of the run folder; untouched where there is none.
 
     Raises:
@@ -193,13 +193,13 @@ def restore(state: State, folder: Path, identity: dict[str, Any]) -> None:
     state.losses = content["losses"]
     state.window = Window(**content["window"])
     state.best = Best(**content["best"]) if content["best"] else None
-    state.plateau = Plateau(**content.get("plateau", {}))
-    state.held = content.get("held", False)
-    _warn_of_moved_milestones(state, content.get("milestones", state.milestones))
+    state.plateau = Plateau(**content["plateau"])
+    state.held = content["held"]
+    _warn_of_moved_milestones(state, content["milestones"])
     log.info("going on after step %d", state.step)
 
 
-def _warn_of_moved_milestones(state: State, before: Sequence[int]) -> None:
+def _warn_of_moved_milestones(state: State[Any], before: Sequence[int]) -> None:
     """Milestones in % move with the length; where that makes the past another one, the user is told."""
     was, now = (
         [milestone for milestone in milestones if milestone <= state.step]

@@ -76,7 +76,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
             f"{path}: a safetensors file without detres metadata; a file of model.safetensors' form is needed here "
             "(a backbone goes to --init)"
         )
-    return tensors, _parse_metadata(entries[METADATA_KEY], path)
+    return tensors, parse_metadata(entries[METADATA_KEY], path)
 
 
 def architecture_of(metadata: Metadata, section: type[Architecture], where: str) -> Architecture:
@@ -123,7 +123,12 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _parse_metadata(text: str, path: str | Path) -> Metadata:
+def parse_metadata(text: str, path: str | Path) -> Metadata:
+    """The metadata of a file of ours, from their JSON text.
+
+    Raises:
+        WeightsError: The file is damaged, or of a newer version.
+    """
     try:
         version = json.loads(text).get("format_version")
     except (ValueError, AttributeError) as error:

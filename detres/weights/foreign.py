@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
-from detres.weights.checkpoint import Metadata, is_ours, read_safetensors, read_weights
+from detres.weights.checkpoint import METADATA_KEY, Metadata, is_ours, parse_metadata, read_safetensors
 from detres.weights.layouts import caffe, caffe2, cifar, detectron2, tagged_safetensors, timm, torchvision
 from detres.weights.layouts.common import ParsedWeights, is_norm
 from detres.weights.loading import COUNTER
@@ -102,8 +102,7 @@ def read_backbone(source: str | Path) -> Backbone:
         return _recognized(read_arrays(path) if is_npz(path) else read_pickle(path), path, str(source))
     tensors, entries = read_safetensors(path)
     if is_ours(entries):
-        tensors, metadata = read_weights(path)
-        return _from_ours(tensors, metadata, str(source))
+        return _from_ours(tensors, parse_metadata(entries[METADATA_KEY], path), str(source))
     if tagged_safetensors.fits(entries):
         return _checked(tagged_safetensors.read(tensors, entries, str(source)), str(source))
     return _recognized(tensors, path, str(source))
@@ -137,13 +136,13 @@ def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> B
         raise WeightsError(
             f"{source}: the metadata's architecture names no network; the file is damaged or edited"
         )
+    kept = tensors
     if metadata.task != "classification":
         parts = [(name, prefix) for name in tensors for prefix in DETECTOR_PARTS if name.startswith(prefix)]
-        tensors = {name.removeprefix(prefix): tensors[name] for name, prefix in parts}
+        kept = {name.removeprefix(prefix): tensors[name] for name, prefix in parts}
     classes = metadata.class_names if metadata.task == "classification" else None
-    return _checked(
-        ParsedWeights(OURS, tensors, (network,), metadata.preprocessing, class_names=classes), source
-    )
+    parsed = ParsedWeights(OURS, kept, (network,), metadata.preprocessing, class_names=classes)
+    return replace(_checked(parsed, source), checkpoint=(tensors, metadata))
 
 
 def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:

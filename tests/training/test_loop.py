@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detres.errors import DataError, DivergedError, UserError
-from detres.training.task import Task
 
 TIMES = {"seconds", "images_per_second", "data/wait_share", "memory_mib"}
 
@@ -177,7 +176,7 @@ def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_accumulation_of_two_equals_a_batch_of_two(tmp_path: Path) -> None:
-    def plain_task() -> Task:
+    def plain_task() -> tiny_task.TinyTask:
         model = tiny_task.network(batch_norm=False, dropout=0.0)
         return tiny_task.task(
             model, losses=lambda batch, _: {"square": (model(batch[0]) - batch[1]).square().mean()}
@@ -259,7 +258,7 @@ def test_without_evaluation_the_last_network_is_exported(tmp_path: Path) -> None
 def test_first_batch_is_drawn_once(tmp_path: Path) -> None:
     drawn = []
     made = tiny_task.task(
-        tiny_task.network(), first_batch=lambda batch, folder: drawn.append((len(batch[2]), folder))
+        tiny_task.network(), draw_first_batch=lambda batch, folder: drawn.append((len(batch[2]), folder))
     )
     tiny_task.run(tmp_path, made=made, length="3 iterations")
     tiny_task.run(tmp_path, made=made, length="6 iterations", resume=True)

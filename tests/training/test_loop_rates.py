@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from detres.errors import ConfigError, UserError
-from detres.training.task import Task
 
 
 def rates(folder: Path) -> list[float]:
@@ -25,7 +24,7 @@ def rates(folder: Path) -> list[float]:
     return [line["lr"] for line in lines if "lr" in line]
 
 
-def scripted(figures: Iterator[float]) -> Task:
+def scripted(figures: Iterator[float]) -> tiny_task.TinyTask:
     return tiny_task.task(tiny_task.network(), evaluate=lambda network: {"score": next(figures)})
 
 
@@ -62,7 +61,7 @@ def test_resumed_run_remembers_its_plateaus(tmp_path: Path, stop: int) -> None:
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def with_error(errors: Iterator[float]) -> Task:
+def with_error(errors: Iterator[float]) -> tiny_task.TinyTask:
     made = tiny_task.task(tiny_task.network(), training_error="wrong")
     inner = made.losses
 
@@ -138,7 +137,7 @@ def test_a_milestone_of_the_past_that_moves_is_told(
 
 
 def test_what_a_task_does_not_measure_cannot_steer_it(tmp_path: Path) -> None:
-    without = tiny_task.task(tiny_task.network(), evaluate=None)
+    without = tiny_task.task(tiny_task.network(), evaluates=False)
     with pytest.raises(ConfigError, match=r"train\.schedule: plateau looks at evaluations.*set data\.val"):
         tiny_task.run(tmp_path / "a", made=without, **PLATEAU)
     with pytest.raises(ConfigError, match=r"train\.warmup_until_error: this task has no training error"):

@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from detres.config import Length
 from detres.training.config import TrainConfig
 from detres.training.loop import train
 from detres.training.run_folder import RunFolder
-from detres.training.task import Task
 
+Batch = tuple[Tensor, Tensor, list[str]]
 CPU = torch.device("cpu")
 SAMPLES = 7
 DEFAULTS = {
@@ -51,7 +53,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, str]]):
         return torch.from_numpy(image), torch.tensor([float(index % 3), image.mean()]), f"image-{index}.jpg"
 
 
-def collate(samples: list[tuple[Tensor, Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
+def collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
     images, targets, names = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(targets), list(names)
 
@@ -64,31 +66,53 @@ def network(*, batch_norm: bool = True, dropout: float = 0.3) -> nn.Sequential:
     )
 
 
-def task(model: nn.Module, **changes: Any) -> Task:
-    def losses(batch: tuple[Tensor, Tensor, list[str]], generator: torch.Generator) -> dict[str, Tensor]:
+@dataclass
+class TinyTask:
+    """Tests replace what they look at by assigning to an instance's attributes."""
+
+    network: nn.Module
+    dataset: Dataset[tuple[Tensor, Tensor, str]] = field(default_factory=Samples)
+    collate: Callable[[list[Any]], Batch] = collate
+    best: str = "score"
+    lower_is_better: bool = False
+    training_error: str | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    evaluates: bool = True
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         images, targets, _ = batch
-        error = (model(images) - targets).square()
+        error = (self.network(images) - targets).square()
         chosen = torch.rand(error.shape, generator=generator) < 0.7
         return {"near": error[:, 0].mean(), "sampled": (error * chosen).mean()}
 
-    def evaluate(evaluated: nn.Module) -> dict[str, float | None]:
-        assert not evaluated.training
+    def describe(self, batch: Batch) -> list[str]:
+        return batch[2]
+
+    def evaluate(self, network: nn.Module) -> dict[str, float | None]:
+        assert not network.training
         torch.rand(3)  # an evaluation may draw numbers: training must not notice
         images, targets, _ = collate([Samples()[0, index] for index in range(SAMPLES)])
-        return {"score": -float((evaluated(images) - targets).square().mean()), "none": None}
+        return {"score": -float((network(images) - targets).square().mean()), "none": None}
 
-    parts: dict[str, Any] = {
-        "network": model,
-        "losses": losses,
-        "dataset": Samples(),
-        "collate": collate,
-        "describe": lambda batch: batch[2],
-        "best": "score",
-        "export": lambda module, path: save_file(dict(module.state_dict()), path),
-        "evaluate": evaluate,
-        "validation_losses": lambda module: {"near": 1.5},
-    }
-    return Task(**(parts | changes))
+    def validation_losses(self, network: nn.Module) -> dict[str, float]:
+        return {"near": 1.5}
+
+    def export(self, network: nn.Module, path: Path) -> None:
+        save_file(dict(network.state_dict()), path)
+
+    def draw_first_batch(self, batch: Batch, folder: Path) -> None:
+        pass
+
+    def counts(self) -> dict[str, float]:
+        return {}
+
+
+def task(model: nn.Module, **changes: Any) -> TinyTask:
+    made = TinyTask(model)
+    for name, value in changes.items():
+        assert hasattr(made, name)
+        setattr(made, name, value)
+    return made
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -100,16 +124,21 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def run(
-    folder: Path, *, resume: bool = False, overwrite: bool = False, made: Task | None = None, **changes: Any
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    made: TinyTask | None = None,
+    **changes: Any,
 ) -> tuple[nn.Module, dict[str, float | None]]:
     """Train a fresh tiny task (or the one given) in `folder`; returns the network and the figures."""
-    made = made or task(network())
+    made = made or TinyTask(network())
     chosen = config(**changes)
     with RunFolder.open(folder, chosen, resume=resume, overwrite=overwrite) as opened:
         return made.network, train(made, chosen, opened, CPU, resume=resume, quiet=True)
 
 
-def interrupted(made: Task, step: int, act: Any) -> Task:
+def interrupted(made: TinyTask, step: int, act: Any) -> TinyTask:
     """The task whose losses call `act` in the step with this number (from 1; one micro-batch a step)."""
     losses, calls = made.losses, []
 
@@ -128,7 +157,7 @@ def main() -> None:
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     resume = options.pop("resume", False)
     kill_at, terminate_at = options.pop("kill_at", 0), options.pop("terminate_at", 0)
-    made = task(network())
+    made = TinyTask(network())
     if kill_at:
         made = interrupted(made, kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if terminate_at:
