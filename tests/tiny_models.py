@@ -13,7 +13,7 @@ from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shape_forms import CLASS_NAMES
 from detres.detection.build import build_detector
-from detres.detection.config import Architecture
+from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
 from detres.weights.checkpoint import Metadata, save_weights
@@ -34,18 +34,10 @@ def write_detector(
     sides: tuple[int, int] = (SHORT_SIDE, LONG_SIDE),
 ) -> Path:
     """A detector of random weights whose logits and offsets spread as a trained one's do."""
-    architecture = Architecture(
-        network=network_config,
-        pooler="roi_align",
-        sampling_ratio=2,
-        aligned=False,
-        global_context=context,
-        rpn_channels=32,
-        anchor_sizes=(16, 32, 64),
-        anchor_ratios=(0.5, 1, 2),
-        proposal_nms=0.7,
-        proposal_min_size=4,
-        target_stds=(0.1, 0.1, 0.2, 0.2),
+    architecture = DetectorArchitecture(
+        model=DetectionModelConfig(network=network_config, pooler="roi_align", global_context=context),
+        rpn=RPNConfig(channels=32, anchor_sizes=(16, 32, 64), min_size=4),
+        rcnn=RCNNConfig(),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,13 +78,11 @@ def write_tiny_classifier(path: Path, class_names: Sequence[str] = CLASS_NAMES) 
 def _spread(network: FasterRCNN) -> None:
     image = torch.randint(0, 256, (3, SHORT_SIDE, SHORT_SIDE), dtype=torch.uint8)
     (output,) = network([image])
-    network.rpn.objectness.weight.mul_(2 / output.objectness.std())
-    network.rpn.deltas.weight.mul_(0.2 / output.deltas.std())
-    logits, deltas = network.region_head([output.features], [output.anchors[::10]], [output.size])
-    for layer, values, spread in (
-        (network.region_head.class_logits, logits, 4.0),
-        (network.region_head.box_deltas, deltas, 0.5),
-    ):
+    network.rpn.cls_logits.weight.mul_(2 / output.objectness.std())
+    network.rpn.bbox_pred.weight.mul_(0.2 / output.deltas.std())
+    head, predictor = network.roi_head, network.roi_head.box_predictor
+    logits, deltas = head([output.features], [output.anchors[::10]], [output.size])
+    for layer, values, spread in ((predictor.cls_score, logits, 4.0), (predictor.bbox_pred, deltas, 0.5)):
         factor = spread / (values - values.mean(dim=0)).std()
         layer.weight.mul_(factor)
         layer.bias.sub_(values.mean(dim=0).flatten() * factor)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from detres.api.classifier import ClassificationResult, Classifier
-from detres.api.detector import DetectionResult, Detector, detect_split
+from detres.api.detector import DetectionResult, Detector
 from detres.api.images import ImageLike, as_image
 from detres.api.loading import evaluate, load
 
@@ -17,7 +17,6 @@ __all__ = [
     "Detector",
     "ImageLike",
     "as_image",
-    "detect_split",
     "evaluate",
     "load",
 ]

@@ -1,6 +1,6 @@
-"""A trained detector for use: pictures in, boxes, scores and names out (He et al. 2015, Appendix A).
+"""A trained detector for use: images in, boxes, scores and names out (He et al. 2015, Appendix A).
 
-N objects found in a picture, K classes. Boxes are xyxy in pixels of the picture.
+N detections in an image, K classes. Boxes are xyxy in pixels of the image.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pydantic
@@ -18,13 +18,12 @@ from torch import Tensor
 from detres.api.images import ImageLike, as_image
 from detres.data.drawing import draw_detections, write_image
 from detres.data.records import Annotations, DetectionTable
-from detres.detection import detect as inference
-from detres.detection.config import Architecture
-from detres.detection.detect import TestConfig
-from detres.detection.ensemble import class_order
-from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.features import Member, sized_images
+from detres.detection import detect
+from detres.detection.build import detector_from_tensors
+from detres.detection.config import DetectionTestConfig
+from detres.detection.features import DetectorMember, resize_for_members
 from detres.errors import UserError, WeightsError, nearest
+from detres.tasks.ensemble import WeightsFile, class_order
 from detres.weights.checkpoint import Metadata
 
 
@@ -81,65 +80,40 @@ class DetectionResult:
         ]
 
 
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network and what its weights file says about it.
-
-    Attributes:
-        network: In test mode, on its device.
-        architecture: Its options.
-        metadata: The weights file's.
-        source: The file, for messages.
-    """
-
-    network: FasterRCNN
-    architecture: Architecture
-    metadata: Metadata
-    source: str
-
-
 class Detector:
     """A trained Faster R-CNN, or an ensemble of several, with all that their weights files say about their use.
 
     Args:
-        networks: One, or the members of an ensemble (He et al. 2015, Appendix B). They may differ in depth,
-            preprocessing and picture size. Order of classes, category ids and test options are the first one's.
+        members: One network, or the members of an ensemble (He et al. 2015, Appendix B). They may differ in depth,
+            preprocessing and image size.
+        metadata: Of the first member's weights file: order of classes, category ids, test options.
 
     Attributes:
-        class_names: K names; a label is a place in them.
+        class_names: K names; a label is a position in them.
         category_ids: Their ids in the training data, None where it had none.
         test: The test options that hold where a call says nothing else.
-        short_side: Pictures are resized to this shorter side, in pixels (an ensemble: by the first network),
+        short_side: Images are resized to this shorter side, in pixels (an ensemble: by the first network),
         long_side: unless the longer side would exceed this.
 
     Raises:
-        WeightsError: The metadata lack sizes or have test options that do not exist; class names that differ.
+        WeightsError: The metadata have test options that do not exist.
     """
 
-    def __init__(self, networks: Sequence[TrainedNetwork]):
-        first = networks[0]
-        self.networks = tuple(networks)
-        self.class_names = first.metadata.class_names
-        self.category_ids = first.metadata.category_ids
-        self._low_precision: list[FasterRCNN] = []
-        self._class_orders = [
-            class_order(self.class_names, each.metadata.class_names, first.source, each.source)
-            for each in networks
-        ]
+    def __init__(self, members: Sequence[DetectorMember], metadata: Metadata):
+        self.members = tuple(members)
+        self.class_names = metadata.class_names
+        self.category_ids = metadata.category_ids
+        self._low_precision: list[DetectorMember] = []
         try:
-            self.test = merged_test_options(TestConfig(), first.metadata.test)
-            self._sides = [
-                (int(each.metadata.sizes["short_side"]), int(each.metadata.sizes["long_side"]))
-                for each in networks
-            ]
-        except (KeyError, UserError) as error:
+            self.test = merge_test_options(DetectionTestConfig(), metadata.test)
+        except UserError as error:
             raise WeightsError(f"the weights' metadata are damaged or newer: {error}") from error
-        self.short_side, self.long_side = self._sides[0]
+        self.short_side, self.long_side = self.members[0].short_side, self.members[0].long_side
 
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.networks[0].network.cell_anchors.device
+        return self.members[0].network.cell_anchors.device
 
     @overload
     def __call__(self, images: ImageLike, **options: Any) -> DetectionResult: ...
@@ -148,102 +122,110 @@ class Detector:
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], **options: Any
     ) -> DetectionResult | list[DetectionResult]:
-        """Find objects (He et al. 2015, Appendix A and B; Ren et al. 2015, §3.3).
+        """Detect objects (He et al. 2015, Appendix A and B; Ren et al. 2015, §3.3).
 
-        Each picture goes through the network by itself, so that a list gives what its pictures give one by one.
+        Each image goes through the network by itself, so that a list gives what its images give one by one.
 
         Args:
             images: A path, a PIL image or a (H, W, 3) uint8 RGB array; a list of them gives a list. A file is turned
                 upright as its EXIF orientation says; a PIL image or array is taken as it is.
             **options: Test options by name, for this call: `score_thresh`, `detections_per_img`, `nms_thresh`,
-                `proposals`, `refine`, `box_voting`, `flip`, `scales`... (the keys of `TestConfig`).
+                `proposals`, `refine`, `box_voting`, `flip`, `scales`... (the keys of `test`).
 
         Raises:
-            UserError: A picture that cannot be read, an array of another form, an unknown option.
+            UserError: An image that cannot be read, an array of another form, an unknown option.
         """
         test = self.test_options(options)
         if isinstance(images, (list, tuple)):
-            return [self._find(as_image(image), test) for image in images]
-        return self._find(as_image(images), test)
+            return [self._detect(as_image(image), test) for image in images]
+        return self._detect(as_image(images), test)
 
-    def test_options(self, options: Mapping[str, Any]) -> TestConfig:
+    def detect_split(
+        self, annotations: Annotations, *, options: Mapping[str, Any] | None = None, quiet: bool = False
+    ) -> tuple[DetectionTable, float]:
+        """Detections of a whole split, and seconds per image.
+
+        Args:
+            annotations: The split; only its images are used.
+            options: Test options by name.
+            quiet: Show no progress.
+        """
+        return detect.detect_split(
+            self.members, annotations, test=self.test_options(options or {}), quiet=quiet
+        )
+
+    def test_options(self, options: Mapping[str, Any]) -> DetectionTestConfig:
         """The detector's test options, changed by `options`.
 
         Raises:
             UserError: An option that does not exist, or a value out of range.
         """
-        return merged_test_options(self.test, options)
+        return merge_test_options(self.test, options)
 
-    def members(self, test: TestConfig) -> list[Member]:
-        """The networks as a test with these options uses them."""
-        return [
-            Member(
-                each.network,
-                *sides,
-                each.architecture.proposal_options(test),
-                each.architecture.target_stds,
-                None if order == tuple(range(len(order))) else order,
-            )
-            for each, sides, order in zip(self.networks, self._sides, self._class_orders, strict=True)
-        ]
-
-    def _members_in(self, test: TestConfig) -> list[Member]:
-        """The same, in the precision of the test, cast once for all pictures."""
-        members = self.members(test)
-        if test.precision == "float32":
-            return members
-        if not self._low_precision or self._low_precision[0].cell_anchors.device != self.device:
+    def _members_in(self, precision: Literal["float32", "bfloat16"]) -> Sequence[DetectorMember]:
+        """The members in the precision of a test, cast once for all images."""
+        if precision == "float32":
+            return self.members
+        if not self._low_precision or self._low_precision[0].network.cell_anchors.device != self.device:
             self._low_precision = [
-                inference.fuse_for_inference(each.network, test.precision) for each in self.networks
+                replace(member, network=detect.fuse_for_inference(member.network, precision))
+                for member in self.members
             ]
-        return [
-            replace(member, network=network)
-            for member, network in zip(members, self._low_precision, strict=True)
-        ]
+        return self._low_precision
 
-    def _find(self, image: np.ndarray, test: TestConfig) -> DetectionResult:
-        sized = sized_images(image, self._sides, test.scales)
-        (found,) = inference.detect_images(
-            self._members_in(test), [[sized.to(self.device) for sized in sized]], test
+    def _detect(self, image: np.ndarray, test: DetectionTestConfig) -> DetectionResult:
+        resized = resize_for_members(image, self.members, test.scales)
+        detections = detect.detect_image(
+            self._members_in(test.precision), [each.to(self.device) for each in resized], test
         )
-        boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
-        return DetectionResult(boxes, scores, labels, self.class_names, self.category_ids, image)
+        boxes, scores = detections.boxes.cpu(), detections.scores.cpu()
+        return DetectionResult(
+            boxes, scores, detections.labels.cpu(), self.class_names, self.category_ids, image
+        )
 
 
-def detect_split(
-    detector: Detector,
-    annotations: Annotations,
-    *,
-    options: Mapping[str, Any] | None = None,
-    quiet: bool = False,
-) -> tuple[DetectionTable, float]:
-    """Detections of a whole split, and seconds an image.
+def member_of_file(file: WeightsFile, first: WeightsFile, device: torch.device) -> DetectorMember:
+    """The detector of a weights file as a member of an ensemble, in test mode on `device`.
 
     Args:
-        detector: From `load`.
-        annotations: The split; only its pictures are used.
-        options: Test options by name.
-        quiet: Show no progress.
+        file: A detector's file.
+        first: The file of the ensemble's first member, whose order of classes holds.
+        device: Where to compute.
+
+    Raises:
+        WeightsError: Tensors that do not fit the file's own architecture, or metadata without sizes.
     """
-    test = detector.test_options(options or {})
-    return inference.detect_split(detector.members(test), annotations, test=test, quiet=quiet)
+    metadata = file.metadata
+    network, architecture = detector_from_tensors(file.tensors, metadata, file.path)
+    order = class_order(metadata.class_names, first.metadata.class_names, file.path, first.path)
+    try:
+        short_side, long_side = int(metadata.sizes["short_side"]), int(metadata.sizes["long_side"])
+    except KeyError as error:
+        raise WeightsError(f"{file.path}: the metadata lack {error}; the file is damaged or newer") from error
+    return DetectorMember(
+        detect.fuse_for_inference(network.to(device)),
+        architecture,
+        short_side,
+        long_side,
+        None if order == tuple(range(len(order))) else order,
+    )
 
 
-def merged_test_options(test: TestConfig, options: Mapping[str, Any]) -> TestConfig:
+def merge_test_options(test: DetectionTestConfig, options: Mapping[str, Any]) -> DetectionTestConfig:
     """`test` with some options changed; NumPy's numbers count as Python's.
 
     Raises:
         UserError: An option that does not exist (with the nearest that does), or a value out of range.
     """
-    unknown = [name for name in options if name not in TestConfig.model_fields]
+    unknown = [name for name in options if name not in DetectionTestConfig.model_fields]
     if unknown:
-        names = ", ".join(TestConfig.model_fields)
+        names = list(DetectionTestConfig.model_fields)
         raise UserError(
-            f"unknown test option '{unknown[0]}'{nearest(unknown[0], TestConfig.model_fields)}; they are {names}"
+            f"unknown test option '{unknown[0]}'{nearest(unknown[0], names)}; they are {', '.join(names)}"
         )
     plain = {name: _plain(value) for name, value in options.items()}
     try:
-        return TestConfig.model_validate({**test.model_dump(), **plain})
+        return DetectionTestConfig.model_validate({**test.model_dump(), **plain})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from detres.api.classifier import Classifier
-from detres.api.detector import Detector, TrainedNetwork, detect_split
+from detres.api.detector import Detector, member_of_file
 from detres.classification.evaluate import member_of
 from detres.data.config import Source
 from detres.data.formats import select_classes
 from detres.data.sources import log_reports, read_sources
-from detres.detection import build
-from detres.detection.detect import fuse_for_inference
 from detres.devices import select_device
 from detres.errors import UserError, WeightsError
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
-from detres.weights.checkpoint import read_weights
+from detres.tasks.ensemble import read_ensemble
 
 
 def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
@@ -35,26 +33,15 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     Raises:
         UserError: A file is missing, damaged or not one of ours; files that make no ensemble; the device is not there.
     """
-    paths = [weights] if isinstance(weights, (str, Path)) else list(weights)
-    if not paths:
-        raise UserError("0 weights files: one is needed, or several of an ensemble")
-    place = select_device(device)
-    files = [(str(path), *read_weights(path)) for path in paths]
-    task = files[0][2].task
-    if task == "localization":
-        raise WeightsError(f"{paths[0]}: weights for {task}, which this version of detres does not use")
-    for path, _, metadata in files:
-        if metadata.task != task:
-            raise WeightsError(
-                f"{path}: weights for {metadata.task}; an ensemble has one task, the first's {task}"
-            )
-    if task == "classification":
-        return Classifier([member_of(tensors, metadata, path, place) for path, tensors, metadata in files])
-    networks = []
-    for path, tensors, metadata in files:
-        network, architecture = build.from_tensors(tensors, metadata, path)
-        networks.append(TrainedNetwork(fuse_for_inference(network.to(place)), architecture, metadata, path))
-    return Detector(networks)
+    files = read_ensemble([weights] if isinstance(weights, (str, Path)) else list(weights))
+    place, first = select_device(device), files[0]
+    if first.metadata.task == "localization":
+        raise WeightsError(
+            f"{first.path}: weights for localization, which this version of detres does not use"
+        )
+    if first.metadata.task == "classification":
+        return Classifier([member_of(file.tensors, file.metadata, file.path, place) for file in files])
+    return Detector([member_of_file(file, first, place) for file in files], first.metadata)
 
 
 def evaluate(
@@ -89,5 +76,5 @@ def evaluate(
     annotations, reports = read_sources([Source(dir=str(data), split=split, format=format)])
     log_reports(reports)
     annotations = select_classes(annotations, detector.class_names)
-    table, _ = detect_split(detector, annotations, options=options, quiet=quiet)
+    table, _ = detector.detect_split(annotations, options=options, quiet=quiet)
     return {**evaluate_coco(annotations, table).figures, **evaluate_voc(annotations, table).figures}

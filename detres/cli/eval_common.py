@@ -212,13 +212,11 @@ def _read_split(arguments: argparse.Namespace, *, need_images: bool) -> Annotati
 
 
 def _detected(arguments: argparse.Namespace, check: Check | None) -> Sources:
-    from detres.api import detect_split
-
     options = parse_test_options(arguments.set)
     detector, truth = read_detector(arguments)
     if check is not None:
         check(truth, detector.test_options(options).detections_per_img)
-    detections, seconds = detect_split(detector, truth, options=options, quiet=arguments.quiet)
+    detections, seconds = detector.detect_split(truth, options=options, quiet=arguments.quiet)
     origin: dict[str, object] = {
         "weights": list(arguments.weights),
         "ground_truth": truth.source,

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from detres.console import log
     from detres.detection.config import DetectionConfig
     from detres.detection.data import with_init
-    from detres.detection.task import train_detector
+    from detres.detection.train import read_training, train_detector
     from detres.training.run_folder import RunFolder
 
     device = select_device(arguments.device)
@@ -71,8 +71,9 @@ def main(argv: list[str]) -> None:
     log.info("3 of 4: training the detector")
     config = load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml", [precision])
     config = with_init(config, str(frozen))
+    data, start = read_training(config)
     with RunFolder.open(out, config, overwrite=True) as run:
-        train_detector(config, run, device, quiet=quiet)
+        train_detector(config, data, start, run, device, quiet=quiet)
     log.info("4 of 4: testing on pictures it has not seen")
     _evaluate(out, str(device), quiet)
     minutes = (time.monotonic() - begun) / 60

@@ -35,27 +35,22 @@ def main(argv: list[str]) -> None:
     from detres.config import load_config
     from detres.console import table
     from detres.detection.config import DetectionConfig
-    from detres.detection.data import read_training_data, with_data, with_init
-    from detres.detection.task import check_before_training, train_detector
+    from detres.detection.data import with_data, with_init
+    from detres.detection.train import read_training, train_detector
     from detres.devices import select_device
+    from detres.tasks.start import with_network
     from detres.training.run_folder import RunFolder
-    from detres.weights.starting import with_network
 
     config = load_config(DetectionConfig, arguments.cfg, arguments.set)
     config = with_data(config, arguments.data, split=arguments.split, format=arguments.format)
-    config = with_network(with_init(config, arguments.init))
-    device = select_device(arguments.device)
+    config = with_init(config, arguments.init)
+    device, quiet, resume = select_device(arguments.device), arguments.quiet, arguments.resume
     out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
-    data = None
-    if arguments.overwrite or (arguments.resume and config.train.mode == "alternating"):
-        # What is at fault must not cost the run that is replaced, or change what the one to go on with says.
-        data = read_training_data(config)
-        check_before_training(config, data, out if arguments.resume else None)
-    with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
+    data, start = read_training(config, out if resume else None)
+    config = with_network(config, start.network)
+    with RunFolder.open(out, config, resume=resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
-        figures = train_detector(
-            config, folder, device, data=data, resume=arguments.resume, quiet=arguments.quiet
-        )
+        figures = train_detector(config, data, start, run, device, resume=resume, quiet=quiet)
     table("Best figures", ("figure", "value"), figures.items())
-    print(f"weights: {folder.weights}")
-    write_json(arguments.json, {"figures": figures, "weights": str(folder.weights)})
+    print(f"weights: {run.weights}")
+    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})

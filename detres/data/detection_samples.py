@@ -50,6 +50,16 @@ class DetectionSample:
     proposals: Tensor | None = None
     exhaustive: bool = True
 
+    def to(self, device: torch.device) -> DetectionSample:
+        """The sample on another device; from page-locked memory the copy does not wait."""
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True),
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            proposals=None if self.proposals is None else self.proposals.to(device, non_blocking=True),
+        )
+
     def pin_memory(self) -> DetectionSample:
         """The sample in page-locked memory, from where it reaches a GPU without waiting (a DataLoader calls it)."""
         return replace(

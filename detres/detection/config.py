@@ -1,22 +1,18 @@
-"""The configuration of a detector: its stages as users write them, and what a weights file keeps of them.
+"""The configuration of a detector: its sections as users write them, and what a weights file keeps of them.
 
-Defaults are the paper's (PAPER: Appendix A; Ren et al. 2015; Girshick 2015).
+Every number of the detector has its home here, with its meaning. Functions of this room take the section that is
+theirs. Defaults are the paper's and its sources' (He et al. 2015, Appendix A; Ren et al. 2015; Girshick 2015).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from detres.boxes.coding import TargetStds
 from detres.config import Length, Section
 from detres.data.config import DetectionDataConfig
-from detres.detection.detect import TestConfig
-from detres.detection.losses import StepOptions
-from detres.detection.rpn import ProposalOptions
-from detres.detection.targets import AnchorSampling, RegionSampling
 from detres.evaluation.config import EvaluationConfig
 from detres.networks.config import NetworkConfig
 from detres.training.config import TrainConfig
@@ -24,7 +20,7 @@ from detres.training.config import TrainConfig
 Positive = Annotated[float, Field(gt=0)]
 
 
-class AlternatingStepConfig(Section):
+class StageConfig(Section):
     """What an alternating step has of its own; where a key says nothing, that of `train` holds."""
 
     length: Length | None = Field(default=None, description="how long this kind of step trains")
@@ -41,18 +37,16 @@ class AlternatingStepConfig(Section):
         return self
 
 
-class DetectorTrainConfig(TrainConfig):
+class DetectionTrainConfig(TrainConfig):
     """The keys of `train` for detectors."""
 
     mode: Literal["joint", "alternating"] = Field(
         default="joint",
         description="approximate joint training, or the four alternating steps of Ren et al. 2015",
     )
-    rpn_stage: AlternatingStepConfig = Field(
-        default=AlternatingStepConfig(), description="steps 1 and 3 of alternating training"
-    )
-    rcnn_stage: AlternatingStepConfig = Field(
-        default=AlternatingStepConfig(), description="steps 2 and 4 of alternating training"
+    rpn_stage: StageConfig = Field(default=StageConfig(), description="steps 1 and 3 of alternating training")
+    rcnn_stage: StageConfig = Field(
+        default=StageConfig(), description="steps 2 and 4 of alternating training"
     )
 
     @model_validator(mode="after")
@@ -64,15 +58,15 @@ class DetectorTrainConfig(TrainConfig):
             )
         return self
 
-    def of_step(self, kind: Literal["rpn", "regions"]) -> DetectorTrainConfig:
+    def for_stage(self, kind: Literal["rpn", "rcnn"]) -> DetectionTrainConfig:
         """The keys of one alternating step, its own put in the place of the common ones."""
         own = self.rpn_stage if kind == "rpn" else self.rcnn_stage
         changes = {name: value for name in own.model_fields_set if (value := getattr(own, name)) is not None}
-        nothing = AlternatingStepConfig()
+        nothing = StageConfig()
         return self.model_copy(update={**changes, "rpn_stage": nothing, "rcnn_stage": nothing})
 
 
-class ModelConfig(Section):
+class DetectionModelConfig(Section):
     """The network and the weights it starts from."""
 
     network: NetworkConfig = Field(
@@ -173,35 +167,71 @@ class RCNNConfig(Section):
     )
 
 
-class Architecture(Section):
-    """What rebuilds a trained detector: the part of the configuration that its weights file keeps."""
+class DetectionTestConfig(Section):
+    """How a detector is tested; the keywords of the Python API have the same names."""
 
-    network: NetworkConfig
-    pooler: Literal["roi_pool", "roi_align"]
-    sampling_ratio: int
-    aligned: bool
-    global_context: bool = False  # older files do not say
-    rpn_channels: int
-    anchor_sizes: tuple[float, ...]
-    anchor_ratios: tuple[float, ...]
-    proposal_nms: float
-    proposal_min_size: float
-    target_stds: TargetStds
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
 
-    def proposal_options(self, test: TestConfig) -> ProposalOptions:
-        """Proposals an image at test."""
-        return ProposalOptions(test.pre_nms_top_n, test.proposals, self.proposal_nms, self.proposal_min_size)
+    score_thresh: float = Field(
+        default=0.05, ge=0, lt=1, description="detections must score above this (COCO evaluation may use 0)"
+    )
+    detections_per_img: int = Field(default=100, ge=1, description="detections kept an image")
+    nms_thresh: float = Field(
+        default=0.3,
+        gt=0,
+        le=1,
+        description="overlap above which a worse detection of the same class is dropped",
+    )
+    proposals: int = Field(default=300, ge=1, description="proposals an image: fewer are faster")
+    pre_nms_top_n: int = Field(
+        default=6000, ge=1, description="best anchors that become boxes before their suppression"
+    )
+    refine: bool = Field(
+        default=False, description="pool and score the regressed boxes again and join both predictions"
+    )
+    box_voting: bool = Field(
+        default=False, description="move kept boxes to the mean, weighted by score, of those around them"
+    )
+    voting_iou_thresh: float = Field(
+        default=0.5, gt=0, lt=1, description="voters overlap a kept box by more than this"
+    )
+    flip: bool = Field(default=False, description="average over the picture and its mirror image")
+    scales: tuple[int, ...] | None = Field(
+        default=None,
+        description="shorter sides that regions are pooled from, e.g. [200, 400, 600, 800, 1000]; "
+        "null: the network's own alone",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the convolutions; bfloat16: sooner where processors have it, scores differ in the third digit",
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _check_scales(cls, scales: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if scales is not None and (not scales or scales[0] < 1 or list(scales) != sorted(set(scales))):
+            shown = f"[{', '.join(map(str, scales))}]"
+            raise ValueError(f"{shown} should be shorter sides in rising order, such as [400, 600, 800]")
+        return scales
+
+
+class DetectorArchitecture(Section):
+    """What rebuilds a trained detector: the sections of the configuration that its weights file keeps."""
+
+    model: DetectionModelConfig
+    rpn: RPNConfig
+    rcnn: RCNNConfig
 
 
 class DetectionConfig(Section):
     """A whole run of `train_det`."""
 
     data: DetectionDataConfig = DetectionDataConfig()
-    model: ModelConfig = ModelConfig()
+    model: DetectionModelConfig = DetectionModelConfig()
     rpn: RPNConfig = RPNConfig()
     rcnn: RCNNConfig = RCNNConfig()
-    train: DetectorTrainConfig = DetectorTrainConfig()
-    test: TestConfig = TestConfig()
+    train: DetectionTrainConfig = DetectionTrainConfig()
+    test: DetectionTestConfig = DetectionTestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -214,45 +244,7 @@ class DetectionConfig(Section):
             raise ValueError("model.network.name: a CIFAR network has no conv5_x; choose an ImageNet network")
         return self
 
-    def architecture(self, network: NetworkConfig) -> Architecture:
-        """What rebuilds the detector on `network` (the configured one as its weights complete it)."""
-        return Architecture(
-            network=network,
-            pooler=self.model.pooler,
-            sampling_ratio=self.model.sampling_ratio,
-            aligned=self.model.aligned,
-            global_context=self.model.global_context,
-            rpn_channels=self.rpn.channels,
-            anchor_sizes=self.rpn.anchor_sizes,
-            anchor_ratios=self.rpn.aspect_ratios,
-            proposal_nms=self.rpn.nms_thresh,
-            proposal_min_size=self.rpn.min_size,
-            target_stds=self.rcnn.target_stds,
-        )
-
-    def step_options(self, num_classes: int) -> StepOptions:
-        """The numbers of a training step."""
-        return StepOptions(
-            anchors=AnchorSampling(
-                count=self.rpn.batch_size_per_image,
-                positive_fraction=self.rpn.positive_fraction,
-                fg_iou_thresh=self.rpn.fg_iou_thresh,
-                bg_iou_thresh=self.rpn.bg_iou_thresh,
-                cross_boundary=self.rpn.cross_boundary,
-            ),
-            proposals=ProposalOptions(
-                self.rpn.pre_nms_top_n, self.rpn.proposals, self.rpn.nms_thresh, self.rpn.min_size
-            ),
-            regions=RegionSampling(
-                count=self.rcnn.batch_size_per_image,
-                positive_fraction=self.rcnn.positive_fraction,
-                fg_iou_thresh=self.rcnn.fg_iou_thresh,
-                bg_iou_thresh=self.rcnn.bg_iou_thresh,
-                bg_iou_thresh_lo=self.rcnn.bg_iou_thresh_lo,
-                target_stds=self.rcnn.target_stds,
-            ),
-            num_classes=num_classes,
-            anchor_beta=self.rpn.smooth_l1_beta,
-            region_beta=self.rcnn.smooth_l1_beta,
-            partial_bg_iou_thresh_lo=self.rcnn.partial_bg_iou_thresh_lo,
-        )
+    def architecture(self, network: NetworkConfig) -> DetectorArchitecture:
+        """What rebuilds the detector on `network` (the configured one as its initial weights complete it)."""
+        start = {"network": network, "init": None, "init_partial": False, "init_classes": {}}
+        return DetectorArchitecture(model=self.model.model_copy(update=start), rpn=self.rpn, rcnn=self.rcnn)

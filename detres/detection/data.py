@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from detres.data.shapes import is_shapes
 from detres.data.sources import log_reports, read_sources
 from detres.detection.config import DetectionConfig
 from detres.errors import ConfigError, listed
-from detres.evaluation.engines import chosen_engine
+from detres.tasks.hold_out import hold_out, hold_out_count
 
 log = logging.getLogger("detres")
 
@@ -35,11 +35,13 @@ class TrainingData:
         train: Objects of the training pictures; its class names are the detector's.
         val: The same of the validation pictures, None for none.
         reports: What readers dropped or mended (see `log_training_data`).
+        held_out: Whether the validation images are held out of the named training images.
     """
 
     train: Annotations
     val: Annotations | None
     reports: tuple[ReadReport, ...] = ()
+    held_out: bool = False
 
 
 def with_data(
@@ -125,50 +127,54 @@ def _training_split(directory: str, splits: Sequence[str]) -> str:
     )
 
 
-def read_training_data(config: DetectionConfig) -> TrainingData:
+def read_training_data(data: DetectionDataConfig, seed: int) -> TrainingData:
     """Read what `data.train` and `data.val` name; nothing is logged yet (see `log_training_data`).
 
-    Where no validation data is named, a share `data.val_fraction` of the training pictures is kept for it.
+    Where no validation data is named, some of the training images are held out for it (`data.val_fraction`,
+    `data.val_count`).
+
+    Args:
+        data: The section `data`.
+        seed: Of the choice of held-out images.
 
     Raises:
-        UserError: Anything wrong with the data; class names of `val` that `train` does not have; an engine of the
-            measure that is not installed, which would else be told at the first evaluation.
+        UserError: Anything wrong with the data; class names of `val` that `train` does not have.
     """
-    if config.data.val or config.data.val_fraction:
-        chosen_engine(config.evaluation.engine)
-    if not config.data.train:
+    if not data.train:
         raise ConfigError(
             "no training data is named: give --data DIR, or data.train=[{dir: ..., split: ...}]"
         )
-    training, reports = read_sources(config.data.train)
-    if not config.data.val:
-        parts = hold_out(training, config.data.val_fraction, config.train.seed)
-        return replace(parts, reports=tuple(reports))
-    validation, more = read_sources(config.data.val)
+    training, reports = read_sources(data.train)
+    if data.val_count or not data.val:
+        parts = hold_out(training, hold_out_count(data, len(training)), seed)
+        return TrainingData(*parts, reports=tuple(reports), held_out=True)
+    validation, more = read_sources(data.val)
     validation = select_classes(validation, training.class_names)
     return TrainingData(training, validation, (*reports, *more))
 
 
-def log_training_data(config: DetectionConfig, data: TrainingData) -> None:
+def log_training_data(data: TrainingData) -> None:
     """Log what readers dropped and what is validated on; in a run this comes once its folder's log is open."""
     log_reports(data.reports)
-    if config.data.val and data.val is not None:
-        _warn_of_shared_images(data.train, data.val)
-    elif data.val is not None:
-        held, total = len(data.val), len(data.train) + len(data.val)
-        log.info("no validation data is named: %d of %d pictures are held out for it", held, total)
-    else:
+    if data.val is None:
         log.info("no validation data is named and none is held out: nothing is evaluated while training")
-
-
-def hold_out(annotations: Annotations, share: float, seed: int) -> TrainingData:
-    """Keep a share of the pictures, drawn with `seed`, for validation; at least one stays to train on."""
-    count = min(round(len(annotations) * share), len(annotations) - 1)
-    if count <= 0:
-        return TrainingData(annotations, None)
-    order = np.random.default_rng(seed).permutation(len(annotations))
-    training, validation = sorted(order[count:].tolist()), sorted(order[:count].tolist())
-    return TrainingData(annotations.select(training), annotations.select(validation))
+    elif data.held_out:
+        held, total = len(data.val), len(data.train) + len(data.val)
+        log.info("no validation data is named: %d of %d images are held out for it", held, total)
+    else:
+        _warn_of_shared_images(data.train, data.val)
+    for name, part in (("train", data.train), ("val", data.val)):
+        if part is not None:
+            log.info(
+                "%s: %d images (%d without objects), %d objects of %d classes (%s): %s",
+                name,
+                len(part),
+                int((np.diff(part.offsets) == 0).sum()),
+                len(part.labels),
+                len(part.class_names),
+                listed((f"{label} {count}" for label, count in part.objects_per_class().items()), 20),
+                part.source,
+            )
 
 
 def _moved(source: Source, directory: str, format: str | None) -> Source:

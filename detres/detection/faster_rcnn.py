@@ -6,46 +6,28 @@ N images of one size (H, W), A anchors, h x w positions of the map, stride 16.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detres.boxes.anchors import grid_anchors
 from detres.data.preprocessing import Preprocessing, normalize
-from detres.detection.roi_head import RegionHead
-from detres.detection.rpn import RPNHead
-
-
-@dataclass(frozen=True)
-class ImageOutputs:
-    """What trunk and RPN give for one image.
-
-    Attributes:
-        features: (1, C, h, w), the shared map.
-        objectness: (h * w * A,) logits.
-        deltas: (h * w * A, 4).
-        anchors: (h * w * A, 4), pixels of the network's input.
-        size: Height and width of the input.
-    """
-
-    features: Tensor
-    objectness: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    size: tuple[int, int]
+from detres.detection.roi_head import RoIHead
+from detres.detection.rpn import ImageOutputs, RPNHead
+from detres.networks.resnet import Trunk
+from detres.networks.vgg import VGGTrunk
 
 
 class FasterRCNN(nn.Module):
     """The detector's network; it samples, matches and suppresses nothing.
 
-    Weights and maps lie channels-last in memory: convolutions are faster there, and RoIAlign reads a position's
+    Weights and maps lie channels-last in memory, because convolutions are faster there and RoIAlign reads a position's
     channels in one piece.
 
     Args:
         trunk: conv1..conv4_x: (N, 3, H, W) -> (N, C, h, w).
         rpn: The RPN's head.
-        region_head: Pooling, conv5_x and the sibling layers: (maps, boxes of each image) -> (class logits, deltas).
+        roi_head: Pooling, conv5_x, class and box layers: (maps, boxes of each image) -> (class logits, deltas).
         cell_anchors: (A, 4) from `boxes.anchors.cell_anchors`.
         preprocessing: What the trunk's weights expect.
         stride: Input pixels a position of the map.
@@ -55,9 +37,9 @@ class FasterRCNN(nn.Module):
 
     def __init__(
         self,
-        trunk: nn.Module,
+        trunk: Trunk | VGGTrunk,
         rpn: RPNHead,
-        region_head: RegionHead,
+        roi_head: RoIHead,
         cell_anchors: Tensor,
         preprocessing: Preprocessing,
         stride: int = 16,
@@ -65,7 +47,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.rpn = rpn
-        self.region_head = region_head
+        self.roi_head = roi_head
         self.preprocessing = preprocessing
         self.stride = stride
         self.register_buffer("cell_anchors", cell_anchors, persistent=False)
@@ -79,8 +61,8 @@ class FasterRCNN(nn.Module):
     def forward(self, images: Sequence[Tensor]) -> list[ImageOutputs]:
         """Trunk and RPN of images that may differ in size.
 
-        Images of one size go through together, others apart: nothing is padded, so that an image's maps are those of
-        the image alone (with padding, frozen BN's offset would fill the border with values that leak inwards).
+        Images of one size go through together, others separately. Nothing is padded, so that an image's maps are those
+        of the image alone (with padding, frozen BN's offset would fill the border with values that leak inwards).
 
         Args:
             images: Each (3, H, W) uint8 RGB.

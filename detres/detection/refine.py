@@ -1,44 +1,39 @@
-"""Iterative box refinement: the regressed boxes are pooled and scored again, and join the first.
+"""Iterative box refinement: the predicted boxes are pooled and scored again, and both predictions are kept.
 
 He et al. 2015, Appendix B, Box refinement (in part after Gidaris and Komodakis 2015): a feature is pooled from each
-regressed box and gives a new score and a new regressed box; these 300 predictions are combined with the 300 before.
-What follows is as ever: suppression (IoU 0.3) of the union, and box voting (`boxes.voting`) where it is on. Only the
-region head runs again: the maps are those of the first pass.
+predicted box and gives a new score and a new box. These 300 predictions are combined with the 300 before; suppression
+(IoU 0.3) of the union and box voting follow (`postprocess`). Only the head runs again, on the maps of the first pass.
 
 R regions, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from detres.detection.roi_head import ScoredRegions
-
-# From each picture's boxes (R, 4) to their scores and regressed boxes; pixels of the same input.
-ScoreRegions = Callable[[list[Tensor]], list[ScoredRegions]]
+from detres.detection.postprocess import DecodedRegions
 
 
-def refine_boxes(first: Sequence[ScoredRegions], score: ScoreRegions) -> list[ScoredRegions]:
-    """For each picture 2 R predictions: the first, then those of the regions' regressed boxes.
+def refine_boxes(predictions: DecodedRegions, predict: Callable[[Tensor], DecodedRegions]) -> DecodedRegions:
+    """2 R predictions: the first, then those of the boxes of the best class.
 
     Args:
-        first: For each picture what its R proposals gave.
-        score: The region head on given boxes; it is called once.
+        predictions: For the R proposals.
+        predict: From boxes (R, 4) to their predictions; it is called once.
     """
-    second = score([best_class_boxes(of_image) for of_image in first])
-    return [
-        ScoredRegions(torch.cat((before.scores, after.scores)), torch.cat((before.boxes, after.boxes)))
-        for before, after in zip(first, second, strict=True)
-    ]
+    second = predict(best_class_boxes(predictions))
+    return DecodedRegions(
+        torch.cat((predictions.scores, second.scores)), torch.cat((predictions.boxes, second.boxes))
+    )
 
 
-def best_class_boxes(regions: ScoredRegions) -> Tensor:
-    """Of each region the box regressed for its best-scoring object class, (R, 4).
+def best_class_boxes(predictions: DecodedRegions) -> Tensor:
+    """The box of each region's best-scoring class, (R, 4).
 
-    A region has K regressed boxes; one of them is pooled again, so that R regions stay R.
+    A region has K boxes; one of them is pooled again, so that R regions stay R.
     """
-    best = regions.scores.argmax(dim=1)  # (R,)
-    return regions.boxes[torch.arange(len(best), device=best.device), best]
+    best = predictions.scores.argmax(dim=1)  # (R,)
+    return predictions.boxes[torch.arange(len(best), device=best.device), best]

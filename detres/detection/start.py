@@ -1,204 +1,276 @@
-"""Fine-tuning: a detector that goes on from another detector, perhaps of other classes (He et al. 2015, App. B:
-COCO, then VOC).
+"""What a detector's training starts from: a classification network, or a detector, perhaps of other classes.
 
-Trunk and conv5_x come with any backbone (`build.load_backbone`); here the RPN is taken over as well, and of the class
-layers the rows of the classes that both have. K classes here, D channels of a region's feature.
+He et al. 2015, Appendix A (ImageNet weights, frozen BN) and Appendix B (COCO, then VOC). Trunk and conv5_x come with
+any backbone. From a detector the RPN is copied too, and of the class and box layers the rows of the classes that both
+have.
+
+K classes here, D channels of a region's feature.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from detres.detection.build import prepare_for_training
-from detres.detection.config import Architecture, DetectionConfig
+from detres.detection.build import build_detector
+from detres.detection.config import DetectionModelConfig, DetectorArchitecture
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.errors import ConfigError, WeightsError, listed, nearest
-from detres.weights.checkpoint import Metadata, architecture_of, is_ours, read_safetensors, read_weights
-from detres.weights.foreign import TORCHVISION_PREFIX, find_weights
+from detres.networks.norm import rescale_folded
+from detres.networks.resnet import Trunk, freeze_stages
+from detres.networks.vgg import VGGTrunk
+from detres.tasks.start import Start
+from detres.weights.checkpoint import architecture_of
+from detres.weights.foreign import Backbone
 from detres.weights.loading import load_tensors
-from detres.weights.starting import start_network
 
 log = logging.getLogger("detres")
 
 
-def start_detector(config: DetectionConfig, class_names: Sequence[str]) -> tuple[FasterRCNN, Architecture]:
-    """The detector that a training begins with: fresh layers, initial weights, frozen stages, what `init` has besides.
+@dataclass(frozen=True)
+class PretrainedDetector:
+    """A detector that a training starts from, checked against the one to be trained.
+
+    Attributes:
+        tensors: Of its weights file.
+        architecture: Its options.
+        rows: Class here -> its row there, for the classes that both have.
+        class_names: Its classes.
+        source: The file, for messages.
+    """
+
+    tensors: dict[str, Tensor]
+    architecture: DetectorArchitecture
+    rows: dict[int, int]
+    class_names: tuple[str, ...]
+    source: str
+
+
+def start_detector(
+    model: DetectionModelConfig,
+    architecture: DetectorArchitecture,
+    start: Start,
+    class_names: Sequence[str],
+    seed: int,
+) -> FasterRCNN:
+    """A detector ready to train: seeded fresh layers, initial weights, frozen stages.
 
     Args:
-        config: The whole configuration.
+        model: Initial weights and frozen stages.
+        architecture: The detector's options, its network completed by `start`.
+        start: The initial weights.
         class_names: Its K names.
+        seed: Of the fresh layers.
 
     Raises:
-        ConfigError, WeightsError: As `build.prepare_for_training` and `load_pretrained_detector`.
+        ConfigError, WeightsError: As `check_pretrained`; or the weights lack parts of trunk or conv5_x.
     """
-    model = config.model
-    network, architecture = prepare_for_training(
-        model, config.architecture, len(class_names), config.train.seed
-    )
-    load_pretrained_detector(network, architecture, class_names, model.init, model.init_classes)
-    return network, architecture
+    pretrained = check_pretrained(model, architecture, start, class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_detector(architecture, len(class_names), start.preprocessing.per_channel())
+    if start.backbone is None:
+        random = [f"trunk.{name}" for name in network.trunk.state_dict()]
+        log.warning("model.init is not given: the detector starts from random weights")
+    else:
+        random = load_backbone(network, start.backbone, partial=model.init_partial)
+        if random:
+            log.info("random, not in %s: %s", start.backbone.source, listed(random, 40))
+        rescaled = rescale_folded(network)
+        if rescaled:
+            log.info(
+                "%s: BN is folded into %d convolutions; they are rescaled to train as unfolded ones do",
+                start.backbone.source,
+                rescaled,
+            )
+    _warn_of_frozen_random_layers(network.trunk, random, model.freeze_at)
+    freeze_stages(network.trunk, model.freeze_at)
+    if pretrained is not None:
+        load_pretrained_detector(network, architecture, pretrained, class_names)
+    return network
 
 
-def check_start(config: DetectionConfig, class_names: Sequence[str]) -> None:
-    """Raise what `start_detector` would of a detector as `init`, before a run folder is touched; log nothing.
+def load_backbone(network: FasterRCNN, backbone: Backbone, *, partial: bool) -> list[str]:
+    """Copy a classification network's weights into trunk and head.
 
     Args:
-        config: The whole configuration.
-        class_names: Its K names.
+        network: A detector on the backbone's network.
+        backbone: The weights.
+        partial: Allow missing tensors.
+
+    Returns:
+        Names of trunk and head tensors that stay random.
+
+    Raises:
+        WeightsError: Tensors are missing and `partial` does not allow it, or differ in shape.
     """
-    model = config.model
-    network, _, _ = start_network(model.network, model.init)
-    _find_detector(config.architecture(network), class_names, model.init, model.init_classes)
+    whole = nn.ModuleDict({"trunk": network.trunk, "head": network.roi_head.body})
+    names = {name.split(".", 1)[1]: name for name in whole.state_dict()}
+    tensors = {names[name]: tensor for name, tensor in backbone.features().items() if name in names}
+    missing = load_tensors(whole, tensors, where=backbone.source, partial=True)
+    if missing and not partial:
+        raise WeightsError(
+            f"{backbone.source}: lacks {listed([name.split('.', 1)[1] for name in missing], 4)}; choose whole weights,"
+            " or allow it with model.init_partial: true"
+        )
+    return missing
+
+
+def check_pretrained(
+    model: DetectionModelConfig, architecture: DetectorArchitecture, start: Start, class_names: Sequence[str]
+) -> PretrainedDetector | None:
+    """The detector in `start`, checked against the one to be trained; None where `start` is no detector.
+
+    Args:
+        model: Its `init_classes` names classes that have another name there.
+        architecture: Of the detector to be trained.
+        start: The initial weights.
+        class_names: Of the detector to be trained.
+
+    Raises:
+        ConfigError: `init_classes` names a class that does not exist, here or there, or `init` is no detector.
+        WeightsError: `init` has global context and the model has not.
+    """
+    checkpoint = start.backbone.checkpoint if start.backbone is not None else None
+    if checkpoint is None or checkpoint[1].task != "detection":
+        if model.init_classes:
+            raise ConfigError(
+                f"model.init_classes says which classes of model.init are meant, but {model.init} is no detector's"
+                " weights file: leave it out"
+            )
+        return None
+    tensors, metadata = checkpoint
+    source = str(model.init)
+    theirs = architecture_of(metadata, DetectorArchitecture, source)
+    if theirs.model.global_context and not architecture.model.global_context:
+        raise WeightsError(
+            f"{source}: weights with global context, the model has none: set model.global_context: true, or choose"
+            " weights without it"
+        )
+    _check_init_classes(model.init_classes, class_names, metadata.class_names, source)
+    row = {name: row for row, name in enumerate(metadata.class_names)}
+    name_there = [model.init_classes.get(name, name) for name in class_names]
+    rows = {label: row[name] for label, name in enumerate(name_there) if name in row}
+    return PretrainedDetector(tensors, theirs, rows, metadata.class_names, source)
 
 
 def load_pretrained_detector(
     network: FasterRCNN,
-    architecture: Architecture,
+    architecture: DetectorArchitecture,
+    pretrained: PretrainedDetector,
     class_names: Sequence[str],
-    init: str | None,
-    init_classes: Mapping[str, str],
 ) -> None:
-    """Copy what the detector `init` has beyond a backbone; nothing where `init` is no detector's weights file.
+    """Copy what a detector has beyond a backbone, and log what is copied and what is re-initialized.
 
-    Classes are the same where their names are, or where `init_classes` says so; the others keep their fresh rows, and
-    so do all class layers where only this detector has global context, and all box rows where offsets are divided by
-    other numbers. The RPN stays fresh where its anchors or channels are others. All of it is logged.
+    The RPN is copied where its anchors and channels are the same. Rows of the class and box layers are copied for
+    classes with matching names; the others are re-initialized. All class and box rows are re-initialized where only
+    this detector has global context, and all box rows where the target stds differ.
 
     Args:
         network: A detector ready to train.
         architecture: What it was built from.
+        pretrained: From `check_pretrained`.
         class_names: Its K names.
-        init: The configuration's `model.init`.
-        init_classes: Name here -> name in `init`.
-
-    Raises:
-        ConfigError: `init_classes` names a class that does not exist, here or there, or `init` is no detector.
-        WeightsError: The file is damaged, or has global context and the network has not.
     """
-    found = _find_detector(architecture, class_names, init, init_classes)
-    if found is None:
-        return
-    assert init is not None
-    tensors, metadata, theirs = found
-    _take_over_rpn(network, architecture, theirs, tensors, init)
-    place = {name: row for row, name in enumerate(metadata.class_names)}
-    rows = {
-        own: place[init_classes.get(name, name)]
-        for own, name in enumerate(class_names)
-        if init_classes.get(name, name) in place
-    }
-    if architecture.global_context and not theirs.global_context:
+    theirs, source = pretrained.architecture, pretrained.source
+    _load_rpn(network, architecture, pretrained)
+    if architecture.model.global_context and not theirs.model.global_context:
         log.warning(
-            "the class layers start fresh: the model has global context (model.global_context), %s has none",
-            init,
+            "the class and box layers are re-initialized: the model has global context (model.global_context),"
+            " %s has none",
+            source,
         )
         return
-    same_offsets = architecture.target_stds == theirs.target_stds
-    _take_over_classes(network, tensors, rows, same_offsets)
-    if not same_offsets:
-        log.warning("the box layer starts fresh: rcnn.target_stds are others in %s", init)
-    layers = "class layers" if same_offsets else "class layer"
-    _log_classes(layers, class_names, metadata.class_names, rows, init)
+    same_stds = architecture.rcnn.target_stds == theirs.rcnn.target_stds
+    _load_classes(network, pretrained, same_stds)
+    if not same_stds:
+        log.warning("the box layer is re-initialized: %s was trained with other rcnn.target_stds", source)
+    layers = "class and box layers" if same_stds else "class layer"
+    _log_classes(layers, class_names, pretrained)
 
 
-def _find_detector(
-    architecture: Architecture, class_names: Sequence[str], init: str | None, init_classes: Mapping[str, str]
-) -> tuple[dict[str, Tensor], Metadata, Architecture] | None:
-    """The detector `init` and its architecture, checked against ours; None where `init` is anything else."""
-    found = _read_detector(init)
-    if found is None:
-        if init_classes:
-            raise ConfigError(
-                f"model.init_classes says which classes of model.init are meant, but {init} is no detector's weights"
-                " file: leave it out"
-            )
-        return None
-    assert init is not None
-    tensors, metadata = found
-    theirs = architecture_of(metadata, Architecture, init)
-    if theirs.global_context and not architecture.global_context:
-        raise WeightsError(
-            f"{init}: weights with global context, the model has none: set model.global_context: true, or choose"
-            " weights without it"
-        )
-    _check_names(init_classes, class_names, metadata.class_names, init)
-    return tensors, metadata, theirs
-
-
-def _take_over_rpn(
-    network: FasterRCNN, ours: Architecture, theirs: Architecture, tensors: Mapping[str, Tensor], init: str
-) -> None:
-    keys = ("anchor_sizes", "anchor_ratios", "rpn_channels")
-    other = [key for key in keys if getattr(ours, key) != getattr(theirs, key)]
-    if other:
-        said = [f"{key} {getattr(theirs, key)}, here {getattr(ours, key)}" for key in other]
-        log.warning("the RPN starts fresh: %s has %s", init, listed(said))
+def _load_rpn(network: FasterRCNN, ours: DetectorArchitecture, pretrained: PretrainedDetector) -> None:
+    theirs, source = pretrained.architecture, pretrained.source
+    different = [
+        f"rpn.{key} {getattr(theirs.rpn, key)}, here {getattr(ours.rpn, key)}"
+        for key in ("anchor_sizes", "aspect_ratios", "channels")
+        if getattr(ours.rpn, key) != getattr(theirs.rpn, key)
+    ]
+    if different:
+        log.warning("the RPN is re-initialized: %s has %s", source, listed(different))
         return
     prefix = "rpn."
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    load_tensors(network.rpn, own, where=init)
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in pretrained.tensors.items()
+        if name.startswith(prefix)
+    }
+    load_tensors(network.rpn, tensors, where=source)
 
 
 @torch.no_grad()
-def _take_over_classes(
-    network: FasterRCNN, tensors: Mapping[str, Tensor], rows: Mapping[int, int], same_offsets: bool
-) -> None:
-    """Copy rows (here -> there) of both sibling layers, and background's, which is last, with them."""
-    head = network.region_head
-    if not rows:
+def _load_classes(network: FasterRCNN, pretrained: PretrainedDetector, same_stds: bool) -> None:
+    """Copy rows of the class layer and the box layer, and background's row of the class layer, which is the last."""
+    if not pretrained.rows:
         return
-    own, there = list(rows), list(rows.values())
+    here, there = list(pretrained.rows), list(pretrained.rows.values())
+    predictor, prefix = network.roi_head.box_predictor, "roi_head.box_predictor"
     for kind in ("weight", "bias"):
-        logits, deltas = head.class_logits.get_parameter(kind), head.box_deltas.get_parameter(kind)
-        logits[[*own, -1]] = tensors[f"region_head.class_logits.{kind}"][[*there, -1]].to(
-            logits
-        )  # (K + 1, D)
-        if same_offsets:
-            of_class = tensors[f"region_head.box_deltas.{kind}"].unflatten(0, (-1, 4))  # (K, 4, D)
-            deltas.view(-1, 4, *deltas.shape[1:])[own] = of_class[there].to(deltas)
+        scores, boxes = predictor.cls_score.get_parameter(kind), predictor.bbox_pred.get_parameter(kind)
+        their_scores = pretrained.tensors[f"{prefix}.cls_score.{kind}"]  # (K + 1, D)
+        scores[[*here, -1]] = their_scores[[*there, -1]].to(scores)
+        if same_stds:
+            their_boxes = pretrained.tensors[f"{prefix}.bbox_pred.{kind}"].unflatten(0, (-1, 4))  # (K, 4, D)
+            boxes.view(-1, 4, *boxes.shape[1:])[here] = their_boxes[there].to(boxes)
 
 
-def _log_classes(
-    layers: str, ours: Sequence[str], theirs: Sequence[str], rows: Mapping[int, int], init: str
-) -> None:
-    taken = [
-        ours[own] if ours[own] == theirs[there] else f"{ours[own]} (there {theirs[there]})"
-        for own, there in rows.items()
-    ]
-    fresh = [name for own, name in enumerate(ours) if own not in rows]
+def _log_classes(layers: str, class_names: Sequence[str], pretrained: PretrainedDetector) -> None:
+    copied = []
+    for label, row in pretrained.rows.items():
+        name, name_there = class_names[label], pretrained.class_names[row]
+        copied.append(name if name == name_there else f"{name} (there {name_there})")
+    fresh = [name for label, name in enumerate(class_names) if label not in pretrained.rows]
     log.info(
-        "%s: %d of %d classes taken over from %s: %s; fresh: %s",
+        "%s: rows of %d of %d classes are copied from %s: %s; re-initialized: %s",
         layers,
-        len(taken),
-        len(ours),
-        init,
-        listed(taken, 100) or "none",
+        len(copied),
+        len(class_names),
+        pretrained.source,
+        listed(copied, 100) or "none",
         listed(fresh, 100) or "none",
     )
 
 
-def _check_names(
-    init_classes: Mapping[str, str], ours: Sequence[str], theirs: Sequence[str], init: str
+def _check_init_classes(
+    init_classes: Mapping[str, str], ours: Sequence[str], theirs: Sequence[str], source: str
 ) -> None:
-    for name, there in init_classes.items():
-        for wanted, names, whose in ((name, ours, "the training data"), (there, theirs, init)):
+    for name, name_there in init_classes.items():
+        for wanted, names, owner in ((name, ours, "the training data"), (name_there, theirs, source)):
             if wanted not in names:
                 raise ConfigError(
-                    f"model.init_classes: {name}: {there}: {whose} has no class '{wanted}'{nearest(wanted, names)};"
-                    f" it has {listed(names, 30)}"
+                    f"model.init_classes: {name}: {name_there}: {owner} has no class '{wanted}'"
+                    f"{nearest(wanted, names)}; it has {listed(names, 30)}"
                 )
 
 
-def _read_detector(init: str | None) -> tuple[dict[str, Tensor], Metadata] | None:
-    """The weights file of a detector of ours, None where `init` is anything else."""
-    if init is None or init.startswith(TORCHVISION_PREFIX):
-        return None
-    path = find_weights(init)
-    if path.suffix != ".safetensors" or not is_ours(read_safetensors(path)[1]):
-        return None
-    tensors, metadata = read_weights(path)
-    return (tensors, metadata) if metadata.task == "detection" else None
+def _warn_of_frozen_random_layers(trunk: Trunk | VGGTrunk, random: list[str], freeze_at: int) -> None:
+    """Layers that have random weights and are not trained stay noise."""
+    frozen = {
+        id(module) for stage in trunk.stages()[:freeze_at] for part in stage for module in part.modules()
+    }
+    names = [
+        f"trunk.{name}.weight"
+        for name, module in trunk.named_modules()
+        if id(module) in frozen and isinstance(module, nn.Conv2d)
+    ]
+    noise = [name for name in names if name in random]
+    if noise:
+        log.warning(
+            "model.freeze_at: %d freezes layers that have random weights: %s; set it to 0, or give whole weights",
+            freeze_at,
+            listed(noise, 3),
+        )

@@ -1,7 +1,10 @@
-"""What RPN and Fast R-CNN are trained towards: matched, sampled references and their targets (PAPER: Appendix A).
+"""What RPN and Fast R-CNN are trained towards: matched, sampled references and their targets (He et al. 2015, App. A).
 
-G objects of an image, S sampled references. Boxes are xyxy in pixels of the network's input; labels 0..K-1; background
-is K.
+G ground-truth boxes of an image, S sampled references. Boxes are xyxy in pixels of the network's input; labels are
+0..K-1, background is K.
+
+In an image whose objects are not all annotated, references under `rcnn.partial_bg_iou_thresh_lo` are left out, because
+they may be objects; without any annotated object nothing of such an image takes part.
 """
 
 from __future__ import annotations
@@ -11,31 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detres.boxes.coding import TargetStds, encode_boxes
+from detres.boxes.coding import encode_boxes
 from detres.boxes.geometry import box_iou, boxes_inside
 from detres.boxes.matching import match_boxes
 from detres.boxes.sampling import sample_matches
-
-
-@dataclass(frozen=True)
-class AnchorSampling:
-    """Which anchors take part in the RPN's loss (Ren et al. 2015, §3.1.2).
-
-    Attributes:
-        count: Sampled anchors an image.
-        positive_fraction: At most this share of them positive.
-        fg_iou_thresh: Positive from this overlap on.
-        bg_iou_thresh: Negative below this overlap with every object.
-        cross_boundary: Whether anchors that cross the image's border take part.
-        bg_iou_thresh_lo: Anchors under this overlap are left out.
-    """
-
-    count: int = 256
-    positive_fraction: float = 0.5
-    fg_iou_thresh: float = 0.7
-    bg_iou_thresh: float = 0.3
-    cross_boundary: bool = False
-    bg_iou_thresh_lo: float = 0.0
+from detres.detection.config import RCNNConfig, RPNConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class AnchorTargets:
     """The sampled anchors of one image, positives first.
 
     Attributes:
-        indices: (S,) int64, places among the image's anchors.
+        indices: (S,) int64, positions among the image's anchors.
         positives: How many of them are positive.
         deltas: (positives, 4) from the anchor to its object.
     """
@@ -56,47 +39,38 @@ class AnchorTargets:
 @torch.no_grad()
 def sample_anchors(
     anchors: Tensor,
-    boxes: Tensor,
+    gt_boxes: Tensor,
     image_size: tuple[int, int],
-    sampling: AnchorSampling,
+    rpn: RPNConfig,
     generator: torch.Generator,
+    *,
+    bg_iou_thresh_lo: float | None = None,
 ) -> AnchorTargets:
-    """Match anchors (N, 4) to objects (G, 4) and draw those of the loss; it may be that none lies inside the image."""
+    """Match anchors (N, 4) to ground truth (G, 4) and sample those of the loss (Ren et al. 2015, §3.1.2).
+
+    Args:
+        anchors: Of the whole map; possibly none lies inside the image.
+        gt_boxes: Ground truth.
+        image_size: Height and width of the network's input.
+        rpn: Thresholds, number and share of positives.
+        generator: Source of the random draws.
+        bg_iou_thresh_lo: For an image whose objects are not all annotated: anchors under this overlap are left out.
+    """
     allowed = torch.arange(len(anchors), device=anchors.device)
-    if not sampling.cross_boundary:
+    if not rpn.cross_boundary:
         allowed = allowed[boxes_inside(anchors, *image_size)]
     matches, objects = match_boxes(
-        box_iou(anchors[allowed], boxes),
-        fg_iou_thresh=sampling.fg_iou_thresh,
-        bg_iou_thresh=sampling.bg_iou_thresh,
-        bg_iou_thresh_lo=sampling.bg_iou_thresh_lo,
+        box_iou(anchors[allowed], gt_boxes),
+        fg_iou_thresh=rpn.fg_iou_thresh,
+        bg_iou_thresh=rpn.bg_iou_thresh,
+        bg_iou_thresh_lo=bg_iou_thresh_lo or 0.0,
         keep_best=True,
     )
-    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_fraction, generator)
+    count = rpn.batch_size_per_image if bg_iou_thresh_lo is None or len(gt_boxes) else 0
+    positives, negatives = sample_matches(matches, count, rpn.positive_fraction, generator)
     indices = allowed[torch.cat((positives, negatives))]
-    deltas = encode_boxes(boxes[objects[positives]], anchors[allowed[positives]])
+    deltas = encode_boxes(gt_boxes[objects[positives]], anchors[allowed[positives]])
     return AnchorTargets(indices, len(positives), deltas)
-
-
-@dataclass(frozen=True)
-class RegionSampling:
-    """Which regions take part in Fast R-CNN's loss (Girshick 2015, §2.3).
-
-    Attributes:
-        count: Sampled regions an image.
-        positive_fraction: At most this share of them positive.
-        fg_iou_thresh: Positive from this overlap on.
-        bg_iou_thresh: Negative below this overlap.
-        bg_iou_thresh_lo: Regions under this overlap are left out (0.1 on VOC; 0 on COCO).
-        target_stds: What the four box offsets are divided by.
-    """
-
-    count: int = 128
-    positive_fraction: float = 0.25
-    fg_iou_thresh: float = 0.5
-    bg_iou_thresh: float = 0.5
-    bg_iou_thresh_lo: float = 0.0
-    target_stds: TargetStds = (0.1, 0.1, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -106,7 +80,7 @@ class RegionTargets:
     Attributes:
         boxes: (S, 4).
         labels: (S,) int64 in 0..K, background K.
-        deltas: (positives, 4), divided by the target_stds.
+        deltas: (positives, 4), divided by the target stds.
     """
 
     boxes: Tensor
@@ -117,25 +91,41 @@ class RegionTargets:
 @torch.no_grad()
 def sample_regions(
     proposals: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
     num_classes: int,
-    sampling: RegionSampling,
+    rcnn: RCNNConfig,
     generator: torch.Generator,
+    *,
+    exhaustive: bool = True,
 ) -> RegionTargets:
-    """Match proposals (P, 4), joined by the objects themselves, to objects (G, 4) and draw those of the loss."""
-    candidates = torch.cat((proposals, boxes))
+    """Match proposals (P, 4) and the ground truth itself to the ground truth, and sample those of the loss.
+
+    Args:
+        proposals: Of the RPN.
+        gt_boxes: (G, 4).
+        gt_labels: (G,) int64 in 0..K-1.
+        num_classes: K.
+        rcnn: Thresholds, number and share of positives, target stds (Girshick 2015, §2.3).
+        generator: Source of the random draws.
+        exhaustive: Whether all objects of the image are annotated.
+    """
+    candidates = torch.cat((proposals, gt_boxes))
+    lowest, count = rcnn.bg_iou_thresh_lo, rcnn.batch_size_per_image
+    if not exhaustive:
+        lowest = max(rcnn.partial_bg_iou_thresh_lo, lowest)
+        count = count if len(gt_boxes) else 0
     matches, objects = match_boxes(
-        box_iou(candidates, boxes),
-        fg_iou_thresh=sampling.fg_iou_thresh,
-        bg_iou_thresh=sampling.bg_iou_thresh,
-        bg_iou_thresh_lo=sampling.bg_iou_thresh_lo,
+        box_iou(candidates, gt_boxes),
+        fg_iou_thresh=rcnn.fg_iou_thresh,
+        bg_iou_thresh=rcnn.bg_iou_thresh,
+        bg_iou_thresh_lo=lowest,
     )
-    positives, negatives = sample_matches(matches, sampling.count, sampling.positive_fraction, generator)
+    positives, negatives = sample_matches(matches, count, rcnn.positive_fraction, generator)
     matched = objects[positives]
-    background = labels.new_full((len(negatives),), num_classes)
+    background = gt_labels.new_full((len(negatives),), num_classes)
     return RegionTargets(
         boxes=candidates[torch.cat((positives, negatives))],
-        labels=torch.cat((labels[matched], background)),
-        deltas=encode_boxes(boxes[matched], candidates[positives], sampling.target_stds),
+        labels=torch.cat((gt_labels[matched], background)),
+        deltas=encode_boxes(gt_boxes[matched], candidates[positives], rcnn.target_stds),
     )

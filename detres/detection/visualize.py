@@ -1,6 +1,6 @@
-"""Pictures that a training run draws unasked: its first batch as the network sees it, and validation detections.
+"""Images that a training run draws unasked: its first batch as the network sees it, and validation detections.
 
-Annotations are dashed, detections are solid and bear their score.
+Annotations are dashed. Detections are solid and carry their score.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from detres.data.records import Annotations, DetectionTable
 from detres.data.transforms import resize_image
 
 COLUMNS = 4
-DRAWN_SCORE = 0.5  # detections under this score are not drawn: they would hide the picture
-READABLE_SIDE = 240  # smaller pictures are enlarged, for labels have one size
-LARGEST_SIDE = 640  # larger ones are shrunk, for a sheet holds many
+DRAWN_SCORE = 0.5  # detections under this score would hide the image
+READABLE_SIDE = 240  # smaller images are enlarged, because labels have one size
+LARGEST_SIDE = 640  # larger ones are shrunk, because a sheet holds many
 
 
-def draw_batch(path: Path, samples: Sequence[DetectionSample], class_names: Sequence[str]) -> None:
-    """Draw samples with their boxes, after resizing and augmentation; small pictures are enlarged, pixel by pixel.
+def draw_samples(samples: Sequence[DetectionSample], class_names: Sequence[str]) -> list[np.ndarray]:
+    """Samples with their boxes, (h, w, 3) uint8 RGB each; small images are enlarged, pixel by pixel.
 
     Args:
-        path: The picture file to write.
-        samples: The batch.
+        samples: A training batch, after resizing and augmentation.
         class_names: K names.
     """
-    images = []
+    drawn = []
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
         factor = -(-READABLE_SIDE // min(image.shape[:2]))
         enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
         boxes = sample.boxes.numpy() * factor
-        images.append(draw_annotations(enlarged, boxes, sample.labels.numpy(), class_names))
-    write_image(path, contact_sheet(images, COLUMNS))
+        drawn.append(draw_annotations(enlarged, boxes, sample.labels.numpy(), class_names))
+    return drawn
 
 
 def draw_split(path: Path, annotations: Annotations, table: DetectionTable, *, limit: int) -> None:

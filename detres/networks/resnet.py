@@ -216,7 +216,7 @@ class Block(nn.Module):
             residual += self._shortcut(maps)
         return F.relu(residual, inplace=True)
 
-    def of_maps(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
+    def convolve_before_pooling(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
         """`forward(pool(maps, 1))` of a bottleneck with a projection, its 1x1 convolutions run before pooling.
 
         Pooling sums positions and a 1x1 convolution sums channels, so the two may change places; what follows in the
@@ -303,13 +303,13 @@ class Head(nn.Module):
 
     @property
     def begins_with_1x1(self) -> bool:
-        """Whether conv5_1 is a bottleneck with a projection and constant norms, as `of_maps` needs."""
+        """Whether conv5_1 is a bottleneck with a projection and constant norms, as `convolve_before_pooling` needs."""
         block = self.layer4.get_submodule("0")
         constant = not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
         return block.conv1.kernel_size == (1, 1) and block.shortcut == "projection" and constant  # type: ignore[union-attr]
 
-    def of_maps(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
-        """`forward(pool(maps, 1))`, faster: see `Block.of_maps`.
+    def convolve_before_pooling(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
+        """`forward(pool(maps, 1))`, faster: see `Block.convolve_before_pooling`.
 
         Args:
             maps: For each image (1, C, h, w).
@@ -317,7 +317,7 @@ class Head(nn.Module):
                 linear and each channel by itself (RoIAlign, not max pooling).
         """
         first, *others = self.layer4.children()
-        regions = first.of_maps(maps, pool)  # type: ignore[operator]
+        regions = first.convolve_before_pooling(maps, pool)  # type: ignore[operator]
         for block in others:
             regions = block(regions)
         return regions.mean(dim=(2, 3))

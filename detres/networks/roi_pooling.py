@@ -30,7 +30,7 @@ def roi_align(
     spatial_scale: float,
     sampling_ratio: int = 2,
     aligned: bool = False,
-    every: int = 1,
+    bin_stride: int = 1,
 ) -> Tensor:
     """Mean of bilinear samples in each of o x o cells of each region.
 
@@ -47,10 +47,10 @@ def roi_align(
         sampling_ratio: Samples along each side of a cell, at least 1.
         aligned: Shift by half a pixel (detectron2); False: no shift, and regions are at least one map pixel
             wide.
-        every: Only each such cell along both axes: those that a convolution of this stride would read.
+        bin_stride: Only each such cell along both axes: those that a convolution of this stride would read.
 
     Returns:
-        (R, C, p, p) with p = ceil(o / every), dtype of `features`; on the CPU in channels-last memory.
+        (R, C, p, p) with p = ceil(o / bin_stride), dtype of `features`; on the CPU in channels-last memory.
     """
     batch, _, height, width = features.shape
     assert regions.dim() == 2
@@ -62,12 +62,12 @@ def roi_align(
         cells = torchvision.ops.roi_align(
             wide, regions.to(wide.dtype), size, spatial_scale, sampling_ratio, aligned
         )
-        return cells.to(features.dtype)[:, :, ::every, ::every]
+        return cells.to(features.dtype)[:, :, ::bin_stride, ::bin_stride]
     with torch.no_grad():
         indices, weights, offsets = _align_weights(
-            regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned, every
+            regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned, bin_stride
         )
-    side = -(-output_size // every)
+    side = -(-output_size // bin_stride)
     return _WeightedRows.apply(_pixel_rows(features), indices, weights.to(features.dtype), offsets, side)
 
 
@@ -132,7 +132,7 @@ def _align_weights(
     spatial_scale: float,
     ratio: int,
     aligned: bool,
-    every: int,
+    bin_stride: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pixel rows and weights of all cells, those of weight zero left out.
 
@@ -147,8 +147,8 @@ def _align_weights(
     if not aligned:
         extent = extent.clamp(min=1.0)
     # pixels and weights along each axis: (R, o, 2 ratio)
-    columns, column_weights = _axis_weights(start[:, 0], extent[:, 0], width, output_size, ratio, every)
-    lines, line_weights = _axis_weights(start[:, 1], extent[:, 1], height, output_size, ratio, every)
+    columns, column_weights = _axis_weights(start[:, 0], extent[:, 0], width, output_size, ratio, bin_stride)
+    lines, line_weights = _axis_weights(start[:, 1], extent[:, 1], height, output_size, ratio, bin_stride)
     image = regions[:, 0].to(torch.int32)[:, None, None]
     lines = (image * height + lines) * width
     # their products: (R, p, p, 2 ratio, 2 ratio)
@@ -161,7 +161,7 @@ def _align_weights(
 
 
 def _axis_weights(
-    start: Tensor, extent: Tensor, side: int, output_size: int, ratio: int, every: int
+    start: Tensor, extent: Tensor, side: int, output_size: int, ratio: int, bin_stride: int
 ) -> tuple[Tensor, Tensor]:
     """The map pixels that a cell's samples touch along one axis, and the share of the cell's mean each carries.
 
@@ -169,11 +169,11 @@ def _axis_weights(
     touch the same pixels: equal pixels are joined, and weigh zero where they come again.
 
     Returns:
-        pixels (R, p, 2 ratio) int32 and weights of the same shape, p = ceil(o / every).
+        pixels (R, p, 2 ratio) int32 and weights of the same shape, p = ceil(o / bin_stride).
     """
     cell = (extent / output_size)[:, None, None]
     within = (torch.arange(ratio, dtype=start.dtype) + 0.5) * cell / ratio
-    wanted = torch.arange(0, output_size, every, dtype=start.dtype)[:, None]
+    wanted = torch.arange(0, output_size, bin_stride, dtype=start.dtype)[:, None]
     samples = (start[:, None, None] + wanted * cell + within).flatten(1)  # (R, p ratio)
     inside = (samples >= -OUTSIDE) & (samples <= side)
     samples = torch.where(inside, samples, 0.0).clamp(0, side - 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detres.api import Detector, detect_split
+from detres.api import Detector
 from detres.data.detection_samples import load_image
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError, nearest
@@ -176,7 +176,7 @@ def measure_rows(
     for number, (row, of_row) in enumerate(zip(rows, of_rows, strict=True), start=1):
         log.info("row %d of %d: %s", number, len(rows), row.name)
         operations = mean_multiply_adds(detector, truth, of_row)  # and the pictures' first, slower passes
-        detections, seconds = detect_split(detector, truth, options=of_row, quiet=quiet)
+        detections, seconds = detector.detect_split(truth, options=of_row, quiet=quiet)
         values = resampled[row.name] = resample(detections)
         others = (AGAINST,) if row.before is None else (row.before, PLAIN)
         coco, voc = evaluate_coco(truth, detections).figures, evaluate_voc(truth, detections).figures

@@ -205,9 +205,9 @@ def _detector_parts(
         parameters=parameters(detector.rpn),
         multiply_adds=multiply_adds_of(detector.rpn, shape),
     )
-    head = detector.region_head
-    cells = head.pooling.cells
-    layers = (head.class_logits, head.box_deltas)
+    head = detector.roi_head
+    cells = head.pooler.output_size
+    layers = (head.box_predictor.cls_score, head.box_predictor.bbox_pred)
     yield DetectorRow(
         network=config.name,
         part="head per region",

@@ -35,7 +35,7 @@ TORCHVISION_NETWORKS = torchvision.NETWORKS
 OURS = "detres's"
 CLASSIFICATION_LAYERS = ("fc.", "classifier.6.")
 # Where a detector keeps the parts of the classification network: conv1..conv4_x and conv5_x (VGG: fc6, fc7).
-DETECTOR_PARTS = ("trunk.", "region_head.body.")
+DETECTOR_PARTS = ("trunk.", "roi_head.body.")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> B
 
 def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """The network's keys of a task's model configuration, where they stand by themselves or among the others."""
-    inner = architecture.get("network", architecture)
+    model = architecture.get("model", architecture)
+    inner = model.get("network", model) if isinstance(model, Mapping) else architecture
     fields = inner if isinstance(inner, Mapping) else architecture
     return {key: fields[key] for key in NetworkConfig.model_fields if key in fields}
 

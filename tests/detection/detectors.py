@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,41 +11,56 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detres.data.decoding import read_image
+from detres.data.detection_samples import DetectionSample
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.data.records import Annotations, Strings
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_boxes, resize_image
 from detres.detection.build import build_detector
-from detres.detection.config import Architecture
-from detres.detection.detect import TestConfig, detect_images
+from detres.detection.config import DetectionTestConfig, DetectorArchitecture
+from detres.detection.detect import detect_image
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.features import Member, SizedImage, View, look, sized_images
-from detres.detection.roi_head import Detections
-from detres.networks.config import NetworkConfig
+from detres.detection.features import (
+    DetectorMember,
+    ImageFeatures,
+    ResizedImage,
+    extract_features,
+    resize_for_members,
+)
+from detres.detection.postprocess import Detections
 from detres.networks.norm import FrozenBatchNorm2d
 
 Images = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
-def small_architecture(name: str = "resnet18", width: float = 0.25, **changes: object) -> Architecture:
-    """A detector with anchors for pictures of some hundred pixels; `changes` are fields of `Architecture`."""
-    fields: dict[str, object] = {
-        "network": NetworkConfig.model_validate({"name": name, "width": width, "stride_in": "3x3"}),
-        "pooler": "roi_align",
-        "sampling_ratio": 2,
-        "aligned": False,
-        "rpn_channels": 64,
-        "anchor_sizes": (32.0, 64.0, 128.0),
-        "anchor_ratios": (0.5, 1.0, 2.0),
-        "proposal_nms": 0.7,
-        "proposal_min_size": 4.0,
-        "target_stds": (0.1, 0.1, 0.2, 0.2),
+def small_architecture(
+    name: str = "resnet18", width: float = 0.25, **changes: Mapping[str, object]
+) -> DetectorArchitecture:
+    """A detector with anchors for images of some hundred pixels.
+
+    Args:
+        name: The network.
+        width: Factor on its channels.
+        changes: For each section (`model`, `rpn`, `rcnn`) the keys that differ.
+    """
+    sections: dict[str, dict[str, object]] = {
+        "model": {"network": {"name": name, "width": width, "stride_in": "3x3"}, "pooler": "roi_align"},
+        "rpn": {"channels": 64, "anchor_sizes": (32.0, 64.0, 128.0), "min_size": 4.0},
+        "rcnn": {},
     }
-    return Architecture.model_validate({**fields, **changes})
+    return DetectorArchitecture.model_validate(
+        {section: {**keys, **changes.get(section, {})} for section, keys in sections.items()}
+    )
+
+
+def changed(architecture: DetectorArchitecture, **changes: Mapping[str, object]) -> DetectorArchitecture:
+    """The same with other keys in some sections."""
+    update = {name: getattr(architecture, name).model_copy(update=keys) for name, keys in changes.items()}
+    return architecture.model_copy(update=update)
 
 
 def detector_with_spread_scores(
-    architecture: Architecture,
+    architecture: DetectorArchitecture,
     num_classes: int,
     image: Tensor,
     preprocessing: Preprocessing = TORCHVISION,
@@ -74,42 +89,81 @@ def detector_with_spread_scores(
 
 def _spread(network: FasterRCNN, image: Tensor) -> None:
     (output,) = network([image])
-    rpn, head = network.rpn, network.region_head
-    for layer, values, spread in ((rpn.objectness, output.objectness, 2.0), (rpn.deltas, output.deltas, 0.2)):
+    rpn, head = network.rpn, network.roi_head
+    for layer, values, spread in (
+        (rpn.cls_logits, output.objectness, 2.0),
+        (rpn.bbox_pred, output.deltas, 0.2),
+    ):
         layer.weight.mul_(spread / values.std())
     regions = output.anchors[torch.randperm(len(output.anchors))[:32]]
     logits, deltas = head([output.features], [regions], [output.size])
-    for layer, values, spread in ((head.class_logits, logits, 4.0), (head.box_deltas, deltas, 0.5)):
+    predictor = head.box_predictor
+    for layer, values, spread in ((predictor.cls_score, logits, 4.0), (predictor.bbox_pred, deltas, 0.5)):
         layer.weight.mul_(spread / (values - values.mean(dim=0)).std())
         layer.bias.sub_(values.mean(dim=0).flatten() * spread / (values - values.mean(dim=0)).std())
 
 
 def member_of(
-    network: FasterRCNN,
-    architecture: Architecture,
-    test: TestConfig,
-    short_side: int = 96,
-    long_side: int = 160,
-) -> Member:
+    network: FasterRCNN, architecture: DetectorArchitecture, short_side: int = 96, long_side: int = 160
+) -> DetectorMember:
     """A network as one member of a test."""
-    options = architecture.proposal_options(test)
-    return Member(network, short_side, long_side, options, architecture.target_stds)
+    return DetectorMember(network, architecture, short_side, long_side)
 
 
-def sized_for(members: Sequence[Member], image: Tensor, test: TestConfig) -> list[SizedImage]:
-    """An image (3, H, W) as each member wants it."""
-    sides = [(member.short_side, member.long_side) for member in members]
-    return sized_images(image.permute(1, 2, 0).numpy(), sides, test.scales)
+def resized_for(
+    members: Sequence[DetectorMember], image: Tensor, test: DetectionTestConfig
+) -> list[ResizedImage]:
+    """An image (3, H, W) as each member takes it."""
+    return resize_for_members(image.permute(1, 2, 0).numpy(), members, test.scales)
 
 
-def found_by(members: Sequence[Member], images: Sequence[Tensor], test: TestConfig) -> list[Detections]:
-    """Detections of images (3, H, W) of any size."""
-    return detect_images(members, [sized_for(members, image, test) for image in images], test)
+def detect_with(members: Sequence[DetectorMember], image: Tensor, test: DetectionTestConfig) -> Detections:
+    """Detections of an image (3, H, W) of any size."""
+    return detect_image(members, resized_for(members, image, test), test)
 
 
-def view_of(member: Member, image: Tensor, test: TestConfig) -> View:
-    """One picture as one member sees it; to be called where no gradients are wanted."""
-    return look(member, sized_for([member], image, test), test.scales, test.flip)
+def detect_as_is(
+    network: FasterRCNN,
+    architecture: DetectorArchitecture,
+    image: Tensor,
+    test: DetectionTestConfig,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Detections:
+    """Detections of one network in an image (3, h, w) that is resized already, by `scale` from the original."""
+    own = 1  # whatever its size: the only one
+    member = DetectorMember(network, architecture, own, own)
+    return detect_image([member], [ResizedImage({own: image}, scale)], test)
+
+
+def features_of(member: DetectorMember, image: Tensor, test: DetectionTestConfig) -> ImageFeatures:
+    """One image through one member; to be called where no gradients are wanted."""
+    (resized,) = resized_for([member], image, test)
+    return extract_features(member, resized, test.scales, test.flip)
+
+
+def samples_of(
+    images: Images,
+    scales: Sequence[tuple[float, float]] | None = None,
+    exhaustive: Sequence[bool] | None = None,
+) -> list[DetectionSample]:
+    """A training batch of images, boxes and labels."""
+    count = len(images[0])
+    return [
+        DetectionSample(
+            image=image,
+            boxes=boxes,
+            labels=labels,
+            scale=scale,
+            size=(image.shape[1], image.shape[2]),
+            image_id=str(index),
+            index=index,
+            name=str(index),
+            exhaustive=whole,
+        )
+        for index, (image, boxes, labels, scale, whole) in enumerate(
+            zip(*images, scales or [(1.0, 1.0)] * count, exhaustive or [True] * count, strict=True)
+        )
+    ]
 
 
 class Calls:
@@ -184,7 +238,7 @@ def annotations_of(paths: Sequence[str], sizes: Sequence[tuple[int, int]], boxes
 
 
 def assert_same_detections(
-    found: Detections, expected: Detections, *, score: float = 1e-4, box: float = 0.05, lowest: float
+    detections: Detections, expected: Detections, *, score: float = 1e-4, box: float = 0.05, lowest: float
 ) -> None:
     """Each detection has its own counterpart of the same class; the order among near-ties does not matter.
 
@@ -192,20 +246,23 @@ def assert_same_detections(
     """
     free = set(range(len(expected.scores)))
     alone = []
-    for row in range(len(found.scores)):
+    for row in range(len(detections.scores)):
         alike = [
             other
             for other in free
-            if found.labels[row] == expected.labels[other]
-            and abs(found.scores[row] - expected.scores[other]) <= score
-            and (found.boxes[row] - expected.boxes[other]).abs().max() <= box
+            if detections.labels[row] == expected.labels[other]
+            and abs(detections.scores[row] - expected.scores[other]) <= score
+            and (detections.boxes[row] - expected.boxes[other]).abs().max() <= box
         ]
         if alike:
             free.remove(
-                min(alike, key=lambda other: float((found.boxes[row] - expected.boxes[other]).abs().max()))
+                min(
+                    alike,
+                    key=lambda other: float((detections.boxes[row] - expected.boxes[other]).abs().max()),
+                )
             )
         else:
-            alone.append(float(found.scores[row]))
+            alone.append(float(detections.scores[row]))
     alone += [float(expected.scores[other]) for other in free]
     surprising = [value for value in alone if abs(value - lowest) > score]
     assert not surprising, f"detections without a counterpart, by score: {surprising}"

@@ -88,7 +88,7 @@ def test_align_outside_and_tiny_regions() -> None:
 def test_align_of_every_nth_cell_is_a_part_of_all_cells(output: int, every: int) -> None:
     features, regions = torch.randn(2, 24, 19, 25), random_regions(30, 2, 19 * 16, 25 * 16)
     cells = roi_align(features, regions, output, 1 / 16)
-    part = roi_align(features, regions, output, 1 / 16, every=every)
+    part = roi_align(features, regions, output, 1 / 16, bin_stride=every)
     torch.testing.assert_close(part, cells[:, :, ::every, ::every], rtol=0, atol=1e-6)
 
 
