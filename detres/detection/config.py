@@ -21,14 +21,18 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class StageConfig(Section):
-    """What an alternating step has of its own; where a key says nothing, that of `train` holds."""
+    """Keys of `train` that differ for one kind of alternating step; null takes the value of `train`."""
 
-    length: Length | None = Field(default=None, description="how long this kind of step trains")
-    milestones: tuple[Length, ...] | None = Field(default=None, description="where the rate falls")
-    batch: int | None = Field(default=None, ge=1, description="images of a micro-batch")
-    accumulate: int | None = Field(default=None, ge=1, description="micro-batches of an optimizer step")
-    base_batch_size: int | None = Field(default=None, ge=1, description="images for which `lr` is stated")
-    lr: float | None = Field(default=None, gt=0, description="learning rate at the reference batch")
+    length: Length | None = Field(default=None, description="length of this kind of step")
+    milestones: tuple[Length, ...] | None = Field(
+        default=None, description="where the learning rate is multiplied by `gamma`"
+    )
+    batch: int | None = Field(default=None, ge=1, description="images per micro-batch")
+    accumulate: int | None = Field(default=None, ge=1, description="micro-batches per optimizer step")
+    base_batch_size: int | None = Field(
+        default=None, ge=1, description="images per step for which `lr` is given"
+    )
+    lr: float | None = Field(default=None, gt=0, description="learning rate at `base_batch_size`")
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
@@ -44,9 +48,11 @@ class DetectionTrainConfig(TrainConfig):
         default="joint",
         description="approximate joint training, or the four alternating steps of Ren et al. 2015",
     )
-    rpn_stage: StageConfig = Field(default=StageConfig(), description="steps 1 and 3 of alternating training")
+    rpn_stage: StageConfig = Field(
+        default=StageConfig(), description="keys that differ in steps 1 and 3 of alternating training"
+    )
     rcnn_stage: StageConfig = Field(
-        default=StageConfig(), description="steps 2 and 4 of alternating training"
+        default=StageConfig(), description="keys that differ in steps 2 and 4 of alternating training"
     )
 
     @model_validator(mode="after")
@@ -59,7 +65,7 @@ class DetectionTrainConfig(TrainConfig):
         return self
 
     def for_stage(self, kind: Literal["rpn", "rcnn"]) -> DetectionTrainConfig:
-        """The keys of one alternating step, its own put in the place of the common ones."""
+        """The keys of one kind of alternating step: its own, else those of `train`."""
         own = self.rpn_stage if kind == "rpn" else self.rcnn_stage
         changes = {name: value for name in own.model_fields_set if (value := getattr(own, name)) is not None}
         nothing = StageConfig()
@@ -70,36 +76,41 @@ class DetectionModelConfig(Section):
     """The network and the weights it starts from."""
 
     network: NetworkConfig = Field(
-        default=NetworkConfig(), description="what the weights of `init` settle need not be said"
+        default=NetworkConfig(),
+        description="depth and form; keys that the weights of `init` determine may be left out",
     )
     init: str | None = Field(
         default=None,
         description="weights to start from: a file, or torchvision:resnet18|34|50|101|152, torchvision:vgg16|19",
     )
     init_partial: bool = Field(
-        default=False, description="allow weights that lack parts; what stays random is listed"
+        default=False, description="allow weights that lack parts; layers that stay random are listed"
     )
     init_classes: dict[str, str] = Field(
         default={},
-        description="classes that `init`, a detector, has under another name: `{aeroplane: airplane}`, name here first",
+        description="other names of classes in the detector `init`: `{aeroplane: airplane}`, where the first is the name here",
     )
     freeze_at: int = Field(
-        default=2, ge=0, le=4, description="stages not trained: 2 = conv1 and conv2_x (VGG: conv1 and conv2)"
+        default=2,
+        ge=0,
+        le=4,
+        description="number of stages that are not trained: 2 means conv1 and conv2_x (VGG: conv1 and conv2)",
     )
     pooler: Literal["roi_pool", "roi_align"] = Field(
         default="roi_pool", description="RoI max pooling (the paper's) or RoIAlign"
     )
-    sampling_ratio: int = Field(default=2, ge=1, description="RoIAlign's samples a side of a cell")
+    sampling_ratio: int = Field(default=2, ge=1, description="RoIAlign: samples along each side of a cell")
     aligned: bool = Field(
-        default=False, description="RoIAlign shifted by half a pixel (detectron2) or not (torchvision)"
+        default=False, description="RoIAlign: shift by half a pixel (detectron2) or not (torchvision)"
     )
     global_context: bool = Field(
-        default=False, description="global context: the whole image's feature beside each region's"
+        default=False,
+        description="classify each region with the whole image's feature beside its own (Appendix B)",
     )
     bbox_pred_init: Literal["per_class", "shared"] = Field(
         default="per_class",
-        description="fresh weights of the region head's box layer: each class's own, std 0.001 (Girshick 2015), or"
-        " larger and the same for all classes, with which boxes are learnt in fewer steps where classes are many",
+        description="initial weights of the box layer. per_class: std 0.001, each class's own (Girshick 2015). shared: std 0.03,"
+        " equal for all classes, so that boxes are learned in fewer steps where there are many classes",
     )
 
 
@@ -108,102 +119,108 @@ class RPNConfig(Section):
 
     channels: int = Field(default=512, ge=1, description="channels of the 3x3 convolution")
     anchor_sizes: tuple[Positive, ...] = Field(
-        default=(128, 256, 512), min_length=1, description="square roots of the anchors' areas"
+        default=(128, 256, 512),
+        min_length=1,
+        description="square roots of the anchors' areas, in pixels of the resized image",
     )
     aspect_ratios: tuple[Positive, ...] = Field(
-        default=(0.5, 1, 2), min_length=1, description="heights over widths of the anchors"
+        default=(0.5, 1, 2), min_length=1, description="height divided by width of the anchors"
     )
     cross_boundary: bool = Field(
-        default=False, description="whether anchors that cross the border take part in the loss"
+        default=False, description="whether anchors that cross the image boundary take part in the loss"
     )
     fg_iou_thresh: float = Field(
-        default=0.7, gt=0, le=1, description="anchors are positive from this overlap on"
+        default=0.7, gt=0, le=1, description="anchors with at least this IoU are positive"
     )
-    bg_iou_thresh: float = Field(
-        default=0.3, gt=0, le=1, description="anchors are negative below this overlap"
-    )
-    batch_size_per_image: int = Field(default=256, ge=1, description="anchors in the loss, an image")
+    bg_iou_thresh: float = Field(default=0.3, gt=0, le=1, description="anchors below this IoU are negative")
+    batch_size_per_image: int = Field(default=256, ge=1, description="anchors per image in the loss")
     positive_fraction: float = Field(
-        default=0.5, gt=0, le=1, description="largest share of positives among them"
+        default=0.5, gt=0, le=1, description="largest fraction of positives among them"
     )
     smooth_l1_beta: float = Field(
         default=1 / 9, gt=0, description="where smooth L1 turns from square to line"
     )
-    pre_nms_top_n: int = Field(default=12000, ge=1, description="in training (testing: test.pre_nms_top_n)")
-    proposals: int = Field(default=2000, ge=1, description="in training (testing: test.proposals)")
+    pre_nms_top_n: int = Field(
+        default=12000,
+        ge=1,
+        description="anchors that are decoded before NMS, in training (at test: test.pre_nms_top_n)",
+    )
+    proposals: int = Field(
+        default=2000, ge=1, description="proposals per image after NMS, in training (at test: test.proposals)"
+    )
     nms_thresh: float = Field(
-        default=0.7, gt=0, le=1, description="overlap above which a worse proposal is dropped"
+        default=0.7, gt=0, le=1, description="IoU above which a proposal with a lower score is dropped"
     )
     min_size: float = Field(
-        default=16, ge=0, description="proposals under this side are dropped; pixels of the original picture"
+        default=16,
+        ge=0,
+        description="proposals with a shorter side are dropped; pixels of the original image",
     )
 
 
 class RCNNConfig(Section):
     """Fast R-CNN's loss."""
 
-    batch_size_per_image: int = Field(default=128, ge=1, description="regions in the loss, an image")
+    batch_size_per_image: int = Field(default=128, ge=1, description="regions per image in the loss")
     positive_fraction: float = Field(
-        default=0.25, gt=0, le=1, description="largest share of positives among them"
+        default=0.25, gt=0, le=1, description="largest fraction of positives among them"
     )
     fg_iou_thresh: float = Field(
-        default=0.5, gt=0, le=1, description="regions are positive from this overlap on"
+        default=0.5, gt=0, le=1, description="regions with at least this IoU are positive"
     )
-    bg_iou_thresh: float = Field(
-        default=0.5, gt=0, le=1, description="regions are negative below this overlap"
-    )
+    bg_iou_thresh: float = Field(default=0.5, gt=0, le=1, description="regions below this IoU are negative")
     bg_iou_thresh_lo: float = Field(
-        default=0.0, ge=0, lt=1, description="regions under this overlap are left out (VOC: 0.1)"
+        default=0.0, ge=0, lt=1, description="regions below this IoU are left out (VOC: 0.1)"
     )
     partial_bg_iou_thresh_lo: float = Field(
         default=0.1,
         ge=0,
         lt=0.3,
-        description="the same, of regions and of anchors, where not all objects are annotated (ImageNet DET's train)",
+        description="the same, for regions and anchors of images whose objects are not all annotated (ImageNet DET's train)",
     )
     smooth_l1_beta: float = Field(default=1.0, gt=0, description="where smooth L1 turns from square to line")
     target_stds: tuple[Positive, Positive, Positive, Positive] = Field(
-        default=(0.1, 0.1, 0.2, 0.2), description="what the four box offsets are divided by"
+        default=(0.1, 0.1, 0.2, 0.2),
+        description="standard deviations by which the four box offsets are divided",
     )
 
 
 class DetectionTestConfig(Section):
     """How a detector is tested; the keywords of the Python API have the same names."""
 
-    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+    __test__ = False  # pytest takes classes with this name for tests
 
     score_thresh: float = Field(
         default=0.05, ge=0, lt=1, description="detections must score above this (COCO evaluation may use 0)"
     )
-    detections_per_img: int = Field(default=100, ge=1, description="detections kept an image")
+    detections_per_img: int = Field(default=100, ge=1, description="detections kept per image")
     nms_thresh: float = Field(
         default=0.3,
         gt=0,
         le=1,
-        description="overlap above which a worse detection of the same class is dropped",
+        description="IoU above which a detection of the same class with a lower score is dropped",
     )
-    proposals: int = Field(default=300, ge=1, description="proposals an image: fewer are faster")
-    pre_nms_top_n: int = Field(
-        default=6000, ge=1, description="best anchors that become boxes before their suppression"
-    )
+    proposals: int = Field(default=300, ge=1, description="proposals per image; fewer are faster")
+    pre_nms_top_n: int = Field(default=6000, ge=1, description="anchors that are decoded before NMS")
     refine: bool = Field(
-        default=False, description="pool and score the regressed boxes again and join both predictions"
+        default=False,
+        description="box refinement: pool and score the predicted boxes again, and keep both predictions",
     )
     box_voting: bool = Field(
-        default=False, description="move kept boxes to the mean, weighted by score, of those around them"
+        default=False,
+        description="box voting: move each kept box to the score-weighted mean of the boxes around it",
     )
     voting_iou_thresh: float = Field(
-        default=0.5, gt=0, lt=1, description="voters overlap a kept box by more than this"
+        default=0.5, gt=0, lt=1, description="boxes vote for a kept box if their IoU with it is above this"
     )
-    flip: bool = Field(default=False, description="average over the picture and its mirror image")
+    flip: bool = Field(default=False, description="average over the image and its mirror image")
     scales: tuple[int, ...] | None = Field(
         default=None,
-        description="shorter sides that regions are pooled from, e.g. [200, 400, 600, 800, 1000]; "
-        "null: the network's own alone",
+        description="shorter sides of the image pyramid, e.g. [200, 400, 600, 800, 1000]; null: only data.short_side",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="of the convolutions; bfloat16: sooner where processors have it, scores differ in the third digit",
+        description="type of the convolutions; bfloat16 is faster where the processor has it, and scores differ in the third digit",
     )
 
     @field_validator("scales")
