@@ -8,7 +8,7 @@ from typing import Any
 
 from detres.api.classifier import Classifier
 from detres.api.detector import Detector, TrainedNetwork, detect_split
-from detres.classification.evaluate import member_of
+from detres.classification.evaluate import build_classifier_member
 from detres.data.config import Source
 from detres.data.formats import select_classes
 from detres.data.sources import log_reports, read_sources
@@ -18,7 +18,7 @@ from detres.devices import select_device
 from detres.errors import UserError, WeightsError
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
-from detres.weights.checkpoint import read_weights
+from detres.tasks.ensemble import read_ensemble
 
 
 def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
@@ -36,24 +36,19 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
         UserError: A file is missing, damaged or not one of ours; files that make no ensemble; the device is not there.
     """
     paths = [weights] if isinstance(weights, (str, Path)) else list(weights)
-    if not paths:
-        raise UserError("0 weights files: one is needed, or several of an ensemble")
     place = select_device(device)
-    files = [(str(path), *read_weights(path)) for path in paths]
-    task = files[0][2].task
+    files = read_ensemble(paths)
+    task = files[0].metadata.task
+    if task == "classification":
+        return Classifier([build_classifier_member(file, place) for file in files])
     if task == "localization":
         raise WeightsError(f"{paths[0]}: weights for {task}, which this version of detres does not use")
-    for path, _, metadata in files:
-        if metadata.task != task:
-            raise WeightsError(
-                f"{path}: weights for {metadata.task}; an ensemble has one task, the first's {task}"
-            )
-    if task == "classification":
-        return Classifier([member_of(tensors, metadata, path, place) for path, tensors, metadata in files])
     networks = []
-    for path, tensors, metadata in files:
-        network, architecture = build.from_tensors(tensors, metadata, path)
-        networks.append(TrainedNetwork(fuse_for_inference(network.to(place)), architecture, metadata, path))
+    for file in files:
+        network, architecture = build.from_tensors(file.tensors, file.metadata, file.path)
+        networks.append(
+            TrainedNetwork(fuse_for_inference(network.to(place)), architecture, file.metadata, file.path)
+        )
     return Detector(networks)
 
 
