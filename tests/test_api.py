@@ -354,16 +354,16 @@ def test_files_that_make_no_ensemble(weights, tmp_path):
     names = [*CLASS_NAMES[:-1], "rings"]
     other = write_detector(tmp_path / "o.safetensors", names)
     classifier = write_tiny_classifier(tmp_path / "c.safetensors")
-    lacking = rf"o\.safetensors: its 5 classes are not the 5 of .*: it lacks {CLASS_NAMES[-1]} and adds rings"
+    lacking = rf"o\.safetensors has 5 \(.*\); missing there: {CLASS_NAMES[-1]}; unknown: rings"
     for paths, message in (
         ([weights, other], lacking),
         (
             [weights, classifier],
-            r"c\.safetensors: weights for classification; an ensemble has one task, the first's detection",
+            r"c\.safetensors: weights for classification, not for detection",
         ),
         (
             [classifier, weights],
-            "weights for detection; an ensemble has one task, the first's classification",
+            "weights for detection, not for classification",
         ),
         ([weights, tmp_path / "none.safetensors"], "no such weights file"),
         ([], "0 weights files"),
@@ -441,6 +441,6 @@ def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, images):
         assert score == pytest.approx(expected, rel=1e-5)
     other = write_tiny_classifier(tmp_path / "c.safetensors", ("x", "y"))
     with pytest.raises(
-        WeightsError, match=r"c\.safetensors: other classes than the first weights: unknown x, y"
+        WeightsError, match=r"c\.safetensors has 2 \(x, y\); missing there: .*; unknown: x, y"
     ):
         detres.load([first, other], device="cpu")

@@ -19,8 +19,7 @@ import torch
 
 from detres import __all__ as public_names
 from detres.classification.classifier import build_classifier
-from detres.classification.config import Architecture as ClassifierArchitecture
-from detres.classification.config import ClassificationConfig
+from detres.classification.config import ClassificationConfig, ClassifierArchitecture
 from detres.cli import config_keys
 from detres.config import describe_keys, load_config
 from detres.data.drawing import write_image

@@ -17,9 +17,8 @@ import torch
 from test_docs import CONFIGS, ROOT, config_class, name_of
 
 import detres
-from detres.classification.classifier import Architecture as ClassifierArchitecture
 from detres.classification.classifier import build_classifier
-from detres.classification.config import ClassificationConfig
+from detres.classification.config import ClassificationConfig, ClassifierArchitecture
 from detres.config import load_config
 from detres.data.decoding import read_image
 from detres.data.detection_samples import DetectionDataset

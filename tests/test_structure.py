@@ -28,6 +28,7 @@ LEVELS = [
     {"api"},
     {"localization"},
     {"detection", "classification"},
+    {"tasks"},
     {"training", "evaluation", "weights"},
     {"data", "networks"},
     {"boxes"},

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from detres.classification.classifier import Architecture as ClassifierArchitecture
 from detres.classification.classifier import build_classifier, write_classifier
+from detres.classification.config import ClassifierArchitecture
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shape_forms import CLASS_NAMES

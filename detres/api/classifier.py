@@ -1,4 +1,4 @@
-"""A trained classifier for use: pictures in, class names and scores out (He et al. 2015, §3.4)."""
+"""A trained classifier for use: it takes images and returns class names with scores (He et al. 2015, §3.4)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from detres.api.images import ImageLike, as_image
-from detres.classification.config import TestConfig
-from detres.classification.crops import Views, ViewSample, collate_views, view_scores
-from detres.classification.evaluate import Member
+from detres.classification.config import ClassificationTestConfig
+from detres.classification.crops import EvalCrops, EvalCropSample, collate_eval_crops, score_eval_crops
+from detres.classification.evaluate import ClassifierMember
 from detres.errors import UserError, nearest
+from detres.tasks.ensemble import class_order
 
 OPTIONS = ("crops", "scales", "flip")
 
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """The classes of one picture, likeliest first.
+    """The classes of one image, likeliest first.
 
     Attributes:
         names: K class names.
@@ -37,7 +38,7 @@ class Classifier:
     """Trained classification networks, one or an ensemble, whose scores are averaged (He et al. 2015, §3.4).
 
     Args:
-        members: The networks in test mode, on their device, with what they expect; of the same class names.
+        members: The networks in test mode, on their device; all with the same class names.
 
     Attributes:
         class_names: K names, in the order of the first member.
@@ -46,10 +47,13 @@ class Classifier:
         WeightsError: Class names differ; both sides are named.
     """
 
-    def __init__(self, members: Sequence[Member]):
+    def __init__(self, members: Sequence[ClassifierMember]):
         self.members = list(members)
         self.class_names = self.members[0].class_names
-        self._orders = [member.order_for(self.class_names) for member in self.members]
+        self._orders = [
+            class_order(member.class_names, self.class_names, member.source, self.members[0].source)
+            for member in self.members
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -63,39 +67,39 @@ class Classifier:
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], **options: Any
     ) -> ClassificationResult | list[ClassificationResult]:
-        """Classify a picture (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
+        """Classify an image (path, PIL image or (H, W, 3) uint8 RGB array); a list of them gives a list.
 
         Args:
             images: One or several.
-            **options: `crops=10`, or `scales=(224, 256, ...)` for whole pictures; `flip=True` for their mirrors too.
+            **options: `crops=10`, or `scales=(224, 256, ...)` for whole images; `flip=True` for their mirrors too.
 
         Raises:
-            UserError: A picture that cannot be read, an array of another form, an unknown option.
+            UserError: An image that cannot be read, an array of another form, an unknown option.
         """
-        views = _views(options)
+        eval_crops = _eval_crops(options)
         if isinstance(images, (list, tuple)):
-            return [self._classify(as_image(image), views) for image in images]
-        return self._classify(as_image(images), views)
+            return [self._classify(as_image(image), eval_crops) for image in images]
+        return self._classify(as_image(images), eval_crops)
 
     @torch.inference_mode()
-    def _classify(self, image: np.ndarray, views: Views) -> ClassificationResult:
+    def _classify(self, image: np.ndarray, eval_crops: EvalCrops) -> ClassificationResult:
         total = torch.zeros(len(self.class_names), dtype=torch.float64)
         for member, order in zip(self.members, self._orders, strict=True):
-            batch = collate_views([ViewSample(views.tensors(image, member.crop), 0)])
-            dense = bool(views.scales)
-            total += view_scores(member.network, member.preprocessing, batch, self.device, dense=dense)[
+            batch = collate_eval_crops([EvalCropSample(eval_crops.tensors(image, member.crop), 0)])
+            dense = bool(eval_crops.scales)
+            total += score_eval_crops(member.network, member.preprocessing, batch, self.device, dense=dense)[
                 0, order
             ]
         scores, ranks = (total / len(self.members)).float().sort(descending=True, stable=True)
         return ClassificationResult([self.class_names[label] for label in ranks.tolist()], scores)
 
 
-def _views(options: dict[str, Any]) -> Views:
+def _eval_crops(options: dict[str, Any]) -> EvalCrops:
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise UserError(f"no test option '{unknown[0]}' of classifiers{nearest(unknown[0], OPTIONS)}")
     try:
-        return TestConfig.model_validate(options).views()
+        return ClassificationTestConfig.model_validate(options).eval_crops()
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "test options"

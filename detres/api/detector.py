@@ -184,7 +184,7 @@ class Detector:
         )
 
 
-def member_of_file(file: WeightsFile, first: WeightsFile, device: torch.device) -> DetectorMember:
+def build_detector_member(file: WeightsFile, first: WeightsFile, device: torch.device) -> DetectorMember:
     """The detector of a weights file as a member of an ensemble, in test mode on `device`.
 
     Args:

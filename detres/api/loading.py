@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from detres.api.classifier import Classifier
-from detres.api.detector import Detector, member_of_file
-from detres.classification.evaluate import member_of
+from detres.api.detector import Detector, build_detector_member
+from detres.classification.evaluate import build_classifier_member
 from detres.data.config import Source
 from detres.data.formats import select_classes
 from detres.data.sources import log_reports, read_sources
@@ -40,8 +40,8 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
             f"{first.path}: weights for localization, which this version of detres does not use"
         )
     if first.metadata.task == "classification":
-        return Classifier([member_of(file.tensors, file.metadata, file.path, place) for file in files])
-    return Detector([member_of_file(file, first, place) for file in files], first.metadata)
+        return Classifier([build_classifier_member(file, place) for file in files])
+    return Detector([build_detector_member(file, first, place) for file in files], first.metadata)
 
 
 def evaluate(

@@ -53,12 +53,12 @@ class LayerDifference:
 
 @dataclass(frozen=True)
 class OutputChange:
-    """What new statistics do to the network's outputs, on the first pictures.
+    """What new statistics do to the network's outputs, on the first images.
 
     Attributes:
         images: How many.
-        logits: Root mean square change of the logits, as a share of their standard deviation over the pictures.
-        classes: Share of the pictures whose best class is another.
+        logits: Root mean square change of the logits, as a share of their standard deviation over the images.
+        classes: Share of the images whose best class is another.
     """
 
     images: int
@@ -71,7 +71,7 @@ class StatisticsReport:
     """What was computed.
 
     Attributes:
-        images: Pictures that the statistics are of.
+        images: Images that the statistics are of.
         layers: BN layers whose statistics were written.
         constant: BN layers that were constant in training and kept theirs.
         change: What this changes of the outputs.
@@ -102,26 +102,26 @@ def write_statistics(
     """Compute the BN statistics of a classifier over training crops and write it with all BN constant.
 
     BN that was constant in training (`model.freeze_at`) keeps its statistics: what came after it was trained on them.
-    Where the network's own statistics were not those of pictures like these, the outputs change; a warning says so.
+    Where the network's own statistics were not those of images like these, the outputs change; a warning says so.
     Crops are drawn as in training but for the random colors (`pca_color`), which are off: the detector has none.
 
     Args:
         weights: A classifier's weights file.
-        images: Training pictures; their classes do not matter.
+        images: Training images; their classes do not matter.
         out: The weights file to write.
-        num_images: How many pictures, drawn without repetition (all, where there are fewer).
+        num_images: How many images, drawn without repetition (all, where there are fewer).
         everywhere: Compute also what was constant in training; this changes what the network computes.
         exact: Layer by layer, the layers before already fixed; one pass for each layer, and one pass beside to tell the
             difference. At most one batch of maps is in memory.
         batch: Crops at once; at least two, for where maps are 1x1 one crop has no variance.
-        seed: Of the choice of pictures and of their random crops.
+        seed: Of the choice of images and of their random crops.
         workers: Processes that decode.
         device: Where to compute; None: the CPU.
         quiet: No progress on standard error.
 
     Raises:
         WeightsError: Not a classifier's file, or no BN is left to compute.
-        DataError: Fewer than two pictures, or one that cannot be read.
+        DataError: Fewer than two images, or one that cannot be read.
     """
     network, architecture, metadata = read_classifier(weights)
     if everywhere:
@@ -140,7 +140,7 @@ def write_statistics(
     crop = crop_of(metadata)
     chosen = np.random.default_rng(seed).permutation(len(images))[:num_images].tolist()
     if len(chosen) < 2:
-        raise DataError(f"{images.source}: BN statistics of {len(chosen)} pictures: two are needed at least")
+        raise DataError(f"{images.source}: BN statistics of {len(chosen)} images: two are needed at least")
     plain_colors = crop.model_copy(update={"pca_color": 0.0})
     crops = _CropBatches(
         ClassificationDataset(images, plain_colors, train=True, seed=seed),
@@ -165,8 +165,8 @@ def write_statistics(
     differences = _differences(one_pass, _statistics_of(network))
     if change.logits > NOTABLE_CHANGE:
         log.warning(
-            "the logits change by %.2f of their spread, and the best class of %.0f %% of %d pictures: the statistics "
-            "in %s were not those of these pictures (rebuilt, of other data, or a moving average that had not settled)",
+            "the logits change by %.2f of their spread, and the best class of %.0f %% of %d images: the statistics "
+            "in %s were not those of these images (rebuilt, of other data, or a moving average that had not settled)",
             change.logits,
             100 * change.classes,
             change.images,
@@ -180,7 +180,7 @@ def write_statistics(
         class_names=metadata.class_names,
         preprocessing=metadata.preprocessing,
         crop=crop,
-        source=f"{metadata.source}; BN statistics of {seen} pictures of {images.source}",
+        source=f"{metadata.source}; BN statistics of {seen} images of {images.source}",
     )
     return StatisticsReport(
         images=seen, layers=layers, constant=constant, change=change, one_pass=differences
@@ -193,7 +193,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _change(before: Tensor, after: Tensor) -> OutputChange:
-    """Of logits (N, K); each class's spread is taken about its own mean over the pictures."""
+    """Of logits (N, K); each class's spread is taken about its own mean over the images."""
     spread = (before - before.mean(dim=0)).square().mean().sqrt()
     moved = (after - before).square().mean().sqrt()
     share = moved / spread if spread > 0 else torch.sign(moved)
@@ -230,7 +230,7 @@ def _differences(
 
 
 class _CropBatches:
-    """Network inputs of some pictures, batch after batch, each time anew (two passes give the same crops).
+    """Network inputs of some images, batch after batch, each time anew (two passes give the same crops).
 
     Crops are kept from the first pass on where they all fit into `KEPT_BYTES`; otherwise each pass decodes them again.
 
@@ -274,7 +274,7 @@ class _CropBatches:
             yield network_input(crops, self.preprocessing, self.device)
 
     def first(self) -> Iterator[Tensor]:
-        """The first batch alone, without progress; nothing where there are no pictures."""
+        """The first batch alone, without progress; nothing where there are no images."""
         for crops in self._load(self.batches[:1]):
             yield network_input(crops, self.preprocessing, self.device)
 
@@ -295,7 +295,7 @@ class _CropBatches:
 
 
 def _batches(indices: list[int], batch: int) -> list[list[int]]:
-    """Batches of equal length, the last shorter; a single picture left over goes with the batch before."""
+    """Batches of equal length, the last shorter; a single image left over goes with the batch before."""
     batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [batches[-2] + batches[-1]]

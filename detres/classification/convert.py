@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detres.classification.config import Architecture
+from detres.classification.config import ClassifierArchitecture
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
 from detres.errors import UserError, WeightsError, listed
@@ -54,7 +54,7 @@ def convert_to_detres(
         )
     metadata = Metadata(
         task="classification",
-        architecture=Architecture(
+        architecture=ClassifierArchitecture(
             network=NetworkConfig.model_validate(backbone.network), frozen_batch_norm=backbone.folded
         ).model_dump(mode="json"),
         class_names=_class_names(backbone, class_names),

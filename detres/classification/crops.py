@@ -1,10 +1,10 @@
-"""What a network looks at to classify a picture: the central crop, ten crops, or the whole picture at several sizes.
+"""The crops of an image that a classifier is tested on: the central one, ten, or the whole image at several sizes.
 
-He et al. 2015, §3.4: 10-crop testing for comparisons; for the best results the fully convolutional form, its scores
-averaged over shorter sides {224, 256, 384, 480, 640}. A score is the softmax's output; logits are averaged over
-positions first, which the network's global average pooling does.
+He et al. 2015, §3.4: 10-crop testing for comparisons; for the best results the fully convolutional form, with scores
+averaged over shorter sides {224, 256, 384, 480, 640}. A score is the softmax's output. The network's global average
+pooling averages over positions before the softmax.
 
-N pictures, V views in all, K classes; h and w a view's sides.
+N images, V crops in all, K classes; h and w are a crop's sides.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SMALLEST_DENSE_VGG = 224  # below, conv5_3's map is smaller than fc6
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which views of a picture are taken.
+class EvalCrops:
+    """Which crops of an image are scored. A whole image at one size counts as a crop.
 
     Attributes:
         crops: 1, the central one, or 10.
-        scales: Shorter sides of whole pictures, instead of crops.
-        flip: Each view's mirror too.
+        scales: Shorter sides of whole images, in pixels, instead of square crops.
+        flip: Each crop's mirror image too.
     """
 
     crops: int = 1
@@ -43,18 +43,18 @@ class Views:
     flip: bool = False
 
     def of(self, image: np.ndarray, crop: CropConfig) -> list[np.ndarray]:
-        """The views of a picture (H, W, 3) uint8: each (h, w, 3) uint8."""
+        """The crops of an image (H, W, 3) uint8: each (h, w, 3) uint8."""
         if self.scales:
-            views = [resize_shorter(image, scale) for scale in self.scales]
+            crops = [resize_shorter(image, scale) for scale in self.scales]
         else:
-            views = ten_crops(image, crop) if self.crops == 10 else [center_crop(image, crop)]
+            crops = ten_crops(image, crop) if self.crops == 10 else [center_crop(image, crop)]
         if self.flip and self.crops == 1:  # ten crops have their mirrors already
-            views += [view[:, ::-1] for view in views]
-        return views
+            crops += [each[:, ::-1] for each in crops]
+        return crops
 
     def tensors(self, image: np.ndarray, crop: CropConfig) -> list[Tensor]:
         """The same, each (3, h, w) uint8."""
-        return [to_tensor(view) for view in self.of(image, crop)]
+        return [to_tensor(each) for each in self.of(image, crop)]
 
     def __str__(self) -> str:
         if self.scales:
@@ -65,17 +65,17 @@ class Views:
 
 
 @dataclass(frozen=True)
-class ViewBatch:
-    """Views of N pictures, those of one size stacked.
+class EvalCropBatch:
+    """Crops of N images, those of one size stacked.
 
     Attributes:
-        views: Each (V, 3, h, w) uint8 RGB.
-        owners: For each of them (V,) int64, the picture that a view is of.
+        crops: Each (V, 3, h, w) uint8 RGB.
+        owners: For each of them (V,) int64, the image that a crop is of.
         labels: (N,) int64.
-        unreadable: What is wrong with pictures that were left out.
+        unreadable: What is wrong with images that were left out.
     """
 
-    views: tuple[Tensor, ...]
+    crops: tuple[Tensor, ...]
     owners: tuple[Tensor, ...]
     labels: Tensor
     unreadable: tuple[str, ...] = ()
@@ -83,42 +83,44 @@ class ViewBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pin_memory(self) -> ViewBatch:
-        """The views in page-locked memory (a DataLoader calls it)."""
-        return replace(self, views=tuple(view.pin_memory() for view in self.views))
+    def pin_memory(self) -> EvalCropBatch:
+        """The crops in page-locked memory (a DataLoader calls it)."""
+        return replace(self, crops=tuple(each.pin_memory() for each in self.crops))
 
 
 @dataclass(frozen=True)
-class ViewSample:
-    """All views of one picture, (3, h, w) uint8 each; none, and the reason, where it cannot be read."""
+class EvalCropSample:
+    """All crops of one image, (3, h, w) uint8 each; without crops and with the reason where it cannot be read."""
 
-    views: list[Tensor]
+    crops: list[Tensor]
     label: int
     unreadable: str | None = None
 
 
-class ViewDataset(Dataset[ViewSample]):
-    """Views of pictures with one class each, by index.
+class EvalCropDataset(Dataset[EvalCropSample]):
+    """Crops of images with one class each, by index.
 
     Args:
         images: Paths and labels.
-        crop: Sizes of crops.
-        views: Which views.
-        skip_unreadable: A picture that cannot be read is an empty sample and not an error.
+        crop: Sizes of square crops.
+        eval_crops: Which crops.
+        skip_unreadable: An image that cannot be read gives an empty sample instead of an error.
     """
 
-    def __init__(self, images: ImageLabels, crop: CropConfig, views: Views, *, skip_unreadable: bool = False):
-        self.images, self.crop, self.views = images, crop, views
+    def __init__(
+        self, images: ImageLabels, crop: CropConfig, eval_crops: EvalCrops, *, skip_unreadable: bool = False
+    ):
+        self.images, self.crop, self.eval_crops = images, crop, eval_crops
         self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> ViewSample:
-        """The views of a picture.
+    def __getitem__(self, index: int) -> EvalCropSample:
+        """The crops of an image.
 
         Raises:
-            DataError: It cannot be read, unless those are to be skipped.
+            DataError: It cannot be read and unreadable images are not skipped.
         """
         label = int(self.images.labels[index])
         try:
@@ -126,54 +128,54 @@ class ViewDataset(Dataset[ViewSample]):
         except DataError as error:
             if not self.skip_unreadable:
                 raise
-            return ViewSample([], label, str(error))
-        return ViewSample(self.views.tensors(image, self.crop), label)
+            return EvalCropSample([], label, str(error))
+        return EvalCropSample(self.eval_crops.tensors(image, self.crop), label)
 
 
-def collate_views(samples: Sequence[ViewSample]) -> ViewBatch:
-    """Views of one size stacked; pictures that could not be read are left out and named."""
+def collate_eval_crops(samples: Sequence[EvalCropSample]) -> EvalCropBatch:
+    """Stack the crops of each size; images that could not be read are left out and named."""
     read = [sample for sample in samples if sample.unreadable is None]
     by_size: dict[tuple[int, ...], list[tuple[Tensor, int]]] = {}
     for owner, sample in enumerate(read):
-        for view in sample.views:
-            by_size.setdefault(tuple(view.shape), []).append((view, owner))
-    return ViewBatch(
-        views=tuple(torch.stack([view for view, _ in group]) for group in by_size.values()),
+        for crop in sample.crops:
+            by_size.setdefault(tuple(crop.shape), []).append((crop, owner))
+    return EvalCropBatch(
+        crops=tuple(torch.stack([crop for crop, _ in group]) for group in by_size.values()),
         owners=tuple(torch.tensor([owner for _, owner in group]) for group in by_size.values()),
         labels=torch.tensor([sample.label for sample in read], dtype=torch.int64),
         unreadable=tuple(sample.unreadable for sample in samples if sample.unreadable is not None),
     )
 
 
-def view_scores(
+def score_eval_crops(
     network: nn.Module,
     preprocessing: Preprocessing,
-    batch: ViewBatch,
+    batch: EvalCropBatch,
     device: torch.device,
     *,
     dense: bool = False,
     limit: int = 64,
 ) -> Tensor:
-    """Scores of a batch's pictures: the mean over its views of the softmax.
+    """Scores of a batch's images: the mean of the softmax over an image's crops.
 
     Args:
         network: In evaluation mode, on `device`; (V, 3, h, w) -> logits (V, K).
         preprocessing: What it expects.
-        batch: At least one picture.
+        batch: At least one image.
         device: Where to compute.
-        dense: The views are whole pictures.
-        limit: Views that go through at once.
+        dense: The crops are whole images.
+        limit: Number of crops that go through at once.
 
     Returns:
         (N, K) float64 on the CPU.
 
     Raises:
-        UserError: A view is too small for the network.
+        UserError: A crop is too small for the network.
     """
     total: Tensor | None = None
     counts = torch.zeros(len(batch), 1, dtype=torch.float64)
-    for views, owners in zip(batch.views, batch.owners, strict=True):
-        for some, own in zip(views.split(limit), owners.split(limit), strict=True):
+    for crops, owners in zip(batch.crops, batch.owners, strict=True):
+        for some, own in zip(crops.split(limit), owners.split(limit), strict=True):
             inputs = normalize(some.to(device, non_blocking=True), preprocessing)
             logits = _dense_logits(network, inputs) if dense else network(inputs)
             scores = logits.double().softmax(dim=1).cpu()

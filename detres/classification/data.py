@@ -1,6 +1,6 @@
-"""Reads the pictures and classes that `data.train`, `data.val` and `--data` name.
+"""Reads the images and classes that `data.train`, `data.val` and `--data` name.
 
-Class names are the key: labels are places in one ordered list of names.
+Labels are places in one ordered list of class names; sources agree by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from detres.data.class_names import check_class_names, class_places
 from detres.data.config import Source
 from detres.data.formats import resolve_directory
 from detres.data.readers import cifar, folders
@@ -25,11 +26,11 @@ DRAWN_IMAGES = 1000
 
 
 def read_image_labels(sources: Sequence[Source], *, side: int = 64) -> ImageLabels:
-    """Pictures with one class each, of one or several sources as one; what readers dropped is logged.
+    """Read images with one class each from one or several sources as one data set; log what readers dropped.
 
     Args:
         sources: Class-per-folder trees, archives of one, CIFAR-10's files, or `shapes[:COUNT[:SEED]]`.
-        side: Side of drawn pictures, pixels.
+        side: Side of drawn images (`shapes`), in pixels.
 
     Raises:
         UserError: A source is missing or unreadable; classes differ between sources; no source at all.
@@ -40,13 +41,13 @@ def read_image_labels(sources: Sequence[Source], *, side: int = 64) -> ImageLabe
 
 
 def scan_image_labels(sources: Sequence[Source], *, side: int = 64) -> tuple[ImageLabels, list[ReadReport]]:
-    """As `read_image_labels`, but what readers dropped is returned and not logged."""
+    """As `read_image_labels`, but return what readers dropped instead of logging it."""
     if not sources:
-        raise DataError("no pictures to read: data.train names no {dir, split}; --data DIR gives one")
+        raise DataError("no images to read: data.train names no {dir, split}; --data DIR gives one")
     read = [_read(source, side) for source in sources]
     reports = [report for _, report in read]
     first, others = read[0][0], [part for part, _ in read[1:]]
-    parts = [first, *(select_classes(part, first.class_names) for part in others)]
+    parts = [first, *(relabel_images(part, first.class_names) for part in others)]
     if len(parts) == 1:
         return first, reports
     joined = ImageLabels(
@@ -64,7 +65,7 @@ def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
     Training takes the split `train` (else the whole tree), validation `val`, else `test`, else nothing.
 
     Raises:
-        UserError: There is no such folder, or it holds no picture.
+        UserError: There is no such folder, or it holds no image.
     """
     names = _splits(directory)
     train = next((name for name in ("train", "training", "trainval", folders.ALL) if name in names), None)
@@ -76,29 +77,14 @@ def sources_of(directory: str) -> tuple[list[Source], list[Source]]:
     return [Source(dir=directory, split=train)], [Source(dir=directory, split=val)] if val else []
 
 
-def hold_out(images: ImageLabels, count: int) -> tuple[ImageLabels, ImageLabels]:
-    """The pictures in two parts, the second of `count`, drawn at random and always the same ones.
-
-    Raises:
-        DataError: Nothing would be left to train on.
-    """
-    if count >= len(images):
-        raise DataError(
-            f"data.val_count: {count} of {len(images)} pictures of {images.source} leave none to train on"
-        )
-    order = np.random.default_rng(0).permutation(len(images))
-    kept, held = (np.sort(part).tolist() for part in (order[count:], order[:count]))
-    return images.select(kept), replace(images.select(held), source=f"{count} held out of {images.source}")
-
-
 @dataclass
 class LeftOut:
-    """Pictures that could not be read and were left out: each is named once, with the count so far."""
+    """Images that could not be read and were left out. Each is logged once, with the count so far."""
 
     messages: set[str] = field(default_factory=set)
 
     def add(self, messages: Sequence[str]) -> None:
-        """Note what is wrong with pictures of a batch."""
+        """Add the messages of a batch's unreadable images."""
         for message in messages:
             if message not in self.messages:
                 self.messages.add(message)
@@ -108,20 +94,14 @@ class LeftOut:
         return len(self.messages)
 
 
-def select_classes(images: ImageLabels, class_names: tuple[str, ...]) -> ImageLabels:
-    """The same pictures with labels that are places in `class_names` (a model's, or another split's).
+def relabel_images(images: ImageLabels, class_names: tuple[str, ...]) -> ImageLabels:
+    """The same images with labels that are places in `class_names` (a model's, or another split's).
 
     Raises:
-        DataError: Pictures of a class that `class_names` lacks, or classes missing: both sides are named.
+        DataError: The images have other class names; both sides are listed.
     """
-    lacking = [name for name in class_names if name not in images.class_names]
-    unknown = [name for name in images.class_names if name not in class_names]
-    if lacking or unknown:
-        raise DataError(
-            f"{images.source}: other classes than expected: unknown {listed(unknown) or 'none'}, "
-            f"missing {listed(lacking) or 'none'}"
-        )
-    place = np.array([class_names.index(name) for name in images.class_names], dtype=np.int64)
+    check_class_names(images.class_names, class_names, source=images.source)
+    place = np.array(class_places(images.class_names, class_names), dtype=np.int64)
     return replace(images, labels=place[images.labels], class_names=class_names)
 
 

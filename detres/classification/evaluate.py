@@ -1,11 +1,11 @@
-"""Testing classifiers, one or an ensemble, on views of each picture.
+"""Testing classifiers, one or an ensemble, on one or several crops of each image.
 
-He et al. 2015, §3.4 and §4.1 (top-1 and top-5; ensembles average the scores). N pictures, K classes, s a crop's side.
+He et al. 2015, §3.4 and §4.1 (top-1 and top-5; ensembles average the scores). N images, K classes, s a crop's side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detres.classification.classifier import crop_of, from_tensors
-from detres.classification.crops import ViewDataset, Views, collate_views, view_scores
+from detres.classification.classifier import CLASSIFICATION, crop_of, rebuild_classifier
+from detres.classification.crops import EvalCropDataset, EvalCrops, collate_eval_crops, score_eval_crops
 from detres.classification.data import LeftOut
 from detres.console import progress
 from detres.data.batching import make_loader
@@ -22,24 +22,23 @@ from detres.data.classification_samples import ClassificationBatch, Classificati
 from detres.data.config import CropConfig
 from detres.data.preprocessing import Preprocessing, normalize
 from detres.data.records import ImageLabels
-from detres.errors import WeightsError, listed
 from detres.evaluation.classification import cross_entropy, top_k_error
+from detres.tasks.ensemble import WeightsFile, read_ensemble
 from detres.training.feed import plain_errors
-from detres.weights.checkpoint import Metadata, read_weights
 
-DENSE_BATCH = 8  # whole pictures of several sizes that one loader's batch holds
+DENSE_BATCH = 8  # images in a loader's batch of whole images at several sizes
 
 
 @dataclass(frozen=True)
 class ClassificationFigures:
-    """What a test gives; None where a figure does not exist.
+    """The figures of a test; None: the figure does not exist.
 
     Attributes:
-        top1_error: Share of pictures whose best class is wrong, 0..1.
-        top5_error: Share of pictures whose class is not among the best five; None for five classes or fewer.
+        top1_error: Share of images whose best class is wrong, 0..1.
+        top5_error: Share of images whose class is not among the best five; None for five classes or fewer.
         loss: Mean of -log score of the right class (softmax cross entropy).
-        images: Number of pictures.
-        left_out: Pictures that could not be read.
+        images: Number of images.
+        left_out: Images that could not be read.
     """
 
     top1_error: float | None
@@ -55,12 +54,12 @@ class ClassificationFigures:
 
 @dataclass(frozen=True)
 class Scores:
-    """Class scores of the pictures that could be read.
+    """Class scores of the images that could be read.
 
     Attributes:
-        scores: (N, K) float64, softmax, averaged over views and members.
+        scores: (N, K) float64, softmax, averaged over crops and members.
         labels: (N,) int64.
-        left_out: Pictures that could not be read.
+        left_out: Images that could not be read.
     """
 
     scores: np.ndarray
@@ -68,7 +67,7 @@ class Scores:
     left_out: int
 
     def in_order(self, order: Sequence[int]) -> Scores:
-        """The same with other labels: class i becomes what was class `order[i]`."""
+        """The same scores and labels with reordered classes: the new class i is the old class `order[i]`."""
         place = np.argsort(np.asarray(order, dtype=np.int64))
         return Scores(self.scores[:, order], place[self.labels], self.left_out)
 
@@ -86,12 +85,12 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A classifier to be tested.
+class ClassifierMember:
+    """A trained classifier with all that it needs to be used.
 
     Attributes:
         network: In evaluation mode.
-        preprocessing: What it expects.
+        preprocessing: How pixels become its input.
         crop: Sizes of its crops.
         class_names: Its K classes.
         source: Its file.
@@ -103,57 +102,31 @@ class Member:
     class_names: tuple[str, ...]
     source: str = ""
 
-    def order_for(self, class_names: tuple[str, ...]) -> list[int]:
-        """Places of `class_names` among its own.
 
-        Raises:
-            WeightsError: Other classes; both sides are named.
-        """
-        unknown = [name for name in self.class_names if name not in class_names]
-        lacking = [name for name in class_names if name not in self.class_names]
-        if unknown or lacking:
-            raise WeightsError(
-                f"{self.source}: other classes than the first weights: unknown {listed(unknown) or 'none'}, "
-                f"missing {listed(lacking) or 'none'}"
-            )
-        return [self.class_names.index(name) for name in class_names]
-
-
-def read_members(paths: Sequence[str | Path], device: torch.device) -> list[Member]:
+def read_classifier_members(paths: Sequence[str | Path], device: torch.device) -> list[ClassifierMember]:
     """Classifiers of an ensemble, on `device`, from their weights files.
 
     Raises:
         WeightsError: A file is not a classifier's, or has other classes than the first.
     """
-    members: list[Member] = []
-    for path in paths:
-        member = member_of(*read_weights(path), path, device)
-        member.order_for(members[0].class_names if members else member.class_names)
-        members.append(member)
-    return members
+    return [build_classifier_member(file, device) for file in read_ensemble(paths, CLASSIFICATION)]
 
 
-def member_of(
-    tensors: Mapping[str, Tensor], metadata: Metadata, path: str | Path, device: torch.device
-) -> Member:
+def build_classifier_member(file: WeightsFile, device: torch.device) -> ClassifierMember:
     """The classifier of a weights file that has been read, on `device`.
 
     Raises:
-        WeightsError: Not a classifier's, or tensors that do not fit its own architecture.
+        WeightsError: The tensors do not fit the file's own architecture.
     """
-    if metadata.task != "classification":
-        raise WeightsError(
-            f"{path}: weights for {metadata.task}, not for classification; choose a classifier's file"
-        )
-    network, _ = from_tensors(tensors, metadata, str(path))
-    crop = crop_of(metadata)
-    return Member(network.to(device), metadata.preprocessing, crop, metadata.class_names, str(path))
+    network, _ = rebuild_classifier(file.tensors, file.metadata, file.path)
+    crop, preprocessing = crop_of(file.metadata), file.metadata.preprocessing
+    return ClassifierMember(network.to(device), preprocessing, crop, file.metadata.class_names, file.path)
 
 
 def classify_images(
-    member: Member,
+    member: ClassifierMember,
     images: ImageLabels,
-    views: Views = Views(),  # noqa: B008  frozen
+    eval_crops: EvalCrops = EvalCrops(),  # noqa: B008  frozen
     *,
     batch: int = 64,
     workers: int = 0,
@@ -162,27 +135,27 @@ def classify_images(
     left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> Scores:
-    """Scores of a classifier, its own classes in its own order.
+    """Scores of a classifier, with its own classes in its own order.
 
     Args:
         member: The classifier.
         images: Their labels are places in its classes.
-        views: What it looks at.
-        batch: Views that go through at once.
+        eval_crops: Which crops it scores.
+        batch: Number of crops that go through at once.
         workers: Processes that decode.
         device: Where the network is; None: the CPU.
-        skip_unreadable: Leave out, name and count pictures that cannot be read.
-        left_out: Gets them; those that it has already are counted, but not named again.
+        skip_unreadable: Leave out, name and count images that cannot be read.
+        left_out: Gets them; those that it has already are counted, but not logged again.
         quiet: No progress on standard error.
 
     Raises:
-        UserError: A picture cannot be read; a scale does not suit the network.
+        UserError: An image cannot be read; a scale does not suit the network.
     """
-    dataset = ViewDataset(images, member.crop, views, skip_unreadable=skip_unreadable)
-    together = DENSE_BATCH if views.scales else max(1, batch // views.crops)
+    dataset = EvalCropDataset(images, member.crop, eval_crops, skip_unreadable=skip_unreadable)
+    together = DENSE_BATCH if eval_crops.scales else max(1, batch // eval_crops.crops)
     keys = range(len(dataset))
     batches = [list(keys[start : start + together]) for start in range(0, len(keys), together)]
-    loader = make_loader(dataset, batches, collate_views, workers=workers)
+    loader = make_loader(dataset, batches, collate_eval_crops, workers=workers)
     scores, labels, unreadable = [], [], 0
     left_out = LeftOut() if left_out is None else left_out
     device = device or torch.device("cpu")
@@ -191,9 +164,11 @@ def classify_images(
             left_out.add(found.unreadable)
             unreadable += len(found.unreadable)
             if len(found):
-                dense = bool(views.scales)
+                dense = bool(eval_crops.scales)
                 scores.append(
-                    view_scores(member.network, member.preprocessing, found, device, dense=dense, limit=batch)
+                    score_eval_crops(
+                        member.network, member.preprocessing, found, device, dense=dense, limit=batch
+                    )
                 )
                 labels.append(found.labels)
     return Scores(
@@ -204,7 +179,7 @@ def classify_images(
 
 
 def average_scores(members: Sequence[Scores]) -> Scores:
-    """An ensemble's scores: the mean of its members', of the same pictures and classes in the same order."""
+    """Mean scores of an ensemble. Its members' scores are of the same images and classes in the same order."""
     first = members[0]
     assert all(np.array_equal(member.labels, first.labels) for member in members)
     total = np.mean([member.scores for member in members], axis=0)
@@ -215,7 +190,7 @@ def evaluate_classifier(
     network: nn.Module,
     preprocessing: Preprocessing,
     images: ClassificationDataset,
-    views: Views = Views(),  # noqa: B008  frozen
+    eval_crops: EvalCrops = EvalCrops(),  # noqa: B008  frozen
     *,
     batch: int = 64,
     workers: int = 0,
@@ -227,22 +202,22 @@ def evaluate_classifier(
 
     Args:
         network: (V, 3, h, w) -> logits (V, K).
-        preprocessing: What it expects.
-        images: Pictures and crops; those that cannot be read are left out where it skips them.
-        views: What the network looks at.
-        batch: Views that go through at once.
+        preprocessing: How pixels become its input.
+        images: Images and sizes of crops; it says whether images that cannot be read are skipped.
+        eval_crops: Which crops the network scores.
+        batch: Number of crops that go through at once.
         workers: Processes that decode.
         device: Where the network is; None: the CPU.
-        left_out: Gets pictures that cannot be read (see `classify_images`).
+        left_out: Gets images that cannot be read (see `classify_images`).
         quiet: No progress on standard error.
     """
     labels = images.images
-    member = Member(network, preprocessing, images.crop, labels.class_names)
+    member = ClassifierMember(network, preprocessing, images.crop, labels.class_names)
     skip = images.skip_unreadable
     return classify_images(
         member,
         labels,
-        views,
+        eval_crops,
         batch=batch,
         workers=workers,
         device=device,
@@ -255,7 +230,7 @@ def evaluate_classifier(
 def network_input(
     crops: ClassificationBatch, preprocessing: Preprocessing, device: torch.device | None
 ) -> Tensor:
-    """(N, 3, s, s) float32 on the device."""
+    """The network's input, (N, 3, s, s) float32 on the device (the CPU where None)."""
     device = device or torch.device("cpu")
     shifts = None if crops.shifts is None else crops.shifts.to(device, non_blocking=True)
     return normalize(crops.images.to(device, non_blocking=True), preprocessing, shifts=shifts)

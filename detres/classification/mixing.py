@@ -1,8 +1,8 @@
-"""Soft targets of the modern recipe: label smoothing, and pictures that are mixed in pairs.
+"""Soft targets of the modern recipe: label smoothing, and images that are mixed in pairs.
 
 Szegedy et al. 2016, §7 (label smoothing); Zhang et al. 2018 (mixup); Yun et al. 2019 (CutMix). Not in He et al. 2015.
 
-N pictures of a batch, K classes, s the side of a crop. `share` is how much of a mixed picture is its own.
+N images of a batch, K classes, s the side of a crop. `share` is how much of a mixed image is its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from detres.config import Section
 
 
 class MixingConfig(Section):
-    """Soft targets and mixed pictures in training; all off where the values are 0."""
+    """Soft targets and mixed images in training; all off where the values are 0."""
 
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of each target that is spread over all classes"
@@ -27,24 +27,24 @@ class MixingConfig(Section):
     mixup: float = Field(
         default=0.0,
         ge=0,
-        description="a of Beta(a, a), from which the share of two overlaid pictures is drawn; 0: off",
+        description="a of Beta(a, a), from which the share of two overlaid images is drawn; 0: off",
     )
     cutmix: float = Field(
         default=0.0,
         ge=0,
-        description="a of Beta(a, a), from which the share left of a picture that gets a rectangle of another is drawn;"
+        description="a of Beta(a, a), from which the share left of an image that gets a rectangle of another is drawn;"
         " 0: off. With mixup each batch takes one of the two",
     )
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A batch of which picture i is mixed with picture `partners[i]`.
+    """A batch of which image i is mixed with image `partners[i]`.
 
     Attributes:
         inputs: (N, 3, s, s), network input.
         partners: (N,) int64, a permutation.
-        share: What is left of each picture itself, 0..1.
+        share: What is left of each image itself, 0..1.
     """
 
     inputs: Tensor
@@ -74,12 +74,12 @@ def mix(inputs: Tensor, config: MixingConfig, generator: torch.Generator) -> Mix
 
 
 def overlay(inputs: Tensor, partners: Tensor, share: float) -> Tensor:
-    """mixup: share * picture + (1 - share) * its partner."""
+    """mixup: share * image + (1 - share) * its partner."""
     return torch.lerp(inputs[partners], inputs, share)
 
 
 def paste(inputs: Tensor, partners: Tensor, share: float, center: tuple[float, float]) -> Mixed:
-    """CutMix: a rectangle of the partner in the same place, 1 - share of the picture's area before it is cut off.
+    """CutMix: a rectangle of the partner in the same place, 1 - share of the image's area before it is cut off.
 
     Args:
         inputs: (N, 3, h, w).
@@ -107,11 +107,11 @@ def soft_cross_entropy(
         logits: (N, K).
         labels: (N,) int64.
         partners: (N,) int64.
-        share: Weight of a picture's own label.
+        share: Weight of an image's own label.
         label_smoothing: e: a target is (1 - e) of its class and e / K of every class.
 
     Returns:
-        A scalar, the mean over pictures.
+        A scalar, the mean over images.
     """
     own = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     if share == 1.0:

@@ -1,8 +1,8 @@
-"""The mean of each pixel and the covariance of colors over the training pictures, and the preprocessing they give.
+"""The mean of each pixel and the covariance of colors over the training images, and the preprocessing they give.
 
 He et al. 2015, §3.4: "the per-pixel mean subtracted", and the color augmentation of Krizhevsky et al. 2012.
 
-N pictures, s the crop's side. Pixels are those of central crops, RGB.
+N images, s the crop's side. Pixels are those of central crops, RGB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What pictures look like on average.
+    """What images look like on average.
 
     Attributes:
         mean: (3, s, s) float32, levels 0..255.
@@ -61,10 +61,10 @@ def pixel_statistics(
     left_out: LeftOut | None = None,
     quiet: bool = False,
 ) -> PixelStatistics:
-    """Mean and covariance over the central crops of pictures.
+    """Mean and covariance over the central crops of images.
 
     Args:
-        images: The training pictures.
+        images: The training images.
         crop: Their crops' sizes.
         limit: Look at this many, drawn at random (always the same ones); None: at all.
         workers: Processes that decode.
@@ -73,7 +73,7 @@ def pixel_statistics(
         quiet: No progress on standard error.
 
     Raises:
-        DataError: A picture cannot be read (or none can).
+        DataError: An image cannot be read (or none can).
     """
     chosen = np.random.default_rng(0).permutation(len(images))[:limit].tolist()
     batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
@@ -81,7 +81,7 @@ def pixel_statistics(
     loader = make_loader(dataset, batches, collate_classification, workers=workers)
     count, total, products = 0, torch.zeros((), dtype=torch.int64), torch.zeros(3, 3, dtype=torch.float64)
     with plain_errors():
-        for batch in progress(loader, "mean of the pictures", total=len(batches), quiet=quiet):
+        for batch in progress(loader, "mean of the images", total=len(batches), quiet=quiet):
             if left_out is not None:
                 left_out.add(batch.unreadable)
             if not len(batch):
@@ -91,7 +91,7 @@ def pixel_statistics(
             colors = batch.images.transpose(0, 1).reshape(3, -1).double()  # (3, N s s)
             products += colors @ colors.T
     if not count:
-        raise DataError(f"{images.source}: none of the pictures can be read")
+        raise DataError(f"{images.source}: none of the images can be read")
     mean = total.double() / count
     center = mean.mean(dim=(1, 2))
     pixels = count * mean[0].numel()
@@ -116,7 +116,7 @@ def read_pixel_statistics(path: Path, side: int) -> PixelStatistics | None:
 
 
 def read_mean_image(name: str, side: int) -> Preprocessing:
-    """The preprocessing of a mean picture in a .npy: (3, side, side), BGR, levels 0..255 (MSRA's form).
+    """The preprocessing of a mean image in a .npy: (3, side, side), BGR, levels 0..255 (MSRA's form).
 
     Args:
         name: The file; a relative one is looked up as data are.

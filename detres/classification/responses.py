@@ -3,7 +3,7 @@
 He et al. 2015, §4.2, "Analysis of Layer Responses": the standard deviation of each layer's output after BN and before
 the nonlinearity or the addition. §4.1 holds against plain networks that neither forward nor backward signals vanish.
 
-N pictures, C channels, h and w the sides of a map. Everything in test mode, so that pictures do not touch each other.
+N images, C channels, h and w the sides of a map. Everything in test mode, so that images do not touch each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.classification.classifier import crop_of, read_classifier, unfreeze_batch_norm
-from detres.classification.data import select_classes
+from detres.classification.data import relabel_images
 from detres.classification.evaluate import network_input
 from detres.console import progress
 from detres.data.batching import make_loader
@@ -33,9 +33,9 @@ class LayerResponse:
     Attributes:
         layer: The convolution's name.
         kernel: Side of its kernel.
-        deviation: Standard deviation of the response over pictures, positions and channels.
+        deviation: Standard deviation of the response over images, positions and channels.
         forward_variance: Variance of the signal that enters the convolution, over the same.
-        gradient_norm: Mean over pictures of the norm of the gradient of the picture's loss by its response.
+        gradient_norm: Mean over images of the norm of the gradient of the image's loss by its response.
     """
 
     layer: str
@@ -59,7 +59,7 @@ def responses_of_weights(
 
     Args:
         weights: A classifier's weights file.
-        images: Labelled pictures of the network's classes.
+        images: Labelled images of the network's classes.
         num_images: At most this many of them, evenly spread.
         batch: Crops at once.
         workers: Processes that decode.
@@ -68,13 +68,13 @@ def responses_of_weights(
 
     Raises:
         WeightsError: Not a classifier's file.
-        DataError: Other classes than the network's, or a picture that cannot be read.
+        DataError: Other classes than the network's, or an image that cannot be read.
     """
     network, architecture, metadata = read_classifier(weights)
     # A constant norm is folded into its convolution, where nothing between the two can be seen.
     network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
     crops = ClassificationDataset(
-        select_classes(images, metadata.class_names), crop_of(metadata), train=False
+        relabel_images(images, metadata.class_names), crop_of(metadata), train=False
     )
     count = min(num_images, len(crops))
     chosen = [place * len(crops) // count for place in range(count)]
@@ -121,7 +121,7 @@ def layer_responses(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
         for parameter, requires_grad in required.items():
             parameter.requires_grad_(requires_grad)
     if seen == 0:
-        raise ValueError("layer_responses: no pictures")
+        raise ValueError("layer_responses: no images")
     return [
         LayerResponse(
             layer=name,

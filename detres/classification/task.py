@@ -1,21 +1,27 @@
-"""The tie between classification and the training loop: data, network, loss, test, weights file.
+"""Training a classifier: its data, network, loss, evaluation and weights file, as the training loop uses them.
 
-He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized pictures.
+He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized images.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detres.classification.classifier import prepare_for_training, write_classifier
+from detres.classification.classifier import (
+    ClassifierArchitecture,
+    ClassifierStart,
+    start_classifier,
+    write_classifier,
+)
 from detres.classification.config import ClassificationConfig
-from detres.classification.data import LeftOut, hold_out, scan_image_labels, select_classes
+from detres.classification.data import LeftOut, relabel_images, scan_image_labels
 from detres.classification.evaluate import evaluate_classifier, network_input
 from detres.classification.mixing import mix, soft_cross_entropy
 from detres.classification.pixel_statistics import (
@@ -36,31 +42,90 @@ from detres.data.sources import log_reports
 from detres.errors import DataError, listed
 from detres.networks.resnet import ResNet
 from detres.networks.vgg import VGG
-from detres.training.loop import Figures, Task, train
+from detres.tasks.drawing import draw_first_batch
+from detres.tasks.hold_out import hold_out, hold_out_count
+from detres.tasks.start import read_start, with_network
+from detres.training.loop import Figures, check_training, train
 from detres.training.run_folder import RunFolder
 
 log = logging.getLogger("detres")
 
 TRAINING_ERROR = "top1_error"
 PIXELS = "pixels.npz"
+HOLD_OUT_SEED = 0
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """What a classifier is trained on, evaluated on while it trains (None: nothing), and what readers dropped."""
+
+    train: ImageLabels
+    val: ImageLabels | None
+    reports: tuple[ReadReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassifierSetup:
+    """All that a training is made of, read and checked before its run folder is opened.
+
+    Attributes:
+        config: The configuration, its network completed by the initial weights.
+        data: The images.
+        start: The network with its initial weights.
+    """
+
+    config: ClassificationConfig
+    data: ClassificationData
+    start: ClassifierStart
+
+
+def prepare_classifier(config: ClassificationConfig, device: torch.device) -> ClassifierSetup:
+    """Read the data and the initial weights that a configuration names, and check that all fits.
+
+    Raises:
+        UserError: Data, weights or configuration at fault.
+    """
+    start = read_start(config.model.network, config.model.init)
+    config = with_network(config, start.network)
+    data = read_classification_data(config)
+    evaluates = data.val is not None
+    check_training(config.train, len(data.train), device, evaluates=evaluates, training_error=TRAINING_ERROR)
+    classifier = start_classifier(config.model, start, data.train.class_names, config.train.seed)
+    if config.data.mean not in (None, "pixel"):
+        mean = read_mean_image(config.data.mean, config.data.crop.size)
+        classifier = replace(classifier, preprocessing=mean)
+    return ClassifierSetup(config, data, classifier)
+
+
+def read_classification_data(config: ClassificationConfig) -> ClassificationData:
+    """Read what `data.train` and `data.val` name, or hold validation images out; nothing is logged yet.
+
+    Raises:
+        UserError: The data are at fault, or the classes of `val` are not those of `train`.
+    """
+    side = config.data.crop.test_side or config.data.crop.size
+    images, reports = scan_image_labels(config.data.train, side=side)
+    if config.data.val and not config.data.val_count:
+        val, more = scan_image_labels(config.data.val, side=side)
+        return ClassificationData(images, relabel_images(val, images.class_names), (*reports, *more))
+    count = hold_out_count(config.data, len(images))
+    return ClassificationData(*hold_out(images, count, HOLD_OUT_SEED), tuple(reports))
 
 
 def train_classifier(
-    config: ClassificationConfig,
+    setup: ClassifierSetup,
     run: RunFolder,
     device: torch.device,
     *,
-    data: TrainingImages | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Figures:
     """Train a classifier; the best weights are `run.weights`.
 
     Args:
-        config: The whole configuration.
+        setup: From `prepare_classifier`. Its network is trained in place.
         run: The open run folder.
         device: Where to compute.
-        data: What `config` names, where it has been read before.
         resume: Go on from the newest checkpoint of `run`, if it has one.
         quiet: No progress on standard error.
 
@@ -68,169 +133,184 @@ def train_classifier(
         Figures of the best evaluation (`top1_error`, `top5_error`, `loss/class`), or the last losses without one.
 
     Raises:
-        UserError: Data, weights or configuration do not fit.
+        UserError: An image cannot be read, or the checkpoint does not fit.
         DivergedError: A loss is not finite.
         KeyboardInterrupt: Stopped, after saving.
     """
-    data = data or read_training_images(config)
+    data, left_out = setup.data, LeftOut()
     log_reports(data.reports)
+    for level, note in setup.start.notes:
+        log.log(level, note)
     evaluated = f"evaluated on {len(data.val)} ({data.val.source})" if data.val else "not evaluated"
-    log.info("%d pictures of %d classes, %s", len(data.train), len(data.train.class_names), evaluated)
-    left_out = LeftOut()
-    statistics = _statistics(config, data.train, run.path / PIXELS, left_out, quiet=quiet)
-    task = build_task(
-        config, data.train, data.val, device, statistics=statistics, left_out=left_out, quiet=quiet
-    )
-    return train(task, config.train, run, device, resume=resume, quiet=quiet)
+    log.info("%d images of %d classes, %s", len(data.train), len(data.train.class_names), evaluated)
+    statistics = _read_or_compute_statistics(setup, run.path / PIXELS, left_out, quiet=quiet)
+    task = build_classifier_task(setup, device, statistics=statistics, left_out=left_out, quiet=quiet)
+    return train(task, setup.config.train, run, device, resume=resume, quiet=quiet)
 
 
-@dataclass(frozen=True)
-class TrainingImages:
-    """What a classifier is trained on, evaluated on while it trains (None: nothing), and what readers dropped."""
+@dataclass
+class ClassifierTask:
+    """A classifier as the training loop sees it (see `training.task.Task`).
 
-    train: ImageLabels
-    val: ImageLabels | None
-    reports: tuple[ReadReport, ...]
-
-
-def read_training_images(config: ClassificationConfig) -> TrainingImages:
-    """Read what `data.train` and `data.val` name, or hold out `data.val_count`; nothing is logged yet.
-
-    Raises:
-        UserError: Anything wrong with the data; classes of `val` that differ from those of `train`.
+    Attributes:
+        network: The classifier, on `device`.
+        dataset: Training images.
+        val: Images to evaluate on, None for none.
+        config: The whole configuration.
+        architecture: What rebuilds the network.
+        preprocessing: How pixels become its input.
+        left_out: Images that cannot be read.
+        device: Where to compute.
+        quiet: No progress of evaluations.
     """
-    side = config.data.crop.test_side or config.data.crop.size
-    images, reports = scan_image_labels(config.data.train, side=side)
-    if config.data.val_count:
-        return TrainingImages(*hold_out(images, config.data.val_count), tuple(reports))
-    if not config.data.val:
-        return TrainingImages(images, None, tuple(reports))
-    val, more = scan_image_labels(config.data.val, side=side)
-    return TrainingImages(images, select_classes(val, images.class_names), (*reports, *more))
+
+    network: ResNet | VGG
+    dataset: ClassificationDataset
+    val: ClassificationDataset | None
+    config: ClassificationConfig
+    architecture: ClassifierArchitecture
+    preprocessing: Preprocessing
+    left_out: LeftOut
+    device: torch.device
+    quiet: bool
+
+    collate = staticmethod(collate_classification)
+    best = "top1_error"
+    lower_is_better = True
+    training_error = TRAINING_ERROR
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes of the training images."""
+        return self.dataset.images.class_names
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The class names, which a resumed run must have too."""
+        return {"class names": list(self.class_names)}
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are validation images."""
+        return self.val is not None
+
+    def losses(self, batch: ClassificationBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Softmax cross entropy (`class`), and the training error, which is only measured."""
+        self.left_out.add(batch.unreadable)
+        if not len(batch):
+            raise DataError(f"no image of a batch can be read: {listed(batch.unreadable, 3)}")
+        mixing = self.config.data.mixing
+        mixed = mix(network_input(batch, self.preprocessing, self.device), mixing, generator)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        logits = self.network(mixed.inputs.contiguous(memory_format=torch.channels_last))  # (N, K)
+        loss = soft_cross_entropy(logits, labels, mixed.partners, mixed.share, mixing.label_smoothing)
+        wrong = logits.detach().argmax(dim=1) != labels
+        return {"class": loss, TRAINING_ERROR: wrong.float().mean()}
+
+    def describe(self, batch: ClassificationBatch) -> list[str]:
+        """The images' paths."""
+        return batch.names
+
+    def evaluate(self, network: ResNet | VGG) -> dict[str, float | None]:
+        """`top1_error`, `top5_error`, and the mean loss as `loss/class`."""
+        assert self.val is not None
+        figures = evaluate_classifier(
+            network,
+            self.preprocessing,
+            self.val,
+            self.config.test.eval_crops(),
+            batch=self.config.test.batch,
+            workers=self.config.train.workers,
+            device=self.device,
+            left_out=self.left_out,
+            quiet=self.quiet,
+        )
+        return {**figures.errors(), "loss/class": figures.loss}
+
+    def validation_losses(self, network: ResNet | VGG) -> dict[str, float]:
+        """Empty, because `evaluate` has the loss."""
+        return {}
+
+    def export(self, network: ResNet | VGG, path: Path) -> None:
+        """Write a weights file."""
+        init = self.config.model.init
+        write_classifier(
+            path,
+            network,
+            self.architecture,
+            class_names=self.class_names,
+            preprocessing=self.preprocessing,
+            crop=self.config.data.crop,
+            source=f"trained on {self.dataset.images.source}" + (f" from {init}" if init else ""),
+        )
+
+    def draw_first_batch(self, batch: ClassificationBatch, folder: Path) -> None:
+        """Draw the crops with their random colors."""
+        shifts = 0.0 if batch.shifts is None else batch.shifts[:, :, None, None]
+        crops = (batch.images + shifts).round().clamp(0, 255).to(torch.uint8)
+        draw_first_batch(list(crops.permute(0, 2, 3, 1).numpy()), folder)
+
+    def counts(self) -> dict[str, float]:
+        """Images left out so far, where unreadable ones are skipped."""
+        skip = self.config.data.unreadable == "skip"
+        return {"data/left_out": len(self.left_out)} if skip else {}
 
 
-def build_task(
-    config: ClassificationConfig,
-    images: ImageLabels,
-    val: ImageLabels | None,
+def build_classifier_task(
+    setup: ClassifierSetup,
     device: torch.device,
     *,
     statistics: PixelStatistics | None = None,
     left_out: LeftOut | None = None,
     quiet: bool = False,
-) -> Task:
-    """What the training loop needs to train a classifier.
+) -> ClassifierTask:
+    """The task that trains a classifier.
 
     Args:
-        config: The whole configuration.
-        images: Training pictures; their classes are the network's.
-        val: Pictures to evaluate on, with the same classes; None: no evaluation.
+        setup: From `prepare_classifier`; the classes of its training images are the network's.
         device: Where to compute.
-        statistics: Of the training pictures, where the configuration asks for them; computed here where None.
-        left_out: Gets the pictures that cannot be read; those that it has already are not named again.
+        statistics: Of the training images, where the configuration asks for them; None: they are computed here.
+        left_out: Gets the images that cannot be read; those that it has already are not logged again.
         quiet: No progress of evaluations.
     """
-    names, crop = images.class_names, config.data.crop
-    skip = config.data.unreadable == "skip"
+    config, data, start = setup.config, setup.data, setup.start
+    crop, skip = config.data.crop, config.data.unreadable == "skip"
     left_out = LeftOut() if left_out is None else left_out
-    network, architecture, preprocessing = prepare_for_training(config.model, names, config.train.seed)
-    statistics = statistics or _statistics(config, images, None, left_out, quiet=quiet)
-    preprocessing = _preprocessing(config, statistics) or preprocessing
+    statistics = statistics or _read_or_compute_statistics(setup, None, left_out, quiet=quiet)
+    preprocessing = start.preprocessing
+    if statistics is not None and config.data.mean == "pixel":
+        preprocessing = statistics.preprocessing()
+    colors = statistics.components() if statistics and crop.pca_color else None
     # channels-last: a fifth faster on CPUs, in float32 as in bfloat16 (docs/performance.md)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def losses(batch: ClassificationBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        left_out.add(batch.unreadable)
-        if not len(batch):
-            raise DataError(f"no picture of a batch can be read: {listed(batch.unreadable, 3)}")
-        mixed = mix(network_input(batch, preprocessing, device), config.data.mixing, generator)
-        labels = batch.labels.to(device, non_blocking=True)
-        logits = network(mixed.inputs.contiguous(memory_format=torch.channels_last))  # (N, K)
-        smoothing = config.data.mixing.label_smoothing
-        loss = soft_cross_entropy(logits, labels, mixed.partners, mixed.share, smoothing)
-        wrong = logits.detach().argmax(dim=1) != labels
-        return {"class": loss, TRAINING_ERROR: wrong.float().mean()}
-
-    def evaluate(evaluated: nn.Module) -> Mapping[str, float | None]:
-        assert val is not None
-        figures = evaluate_classifier(
-            evaluated,
-            preprocessing,
-            ClassificationDataset(val, crop, train=False, skip_unreadable=skip),
-            config.test.views(),
-            batch=config.test.batch,
-            workers=config.train.workers,
-            device=device,
-            left_out=left_out,
-            quiet=quiet,
-        )
-        return {**figures.errors(), "loss/class": figures.loss}
-
-    def export(exported: nn.Module, path: Path) -> None:
-        assert isinstance(exported, (ResNet, VGG))
-        write_classifier(
-            path,
-            exported,
-            architecture,
-            class_names=names,
-            preprocessing=preprocessing,
-            crop=crop,
-            source=f"trained on {images.source}"
-            + (f" from {config.model.init}" if config.model.init else ""),
-        )
-
-    return Task(
-        network=network,
-        losses=losses,
+    start.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ClassifierTask(
+        network=start.network,
         dataset=ClassificationDataset(
-            images,
-            crop,
-            train=True,
-            seed=config.train.seed,
-            colors=statistics.components() if statistics and crop.pca_color else None,
-            skip_unreadable=skip,
+            data.train, crop, train=True, seed=config.train.seed, colors=colors, skip_unreadable=skip
         ),
-        collate=collate_classification,
-        describe=lambda batch: batch.names,
-        best="top1_error",
-        lower_is_better=True,
-        export=export,
-        evaluate=evaluate if val is not None else None,
-        training_error=TRAINING_ERROR,
-        first_batch=draw_batch,
-        counts=(lambda: {"data/left_out": len(left_out)}) if skip else None,
-        identity={"classes": list(names)},
+        val=None
+        if data.val is None
+        else ClassificationDataset(data.val, crop, train=False, skip_unreadable=skip),
+        config=config,
+        architecture=start.architecture,
+        preprocessing=preprocessing,
+        left_out=left_out,
+        device=device,
+        quiet=quiet,
     )
 
 
-def draw_batch(batch: ClassificationBatch, folder: Path) -> None:
-    """Draw the crops of a batch, as the network sees them, into `folder/train_batch.jpg`; none where none was read."""
-    from detres.data.drawing import contact_sheet, write_image
-
-    if not len(batch):
-        return
-    shifts = 0.0 if batch.shifts is None else batch.shifts[:, :, None, None]
-    images = (batch.images + shifts).round().clamp(0, 255).to(torch.uint8)
-    crops = images.permute(0, 2, 3, 1).numpy()  # (N, s, s, 3)
-    columns = max(1, round(len(crops) ** 0.5))
-    write_image(folder / "train_batch.jpg", contact_sheet(list(crops), columns))
-
-
-def _statistics(
-    config: ClassificationConfig,
-    images: ImageLabels,
-    path: Path | None,
-    left_out: LeftOut,
-    *,
-    quiet: bool,
+def _read_or_compute_statistics(
+    setup: ClassifierSetup, path: Path | None, left_out: LeftOut, *, quiet: bool
 ) -> PixelStatistics | None:
-    """Mean and colors of the training pictures where the configuration asks for them; `path` keeps them for later."""
+    """Mean and colors of the training images where the configuration asks for them; `path` keeps them for a resume."""
+    config = setup.config
     if config.data.mean != "pixel" and not config.data.crop.pca_color:
         return None
     statistics = read_pixel_statistics(path, config.data.crop.size) if path else None
     if statistics is None:
         statistics = pixel_statistics(
-            images,
+            setup.data.train,
             config.data.crop,
             limit=config.data.mean_images,
             workers=config.train.workers,
@@ -241,13 +321,3 @@ def _statistics(
         if path:
             save_pixel_statistics(path, statistics)
     return statistics
-
-
-def _preprocessing(config: ClassificationConfig, statistics: PixelStatistics | None) -> Preprocessing | None:
-    """What `data.mean` says; None where it says nothing."""
-    if config.data.mean is None:
-        return None
-    if config.data.mean == "pixel":
-        assert statistics is not None
-        return statistics.preprocessing()
-    return read_mean_image(config.data.mean, config.data.crop.size)

@@ -5,11 +5,17 @@ He et al. 2015, §4.2 (Figure 7) and §4.1.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.devices import select_device
+from detres.errors import UserError
+
+if TYPE_CHECKING:
+    from detres.classification.responses import LayerResponse
 
 EXAMPLE = """
 detres layer-responses --weights runs/plain20/model.safetensors runs/resnet20/model.safetensors --data cifar10.zip \
@@ -20,46 +26,17 @@ IMAGES = (".png", ".svg", ".pdf")
 
 def main(argv: list[str]) -> int | None:
     """Run `detres layer-responses`."""
-    parser = tool_parser(
-        "layer-responses", "Figure 7's two plots for any weights, and §4.1's signals.", EXAMPLE
-    )
-    add = parser.add_argument
-    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="weights of classifiers")
-    add(
-        "--labels",
-        nargs="+",
-        metavar="NAME",
-        help="their names in the plots (default: network and run folder)",
-    )
-    add("--split", metavar="NAME", help="split of the data (default: the only one)")
-    add("--images", type=int, default=1000, metavar="N", help="how many pictures (default: 1000)")
-    add("--out", type=Path, metavar="IMAGE", help="the plots to write (.png, .svg, .pdf)")
-    add("--all", action="store_true", help="every convolution, not only the 3x3 of which Figure 7 is")
-    add("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
-    add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
-    add_common_arguments(parser, "data", "device", "json", "quiet")
-    arguments = parser.parse_args(argv)
+    arguments = _parse(argv)
 
     from detres.classification.classifier import crop_of, read_classifier
     from detres.classification.data import read_image_labels
     from detres.classification.responses import responses_of_weights
-    from detres.console import table
     from detres.data.config import Source
-    from detres.errors import UserError
     from detres.report.responses import plot_responses
 
-    if arguments.data is None:
-        raise UserError("--data is missing: name labeled pictures, e.g. --data cifar10.zip --split test")
-    if min(arguments.images, arguments.batch) < 1 or arguments.workers < 0:
-        raise UserError("--images and --batch must be at least 1, --workers at least 0")
-    if arguments.labels and len(arguments.labels) != len(arguments.weights):
-        raise UserError(f"--labels: {len(arguments.labels)} names for {len(arguments.weights)} weights files")
-    if arguments.out and arguments.out.suffix not in IMAGES:
-        raise UserError(f"--out {arguments.out}: a picture ends in {', '.join(IMAGES)}")
     crop = crop_of(read_classifier(arguments.weights[0])[2])
-    images = read_image_labels(
-        [Source(dir=arguments.data, split=arguments.split)], side=crop.test_side or crop.size
-    )
+    source = Source(dir=arguments.data, split=arguments.split)
+    images = read_image_labels([source], side=crop.test_side or crop.size)
     networks = {}
     for place, weights in enumerate(arguments.weights):
         name, layers = responses_of_weights(
@@ -75,6 +52,45 @@ def main(argv: list[str]) -> int | None:
         if label in networks:
             raise UserError(f"two weights files are called {label}; --labels names them")
         networks[label] = [layer for layer in layers if arguments.all or layer.kernel == 3]
+    _print_responses(networks, images.source)
+    if arguments.out:
+        plot_responses(networks, arguments.out)
+        print(f"{arguments.out}: Figure 7, forward variances, gradient norms")
+    content = {label: [asdict(layer) for layer in layers] for label, layers in networks.items()}
+    write_json(arguments.json, {"networks": content, "images": min(arguments.images, len(images))})
+    return None
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = tool_parser(
+        "layer-responses", "Figure 7's two plots for any weights, and the signals of §4.1.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="weights of classifiers")
+    labels = "their names in the plots (default: network and run folder)"
+    add("--labels", nargs="+", metavar="NAME", help=labels)
+    add("--split", metavar="NAME", help="split of the data (default: the only one)")
+    add("--images", type=int, default=1000, metavar="N", help="number of images (default: 1000)")
+    add("--out", type=Path, metavar="IMAGE", help="the plots to write (.png, .svg, .pdf)")
+    add("--all", action="store_true", help="all convolutions instead of the 3x3 ones that Figure 7 shows")
+    add("--batch", type=int, default=64, metavar="N", help="crops at once (default: 64)")
+    add("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    add_common_arguments(parser, "data", "device", "json", "quiet")
+    arguments = parser.parse_args(argv)
+    if arguments.data is None:
+        raise UserError("--data is missing: name labeled images, e.g. --data cifar10.zip --split test")
+    if min(arguments.images, arguments.batch) < 1 or arguments.workers < 0:
+        raise UserError("--images and --batch must be at least 1, --workers at least 0")
+    if arguments.labels and len(arguments.labels) != len(arguments.weights):
+        raise UserError(f"--labels: {len(arguments.labels)} names for {len(arguments.weights)} weights files")
+    if arguments.out and arguments.out.suffix not in IMAGES:
+        raise UserError(f"--out {arguments.out}: an image ends in {', '.join(IMAGES)}")
+    return arguments
+
+
+def _print_responses(networks: dict[str, list[LayerResponse]], source: str) -> None:
+    from detres.console import table
+
     rows = [
         (
             label,
@@ -87,21 +103,10 @@ def main(argv: list[str]) -> int | None:
         for label, layers in networks.items()
     ]
     columns = ("network", "layers", "mean std", "least variance", "least gradient", "largest gradient")
-    table(f"Layer responses on {images.source}", columns, rows)
-    if arguments.out:
-        plot_responses(networks, arguments.out)
-        print(f"{arguments.out}: Figure 7, forward variances, gradient norms")
-    write_json(
-        arguments.json,
-        {
-            "networks": {label: [asdict(layer) for layer in layers] for label, layers in networks.items()},
-            "images": min(arguments.images, len(images)),
-        },
-    )
-    return None
+    table(f"Layer responses on {source}", columns, rows)
 
 
 def _label(network: str, weights: Path) -> str:
-    """`plain20 (runs' folder)`: which network, and which file of it."""
+    """`plain20 (run folder)`: the network, and which weights file of it."""
     folder = weights.parent.name if weights.name == "model.safetensors" else weights.stem
     return f"{network} ({folder})"

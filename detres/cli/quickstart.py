@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     from detres.classification.bn_statistics import write_statistics
     from detres.classification.config import ClassificationConfig
     from detres.classification.data import read_image_labels
-    from detres.classification.task import train_classifier
+    from detres.classification.task import prepare_classifier, train_classifier
     from detres.config import load_config
     from detres.console import log
     from detres.detection.config import DetectionConfig
@@ -59,8 +59,9 @@ def main(argv: list[str]) -> None:
     log.info("precision of training: %s", chosen)
     log.info("1 of 4: pre-training a backbone on drawn forms")
     pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml", [precision])
-    with RunFolder.open(out / "pretrain", pretraining, overwrite=True) as run:
-        train_classifier(pretraining, run, device, quiet=quiet)
+    setup = prepare_classifier(pretraining, device)
+    with RunFolder.open(out / "pretrain", setup.config, overwrite=True) as run:
+        train_classifier(setup, run, device, quiet=quiet)
     log.info("2 of 4: BN statistics over the training pictures, frozen")
     frozen = out / "pretrain" / "frozen.safetensors"
     images = read_image_labels(pretraining.data.train, side=pretraining.data.crop.size)

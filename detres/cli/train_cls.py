@@ -1,16 +1,21 @@
 """Train a classifier, from scratch or from a backbone.
 
-He et al. 2015, §3.4. Its weights are what a detector starts from, after `bn-stats`.
+He et al. 2015, §3.4. After `bn-stats`, a detector can start from its weights.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.train_common import log_configuration
 from detres.devices import select_device
+
+if TYPE_CHECKING:
+    from detres.classification.config import ClassificationConfig
 
 EXAMPLE = """
 detres train-cls --cfg configs/classification/tiny_r18.yaml
@@ -26,13 +31,27 @@ def main(argv: list[str]) -> int | None:
     )
     arguments = parser.parse_args(argv)
 
-    from detres.classification.config import ClassificationConfig
-    from detres.classification.data import sources_of
-    from detres.classification.task import read_training_images, train_classifier
-    from detres.config import load_config
+    from detres.classification.task import prepare_classifier, train_classifier
     from detres.console import table
     from detres.training.run_folder import RunFolder
-    from detres.weights.starting import with_network
+
+    device = select_device(arguments.device)
+    setup = prepare_classifier(_read_config(arguments), device)
+    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
+    with RunFolder.open(out, setup.config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
+        log_configuration(setup.config)
+        figures = train_classifier(setup, run, device, resume=arguments.resume, quiet=arguments.quiet)
+        table("Best figures", ("figure", "value"), figures.items())
+        print(f"weights: {run.weights}")
+    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
+    return None
+
+
+def _read_config(arguments: argparse.Namespace) -> ClassificationConfig:
+    """The configuration with `--data`, `--init` and `--set`, in order of rising precedence."""
+    from detres.classification.config import ClassificationConfig
+    from detres.classification.data import sources_of
+    from detres.config import load_config
 
     overrides = []
     if arguments.data:
@@ -40,18 +59,4 @@ def main(argv: list[str]) -> int | None:
             overrides.append(f"data.{key}={json.dumps([source.model_dump() for source in sources])}")
     if arguments.init:
         overrides.append(f"model.init={json.dumps(arguments.init)}")
-    config = load_config(ClassificationConfig, arguments.cfg, [*overrides, *arguments.set])
-    config = with_network(config)
-    device = select_device(arguments.device)
-    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
-    # Data at fault must not cost the run that is replaced.
-    data = read_training_images(config) if arguments.overwrite else None
-    with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
-        log_configuration(config)
-        figures = train_classifier(
-            config, run, device, data=data, resume=arguments.resume, quiet=arguments.quiet
-        )
-        table("Best figures", ("figure", "value"), figures.items())
-        print(f"weights: {run.weights}")
-    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
-    return None
+    return load_config(ClassificationConfig, arguments.cfg, [*overrides, *arguments.set])

@@ -29,9 +29,10 @@ def check_class_names(
     Raises:
         UserError: The names differ (an `error`); both sides are listed.
     """
-    missing = [] if subset else [name for name in expected if name not in names]
-    unknown = [name for name in names if name not in expected]
-    if not missing and not unknown:
+    own, wanted = set(names), set(expected)
+    missing = [name for name in expected if name not in own]
+    unknown = [name for name in names if name not in wanted]
+    if not unknown and (subset or not missing):
         return
     details = [f"missing there: {listed(missing)}"] * bool(missing)
     details += [f"unknown: {listed(unknown)}"] * bool(unknown)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from detres.data.class_names import check_class_names, class_places
 from detres.data.readers import coco, imagenet_det, voc, yolo
 from detres.data.readers.common import Findings, raise_on_errors
 from detres.data.records import Annotations, ReadReport, Strings
 from detres.data.shapes import SPLITS, is_shapes, read_shapes
-from detres.errors import DataError, UserError, listed, nearest
+from detres.errors import UserError, listed, nearest
 
 READERS = {"coco": coco, "voc": voc, "yolo": yolo, "imagenet_det": imagenet_det}
 DATA_VARIABLE = "DETRES_DATA"
@@ -162,10 +163,10 @@ def read_union(
         reports.append(report)
     declared = [part for part in parts if part.category_ids is not None]
     for other in declared[1:]:
-        if set(other.class_names) != set(declared[0].class_names):
-            raise DataError(
-                _differing(declared[0].source, declared[0].class_names, other.source, other.class_names)
-            )
+        first = declared[0]
+        check_class_names(
+            other.class_names, first.class_names, source=other.source, expected_source=first.source
+        )
     if declared:
         names, ids = declared[0].class_names, declared[0].category_ids
     else:
@@ -190,32 +191,15 @@ def select_classes(annotations: Annotations, class_names: Sequence[str]) -> Anno
         UserError: The lists differ; both sides are named.
     """
     wanted = tuple(class_names)
-    unknown = set(annotations.class_names) - set(wanted)
-    missing = set(wanted) - set(annotations.class_names) if annotations.category_ids is not None else set()
-    if unknown or missing:
-        raise DataError(_differing("the expected list", wanted, annotations.source, annotations.class_names))
-    place = {name: label for label, name in enumerate(wanted)}
-    of_label = np.array([place[name] for name in annotations.class_names], dtype=np.int64)
+    subset = annotations.category_ids is None
+    check_class_names(annotations.class_names, wanted, source=annotations.source, subset=subset)
+    of_label = np.array(class_places(annotations.class_names, wanted), dtype=np.int64)
     ids = annotations.category_ids
     if ids is not None:
         id_of = dict(zip(annotations.class_names, ids, strict=True))
         ids = tuple(id_of[name] for name in wanted)
     labels = of_label[annotations.labels] if len(of_label) else annotations.labels
     return replace(annotations, labels=labels, class_names=wanted, category_ids=ids)
-
-
-def _differing(source: str, names: Sequence[str], other_source: str, other_names: Sequence[str]) -> str:
-    lacking = [name for name in names if name not in other_names]
-    extra = [name for name in other_names if name not in names]
-    details = "; ".join(
-        [
-            *([f"missing there: {listed(lacking)}"] if lacking else []),
-            *([f"unknown: {listed(extra)}"] if extra else []),
-        ]
-    )
-    both = f"{source} has {len(names)} ({listed(names)}), {other_source} has {len(other_names)} ({listed(other_names)})"
-    hint = nearest(extra[0], lacking) if extra and lacking else ""
-    return f"class names differ: {both}; {details}{hint}"
 
 
 def _joined(parts: list[Annotations], reports: list[ReadReport]) -> Annotations:

@@ -18,8 +18,8 @@ def hold_out_count(config: DataConfig, total: int) -> int:
     """How many of `total` training images are held out; 0: none.
 
     Args:
-        config: `val_count` is the number, whatever `val` says. Without it `val_fraction` is the share, where `val`
-            names nothing; one image at least stays to train on.
+        config: `val_count` is the number, whatever `val` says. Without it, where `val` names nothing, `val_fraction` is
+            the share; at least one image stays to train on.
         total: Number of training images.
 
     Raises:

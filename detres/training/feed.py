@@ -49,7 +49,7 @@ def feed(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A block that reads pictures: a bad one is the same error whether a worker or this process found it.
+    """A block that reads images: a bad one is the same error whether a worker or this process found it.
 
     Signals are handled after it as before, whatever a loader that was started inside has installed.
 
@@ -67,13 +67,13 @@ def plain_errors() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker "):
             raise
         raise WorkerDied(
-            f"a process that reads pictures was killed, most often because memory ran out ({error}): fewer of them"
+            f"a process that reads images was killed, most often because memory ran out ({error}): fewer of them"
             " need less (train.workers, --workers; 0 is none); --resume goes on with a training"
         ) from None
 
 
 class WorkerDied(UserError):
-    """A process that reads pictures was killed from outside."""
+    """A process that reads images was killed from outside."""
 
 
 @contextmanager

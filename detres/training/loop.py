@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detres.errors import ConfigError
+from detres.errors import ConfigError, UserError
 from detres.training.config import Plan, TrainConfig, make_plan
 from detres.training.divergence import diverged
 from detres.training.feed import WorkerDied, feed
@@ -61,9 +61,10 @@ def train(
         UserError: float16 without CUDA; a checkpoint of another run or none that is whole; no space left; a schedule
             that looks at evaluations or a training error which the task does not have.
     """
-    _check_measures(task, config)
     samples = len(task.dataset)  # type: ignore[arg-type]
-    plan = make_plan(config, samples)
+    plan = check_training(
+        config, samples, device, evaluates=task.evaluates, training_error=task.training_error
+    )
     identity = {**task.identity, "training images": samples}
     state = initial_state(task.network, config, plan, device)
     if resume:
@@ -124,6 +125,36 @@ def train(
         log.warning("stopped after step %d, the last of this part: --resume goes on", state.step)
         raise KeyboardInterrupt
     return state.result()
+
+
+def check_training(
+    config: TrainConfig, samples: int, device: torch.device, *, evaluates: bool, training_error: str | None
+) -> Plan:
+    """The plan of a training; call it before a run folder is opened, so that nothing is created for wrong settings.
+
+    Args:
+        config: The keys of `train`.
+        samples: Number of training images.
+        device: Where the network will be.
+        evaluates: The task's `evaluates`.
+        training_error: The task's `training_error`.
+
+    Raises:
+        UserError: float16 without CUDA; a schedule that needs evaluations or a training error that the task does not
+            have; lengths that do not fit.
+    """
+    if config.precision == "float16" and device.type != "cuda":
+        raise UserError(
+            f"train.precision: float16 needs a CUDA device, this is {device.type}; "
+            "float32 and bfloat16 work on both"
+        )
+    if config.schedule == "plateau" and not evaluates:
+        raise ConfigError(
+            "train.schedule: plateau looks at evaluations, and there are no validation data: set data.val"
+        )
+    if config.warmup_until_error is not None and training_error is None:
+        raise ConfigError("train.warmup_until_error: this task has no training error; use warmup_iterations")
+    return make_plan(config, samples)
 
 
 def _evaluation_due(task: Task[Any, Any], plan: Plan, state: State[Any]) -> bool:
@@ -249,15 +280,6 @@ def _evaluate(
         log.info(
             "step %d: plateau %d, the rate is multiplied by %g", state.step, state.plateau.met, config.gamma
         )
-
-
-def _check_measures(task: Task[Any, Any], config: TrainConfig) -> None:
-    if config.schedule == "plateau" and not task.evaluates:
-        raise ConfigError(
-            "train.schedule: plateau looks at evaluations, and there are no validation data: set data.val"
-        )
-    if config.warmup_until_error is not None and task.training_error is None:
-        raise ConfigError("train.warmup_until_error: this task has no training error; use warmup_iterations")
 
 
 def _end_warmup(task: Task[Any, Any], config: TrainConfig, state: State[Any]) -> None:

@@ -113,13 +113,8 @@ def initial_state(network: Network, config: TrainConfig, plan: Plan, device: tor
     """The state before the first step.
 
     Raises:
-        UserError: float16 without CUDA, or nothing to train.
+        UserError: Nothing is left to train.
     """
-    if config.precision == "float16" and device.type != "cuda":
-        raise UserError(
-            f"train.precision: float16 needs a CUDA device, this is {device.type}; "
-            "float32 and bfloat16 work on both"
-        )
     optimizer = build_optimizer(
         network,
         rate=plan.rate,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from detres.classification.bn_statistics import write_statistics
 from detres.classification.classifier import build_classifier, crop_of, read_classifier, write_classifier
-from detres.classification.config import Architecture
+from detres.classification.config import ClassifierArchitecture
 from detres.classification.evaluate import network_input
 from detres.classification.responses import responses_of_weights
 from detres.data.classification_samples import ClassificationDataset, collate_classification
@@ -59,7 +59,7 @@ def conv1_outputs(path, pictures, seed=0):
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_statistics_are_those_of_all_crops_whatever_the_batch(tmp_path, images, exact):
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     report = write_statistics(
         tmp_path / "in.safetensors",
         images,
@@ -77,12 +77,12 @@ def test_statistics_are_those_of_all_crops_whatever_the_batch(tmp_path, images, 
     variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(network.bn1.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(network.bn1.running_var.double(), variance, rtol=1e-4, atol=1e-6)
-    assert "BN statistics of 24 pictures" in metadata.source
+    assert "BN statistics of 24 images" in metadata.source
     assert read_backbone(tmp_path / "out.safetensors").missing == ()
 
 
 def test_constant_stages_keep_their_statistics_unless_asked(tmp_path, images):
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_stages=4))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL, frozen_stages=4))
     before = read_classifier(tmp_path / "in.safetensors")[0].state_dict()
     for everywhere, layers in ((False, 5), (True, 20)):
         report = write_statistics(
@@ -103,7 +103,7 @@ def test_constant_stages_keep_their_statistics_unless_asked(tmp_path, images):
 
 
 def test_file_without_batch_norm_to_compute_is_refused(tmp_path, images):
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_batch_norm=True))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL, frozen_batch_norm=True))
     with pytest.raises(WeightsError, match="all its BN is constant already"):
         write_statistics(tmp_path / "in.safetensors", images, tmp_path / "out.safetensors", quiet=True)
     assert not (tmp_path / "out.safetensors").exists()
@@ -111,7 +111,7 @@ def test_file_without_batch_norm_to_compute_is_refused(tmp_path, images):
 
 def test_exact_reports_what_one_pass_would_be_off_by(tmp_path, images):
     """Truth: the files that the two forms write."""
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     reports, states = {}, {}
     for exact in (False, True):
         out = tmp_path / f"{exact}.safetensors"
@@ -134,25 +134,25 @@ def test_it_says_how_much_the_outputs_change(tmp_path, images, caplog):
 
     Its own statistics, computed once more from the same crops, change nothing.
     """
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL, frozen_batch_norm=True))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL, frozen_batch_norm=True))
     options: dict[str, Any] = {"batch": 8, "exact": True, "everywhere": True, "workers": 0, "quiet": True}
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
     with caplog.at_level("WARNING", "detres"):
         foreign = write_statistics(tmp_path / "in.safetensors", images, paths[0], **options)
     assert foreign.change.logits > 0.25
     assert foreign.change.images == 8
-    assert "were not those of these pictures" in caplog.text
+    assert "were not those of these images" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", "detres"):
         own = write_statistics(paths[0], images, paths[1], **options)
     assert own.change.logits < 1e-4
     assert own.change.classes == 0
-    assert "were not those of these pictures" not in caplog.text
+    assert "were not those of these images" not in caplog.text
 
 
 def test_crops_are_the_same_in_every_pass_kept_or_not(tmp_path, images, monkeypatch):
     """Where they do not fit they are decoded again; the result is bit for bit the same."""
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     reads = []
     original = ClassificationDataset.__getitem__
     monkeypatch.setattr(
@@ -171,7 +171,7 @@ def test_crops_are_the_same_in_every_pass_kept_or_not(tmp_path, images, monkeypa
 
 def test_a_single_image_left_over_goes_with_the_batch_before(tmp_path, images):
     """Its maps of 1x1 have no variance of their own: crops of 32 have such maps in the last stage."""
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     for count, batch in ((9, 8), (5, 1)):
         report = write_statistics(
             tmp_path / "in.safetensors",
@@ -183,7 +183,7 @@ def test_a_single_image_left_over_goes_with_the_batch_before(tmp_path, images):
             quiet=True,
         )
         assert report.images == count
-    with pytest.raises(DataError, match="BN statistics of 1 pictures: two are needed"):
+    with pytest.raises(DataError, match="BN statistics of 1 images: two are needed"):
         write_statistics(
             tmp_path / "in.safetensors", images, tmp_path / "o.safetensors", num_images=1, workers=0
         )
@@ -192,7 +192,7 @@ def test_a_single_image_left_over_goes_with_the_batch_before(tmp_path, images):
 def test_random_colors_are_off(tmp_path, images):
     """Weights whose training shifted colors: the same statistics, and the crops they were trained on are kept."""
     shifted = CROP.model_copy(update={"pca_color": 0.1})
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     network, architecture, metadata = read_classifier(tmp_path / "in.safetensors")
     write_classifier(
         tmp_path / "shifted.safetensors",
@@ -219,7 +219,7 @@ def test_random_colors_are_off(tmp_path, images):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_one_line(tmp_path, images, workers):
-    write(tmp_path / "in.safetensors", Architecture(network=SMALL))
+    write(tmp_path / "in.safetensors", ClassifierArchitecture(network=SMALL))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 and no more")
     paths = [images.paths[index] for index in range(4)]

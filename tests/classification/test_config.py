@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from detres.classification.classifier import start_classifier
 from detres.classification.config import ClassificationConfig
 from detres.classification.data import read_image_labels
-from detres.classification.task import build_task
+from detres.classification.task import ClassificationData, ClassifierSetup, build_classifier_task
 from detres.config import load_config
 from detres.data.config import Source
 from detres.errors import ConfigError
+from detres.tasks.start import read_start
 from detres.training.config import make_plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,7 +45,9 @@ def test_shipped_recipe_trains_a_step(path):
         ],
     )
     images = read_image_labels([Source(dir="shapes:8")], side=32)
-    task = build_task(small, images, images, torch.device("cpu"), quiet=True)
+    start = start_classifier(small.model, read_start(small.model.network, None), images.class_names, seed=0)
+    setup = ClassifierSetup(small, ClassificationData(images, images), start)
+    task = build_classifier_task(setup, torch.device("cpu"), quiet=True)
     samples = [task.dataset[0, index] for index in range(2)]
     losses = task.losses(task.collate(samples), torch.Generator().manual_seed(0))
     losses["class"].backward()

@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detres.api.classifier import Classifier
 from detres.classification.classifier import build_classifier
-from detres.classification.config import Architecture
-from detres.classification.config import TestConfig as Options
-from detres.classification.crops import Views, ViewSample, collate_views, view_scores
+from detres.classification.config import ClassificationTestConfig as Options
+from detres.classification.config import ClassifierArchitecture
+from detres.classification.crops import EvalCrops, EvalCropSample, collate_eval_crops, score_eval_crops
 from detres.classification.evaluate import (
-    Member,
+    ClassifierMember,
     Scores,
     average_scores,
     classify_images,
     evaluate_classifier,
-    read_members,
+    read_classifier_members,
 )
 from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import CropConfig
@@ -38,7 +39,9 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 
 def lively(seed: int = 0, name: str = "resnet18") -> Any:  # its children are what the test knows them to be
     """A narrow classifier of random weights whose scores differ from picture to picture."""
-    architecture = Architecture(network=NetworkConfig.model_validate({"name": name, "width": 0.125}))
+    architecture = ClassifierArchitecture(
+        network=NetworkConfig.model_validate({"name": name, "width": 0.125})
+    )
     network: Any = build_classifier(architecture, len(NAMES), torch.Generator().manual_seed(seed)).eval()
     with torch.no_grad():
         network.fc.weight.mul_(30)
@@ -72,8 +75,8 @@ def test_ten_crops_are_center_corners_and_mirrors():
 @torch.inference_mode()
 def test_ten_crops_score_as_ten_forwards():
     network, image = lively(), textured(50, 70)
-    batch = collate_views([ViewSample(Views(crops=10).tensors(image, CROP), 0)])
-    found = view_scores(network, TORCHVISION, batch, CPU)
+    batch = collate_eval_crops([EvalCropSample(EvalCrops(crops=10).tensors(image, CROP), 0)])
+    found = score_eval_crops(network, TORCHVISION, batch, CPU)
     separate = scores_of(network, ten_crops(image, CROP))
     assert (separate.std(dim=0) > 1e-4).any()
     torch.testing.assert_close(found[0], separate.mean(dim=0), rtol=1e-5, atol=1e-7)
@@ -88,10 +91,14 @@ def test_dense_test_of_a_square_of_224_is_the_central_crop(recipe):
         recipe = Preprocessing(value_range=255, mean=(120, 110, 100), std=(60, 60, 60), mean_image=mean)
     network, image = lively(), textured(224, 224)
     scores = [
-        view_scores(
-            network, recipe, collate_views([ViewSample(views.tensors(image, crop), 0)]), CPU, dense=dense
+        score_eval_crops(
+            network,
+            recipe,
+            collate_eval_crops([EvalCropSample(views.tensors(image, crop), 0)]),
+            CPU,
+            dense=dense,
         )
-        for views, dense in ((Views(scales=(224,)), True), (Views(), False))
+        for views, dense in ((EvalCrops(scales=(224,)), True), (EvalCrops(), False))
     ]
     assert torch.equal(scores[0], scores[1])
 
@@ -99,9 +106,9 @@ def test_dense_test_of_a_square_of_224_is_the_central_crop(recipe):
 @torch.inference_mode()
 def test_dense_test_averages_logits_over_positions_and_scores_over_scales():
     network, image = lively(), textured(60, 100)
-    batch = collate_views([ViewSample(Views(scales=(48, 64, 96)).tensors(image, CROP), 0)])
-    assert [tuple(view.shape[2:]) for view in batch.views] == [(48, 80), (64, 107), (96, 160)]
-    found = view_scores(network, TORCHVISION, batch, CPU, dense=True)
+    batch = collate_eval_crops([EvalCropSample(EvalCrops(scales=(48, 64, 96)).tensors(image, CROP), 0)])
+    assert [tuple(crop.shape[2:]) for crop in batch.crops] == [(48, 80), (64, 107), (96, 160)]
+    found = score_eval_crops(network, TORCHVISION, batch, CPU, dense=True)
     expected = []
     for side in (48, 64, 96):
         maps = network.features(normalize(to_tensor(resize_shorter(image, side))[None], TORCHVISION))
@@ -112,15 +119,15 @@ def test_dense_test_averages_logits_over_positions_and_scores_over_scales():
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    "views", [Views(flip=True), Views(scales=(40, 48), flip=True), Views(crops=10, flip=True)]
+    "views", [EvalCrops(flip=True), EvalCrops(scales=(40, 48), flip=True), EvalCrops(crops=10, flip=True)]
 )
 def test_flip_makes_a_image_and_its_mirror_equal(views):
     network, image = lively(), textured(40, 40)
     found = [
-        view_scores(
+        score_eval_crops(
             network,
             TORCHVISION,
-            collate_views([ViewSample(views.tensors(picture, CROP), 0)]),
+            collate_eval_crops([EvalCropSample(views.tensors(picture, CROP), 0)]),
             CPU,
             dense=bool(views.scales),
         )
@@ -129,10 +136,12 @@ def test_flip_makes_a_image_and_its_mirror_equal(views):
     torch.testing.assert_close(found[0], found[1])
 
 
-@pytest.mark.parametrize("views", [Views(), Views(crops=10), Views(scales=(32, 48)), Views(flip=True)])
+@pytest.mark.parametrize(
+    "views", [EvalCrops(), EvalCrops(crops=10), EvalCrops(scales=(32, 48)), EvalCrops(flip=True)]
+)
 def test_scores_do_not_depend_on_the_batch(views):
     images = shapes_labels("val", 11, side=48)
-    member = Member(lively(), TORCHVISION, CROP, images.class_names)
+    member = ClassifierMember(lively(), TORCHVISION, CROP, images.class_names)
     whole, single = (classify_images(member, images, views, batch=batch, quiet=True) for batch in (64, 1))
     np.testing.assert_allclose(whole.scores, single.scores, rtol=1e-4, atol=1e-7)
     assert whole.labels.tolist() == images.labels.tolist()
@@ -143,7 +152,7 @@ def test_scores_do_not_depend_on_the_batch(views):
 
 def test_no_images_have_no_figures():
     nothing = ImageLabels(Strings([]), np.zeros(0, np.int64), NAMES)
-    found = classify_images(Member(lively(), TORCHVISION, CROP, NAMES), nothing, quiet=True)
+    found = classify_images(ClassifierMember(lively(), TORCHVISION, CROP, NAMES), nothing, quiet=True)
     figures = found.figures()
     assert (figures.top1_error, figures.top5_error, figures.loss, figures.images) == (None, None, None, 0)
 
@@ -164,35 +173,43 @@ def test_ensemble_by_hand():
 
 
 def test_members_of_other_classes_are_refused():
-    member = Member(lively(), TORCHVISION, CROP, ("b", "a", "c", "d", "e", "f"), "second.safetensors")
-    assert member.order_for(NAMES) == [1, 0, 2, 3, 4, 5]
+    members = [
+        ClassifierMember(lively(), TORCHVISION, CROP, names, source)
+        for names, source in ((NAMES, "first.safetensors"), (("b", "a"), "second.safetensors"))
+    ]
     with pytest.raises(
-        WeightsError, match=r"second\.safetensors: other classes than the first.* unknown f, missing g"
+        WeightsError,
+        match=r"first\.safetensors has 6 .*, second\.safetensors has 2 .*; missing there: c, d, e, f",
     ):
-        member.order_for(("a", "b", "c", "d", "e", "g"))
+        Classifier(members)
 
 
 def test_vgg_needs_whole_images_of_224():
-    network = build_classifier(Architecture(network=NetworkConfig(name="vgg16", width=0.125)), 6).eval()
-    batch = collate_views([ViewSample(Views(scales=(200,)).tensors(textured(200, 300), CROP), 0)])
+    network = build_classifier(
+        ClassifierArchitecture(network=NetworkConfig(name="vgg16", width=0.125)), 6
+    ).eval()
+    batch = collate_eval_crops(
+        [EvalCropSample(EvalCrops(scales=(200,)).tensors(textured(200, 300), CROP), 0)]
+    )
     with pytest.raises(UserError, match="VGG needs shorter sides of at least 224"):
-        view_scores(network, TORCHVISION, batch, CPU, dense=True)
+        score_eval_crops(network, TORCHVISION, batch, CPU, dense=True)
 
 
 def test_crops_and_scales_exclude_each_other():
     with pytest.raises(ValueError, match="crops and scales are two ways to test"):
         Options(crops=10, scales=(224,))
-    assert Options(scales=(224, 256), flip=True).views() == Views(1, (224, 256), True)
+    assert Options(scales=(224, 256), flip=True).eval_crops() == EvalCrops(1, (224, 256), True)
 
 
 def test_files_of_an_ensemble(tmp_path):
     from tiny_models import write_tiny_classifier
 
     paths = [write_tiny_classifier(tmp_path / f"{name}.safetensors") for name in ("a", "b")]
-    members = read_members(paths, CPU)
+    members = read_classifier_members(paths, CPU)
     assert [member.source for member in members] == [str(path) for path in paths]
     other = write_tiny_classifier(tmp_path / "c.safetensors", ("x", "y"))
     with pytest.raises(
-        WeightsError, match=r"c\.safetensors: other classes than the first weights: unknown x, y"
+        WeightsError,
+        match=r"a\.safetensors has .*c\.safetensors has 2 \(x, y\); missing there: .*; unknown: x, y",
     ):
-        read_members([*paths, other], CPU)
+        read_classifier_members([*paths, other], CPU)

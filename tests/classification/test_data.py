@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from detres.classification.data import read_image_labels, select_classes, sources_of
+from detres.classification.data import read_image_labels, relabel_images, sources_of
 from detres.data.config import Source
 from detres.data.drawing import write_image
 from detres.data.records import ImageLabels, Strings
@@ -60,13 +60,16 @@ def test_union_of_sources_with_the_same_classes(tree):
 
 
 def test_classes_that_differ_name_both_sides(tree):
-    with pytest.raises(DataError, match="unknown cat, dog, missing ant"):
-        select_classes(read_image_labels([Source(dir=str(tree), split="train")]), ("ant",))
+    with pytest.raises(
+        DataError,
+        match=r"list has 1 \(ant\), .* has 2 \(cat, dog\); missing there: ant;",
+    ):
+        relabel_images(read_image_labels([Source(dir=str(tree), split="train")]), ("ant",))
 
 
 def test_labels_follow_the_expected_order():
     images = ImageLabels(Strings(["p", "q"]), np.array([0, 1]), ("cat", "dog"))
-    assert select_classes(images, ("dog", "cat")).labels.tolist() == [1, 0]
+    assert relabel_images(images, ("dog", "cat")).labels.tolist() == [1, 0]
 
 
 def test_no_source_is_refused():

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from detres.classification.config import ClassificationConfig
-from detres.classification.data import read_image_labels
 from detres.classification.mixing import MixingConfig, mix, overlay, paste, soft_cross_entropy
-from detres.classification.task import build_task
+from detres.classification.task import build_classifier_task, prepare_classifier
 from detres.config import load_config
+
+CPU = torch.device("cpu")
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -110,7 +111,7 @@ def test_training_step_uses_them():
     found = {}
     for name, mixing in (("plain", "{}"), ("soft", "{label_smoothing: 0.1, mixup: 0.2, cutmix: 1.0}")):
         config = load_config(ClassificationConfig, None, [*settings, f"data.mixing={mixing}"])
-        task = build_task(config, read_image_labels(config.data.train, side=32), None, torch.device("cpu"))
+        task = build_classifier_task(prepare_classifier(config, CPU), CPU)
         batch = task.collate([task.dataset[0, index] for index in range(8)])
         first, again = (task.losses(batch, seeded(3)) for _ in range(2))
         found[name] = first["class"].item()

@@ -15,7 +15,7 @@ from detres.classification.pixel_statistics import (
     read_pixel_statistics,
     save_pixel_statistics,
 )
-from detres.classification.task import build_task, train_classifier
+from detres.classification.task import build_classifier_task, prepare_classifier, train_classifier
 from detres.config import load_config
 from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import CropConfig, Source
@@ -60,8 +60,9 @@ def test_statistics_are_those_of_all_images_at_once(tmp_path):
 
 def test_mean_travels_with_the_weights_and_is_what_the_network_saw(tmp_path):
     config = load_config(ClassificationConfig, None, SMALL)
-    with RunFolder.open(tmp_path / "run", config) as run:
-        train_classifier(config, run, CPU, quiet=True)
+    setup = prepare_classifier(config, CPU)
+    with RunFolder.open(tmp_path / "run", setup.config) as run:
+        train_classifier(setup, run, CPU, quiet=True)
     _, _, metadata = read_classifier(tmp_path / "run" / "model.safetensors")
     mean = pixels(read_image_labels([Source(dir="shapes:20")], side=24)).mean(axis=0)
     recipe = metadata.preprocessing
@@ -74,11 +75,14 @@ def test_mean_travels_with_the_weights_and_is_what_the_network_saw(tmp_path):
 def test_colors_shift_training_crops_alone():
     config = load_config(ClassificationConfig, None, [*SMALL, "data.crop.pca_color=0.1"])
     images = read_image_labels(config.data.train, side=24)
-    task = build_task(config, images, None, CPU, quiet=True)
+    task = build_classifier_task(prepare_classifier(config, CPU), CPU, quiet=True)
     batch = task.collate([task.dataset[0, index] for index in range(4)])
+    again = task.collate([task.dataset[0, 1]])
+    assert batch.shifts is not None
+    assert again.shifts is not None
     assert batch.shifts.shape == (4, 3)
     assert (batch.shifts[0] != batch.shifts[1]).all()
-    assert torch.equal(task.collate([task.dataset[0, 1]]).shifts[0], batch.shifts[1])
+    assert torch.equal(again.shifts[0], batch.shifts[1])
     assert ClassificationDataset(images, config.data.crop, train=False)[0].shift is None
 
 

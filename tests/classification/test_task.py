@@ -11,7 +11,7 @@ from detres.classification.classifier import crop_of, read_classifier
 from detres.classification.config import ClassificationConfig
 from detres.classification.data import read_image_labels
 from detres.classification.evaluate import evaluate_classifier
-from detres.classification.task import build_task, train_classifier
+from detres.classification.task import build_classifier_task, prepare_classifier, train_classifier
 from detres.config import load_config
 from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import Source
@@ -29,8 +29,9 @@ BASE = (
 
 
 def run(config: ClassificationConfig, folder) -> dict:
-    with RunFolder.open(folder, config) as opened:
-        return train_classifier(config, opened, CPU, quiet=True)
+    setup = prepare_classifier(config, CPU)
+    with RunFolder.open(folder, setup.config) as opened:
+        return train_classifier(setup, opened, CPU, quiet=True)
 
 
 def test_overfits_32_drawn_images(tmp_path):
@@ -53,13 +54,13 @@ def test_overfits_32_drawn_images(tmp_path):
     assert found.loss == pytest.approx(figures["loss/class"], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["val/top1_error"] == 0
-    assert (tmp_path / "run" / "images" / "train_batch.jpg").is_file()
+    assert (tmp_path / "run" / "images" / "first_batch.jpg").is_file()
 
 
 def test_frozen_trunk_stays_bit_equal_and_the_rest_is_trained(tmp_path):
     base = load_config(ClassificationConfig, None, [*BASE, "data.train=[{dir: 'shapes:16'}]"])
     names = read_image_labels(base.data.train).class_names
-    start = build_task(base, read_image_labels(base.data.train), None, CPU)
+    start = build_classifier_task(prepare_classifier(base, CPU), CPU)
     start.export(start.network, tmp_path / "start.safetensors")
     settings = (
         f"model.init={tmp_path / 'start.safetensors'}",
@@ -85,7 +86,7 @@ def test_frozen_trunk_stays_bit_equal_and_the_rest_is_trained(tmp_path):
 def test_evaluation_does_not_depend_on_the_batch():
     config = load_config(ClassificationConfig, None, [*BASE, "data.train=[{dir: 'shapes:10'}]"])
     images = read_image_labels(config.data.train, side=48)
-    task = build_task(config, images, images, CPU)
+    task = build_classifier_task(prepare_classifier(config, CPU), CPU)
     network = task.network.eval()
     crops = ClassificationDataset(images, config.data.crop, train=False)
     whole, single = (

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from detres.classification.config import ClassificationConfig
-from detres.classification.data import hold_out, read_image_labels
+from detres.classification.data import read_image_labels
 from detres.classification.evaluate import evaluate_classifier
-from detres.classification.task import build_task, read_training_images, train_classifier
+from detres.classification.task import (
+    build_classifier_task,
+    prepare_classifier,
+    read_classification_data,
+    train_classifier,
+)
 from detres.config import load_config
 from detres.data.classification_samples import ClassificationDataset
 from detres.data.config import Source
@@ -48,8 +52,15 @@ def run(tree, folder, *settings):
     sources = f"[{{dir: {tree}, split: train}}]"
     data = f"data.train={sources}", f"data.val={sources}"
     config = load_config(ClassificationConfig, None, [*SMALL, *data, *settings])
-    with RunFolder.open(folder, config) as opened:
-        return train_classifier(config, opened, CPU, quiet=True)
+    setup = prepare_classifier(config, CPU)
+    with RunFolder.open(folder, setup.config) as opened:
+        return train_classifier(setup, opened, CPU, quiet=True)
+
+
+def task_of(tree, *settings):
+    data = f"data.train=[{{dir: {tree[0]}, split: train}}]"
+    config = load_config(ClassificationConfig, None, [*SMALL, data, *settings])
+    return build_classifier_task(prepare_classifier(config, CPU), CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -73,18 +84,16 @@ def test_corrupt_images_are_skipped_named_once_and_counted(tree, tmp_path, caplo
 
 def test_crops_of_a_batch_without_the_corrupt_one(tree):
     images = read_image_labels([Source(dir=str(tree[0]))])
-    config = load_config(ClassificationConfig, None, [*SMALL, "data.unreadable=skip"])
-    task = build_task(config, images, None, CPU)
+    task = task_of(tree, "data.unreadable=skip")
     batch = task.collate([task.dataset[0, index] for index in (4, 5, 6)])
     assert batch.names == [images.paths[4], images.paths[6]]
     assert batch.labels.tolist() == images.labels[[4, 6]].tolist()
     assert batch.images.shape == (2, 3, 32, 32)
     alone = task.collate([task.dataset[0, 5]])
     assert len(alone) == 0
-    assert task.first_batch is not None
-    task.first_batch(alone, tree[0])  # nothing to draw, and what is wrong is said by the step itself
+    task.draw_first_batch(alone, tree[0])  # nothing to draw, and what is wrong is said by the step itself
     assert not list(tree[0].glob("*.jpg"))
-    with pytest.raises(DataError, match="no picture of a batch can be read: picture"):
+    with pytest.raises(DataError, match="no image of a batch can be read: picture"):
         task.losses(alone, torch.Generator())
 
 
@@ -92,7 +101,7 @@ def test_crops_of_a_batch_without_the_corrupt_one(tree):
 def test_evaluation_counts_what_it_left_out(tree, batch):
     images = read_image_labels([Source(dir=str(tree[0]))])
     config = load_config(ClassificationConfig, None, [*SMALL])
-    task = build_task(config, images, None, CPU)
+    task = task_of(tree)
     crops = ClassificationDataset(images, config.data.crop, train=False, skip_unreadable=True)
     network = task.network.eval()
     found = evaluate_classifier(network, TORCHVISION, crops, batch=batch, quiet=True)
@@ -103,30 +112,14 @@ def test_evaluation_counts_what_it_left_out(tree, batch):
     assert found.errors() == expected.errors()
 
 
-def test_held_out_images_are_a_part_of_their_own_and_always_the_same():
-    images = read_image_labels([Source(dir="shapes:50")])
-    train, held = hold_out(images, 20)
-    paths = [[part.paths[index] for index in range(len(part))] for part in (train, held)]
-    assert (len(train), len(held)) == (30, 20)
-    assert sorted(paths[0] + paths[1]) == sorted(images.paths[index] for index in range(50))
-    again = hold_out(images, 20)[1]
-    assert [again.paths[index] for index in range(20)] == paths[1]
-    label_of = {images.paths[index]: label for index, label in enumerate(images.labels.tolist())}
-    for part, own in zip((train, held), paths, strict=True):
-        assert part.labels.tolist() == [label_of[path] for path in own]
-    assert len(np.unique(held.labels)) == 5
-    with pytest.raises(DataError, match=r"data\.val_count: 50 of 50 pictures .* leave none to train on"):
-        hold_out(images, 50)
-
-
 def test_held_out_images_stand_in_for_validation():
     settings = ["data.train=[{dir: 'shapes:30'}]", "data.val=[{dir: 'shapes:8', split: val}]"]
     config = load_config(ClassificationConfig, None, [*settings, "data.val_count=10"])
-    data = read_training_images(config)
+    data = read_classification_data(config)
     assert data.val is not None
     assert (len(data.train), len(data.val)) == (20, 10)
     assert "/train/" in data.val.paths[0]
     config = load_config(ClassificationConfig, None, settings)
-    data = read_training_images(config)
+    data = read_classification_data(config)
     assert data.val is not None
     assert (len(data.train), len(data.val)) == (30, 8)

@@ -56,7 +56,7 @@ def test_from_folders_to_a_backbone(tree, tmp_path, capsys):
 
     bn_stats.main([*common, "--images", "12", "--out", str(tmp_path / "backbone.safetensors")])
     backbone = read_backbone(tmp_path / "backbone.safetensors")
-    assert "statistics of 20 BN layers over 12 pictures" in capsys.readouterr().out
+    assert "statistics of 20 BN layers over 12 images" in capsys.readouterr().out
     assert backbone.missing == ()
     assert backbone.network["width"] == 0.125
     trained = read_backbone(weights)
@@ -106,7 +106,7 @@ def test_corrupt_image_in_a_test(tree, tmp_path, capsys):
     eval_cls.main([*common, "--unreadable", "skip", "--json", str(tmp_path / "eval.json")])
     found = json.loads((tmp_path / "eval.json").read_text())
     assert (found["images"], found["left_out"]) == (15, 1)
-    assert "15 pictures, 1 that cannot be read left out; central crop" in capsys.readouterr().out
+    assert "15 images, 1 that cannot be read left out; central crop" in capsys.readouterr().out
 
 
 def test_run_that_is_there_is_refused_and_resumed(tree, tmp_path):
@@ -122,7 +122,7 @@ def test_images_of_other_classes_are_refused(tree, tmp_path):
     train(tree, tmp_path / "run")
     weights = ["--weights", str(tmp_path / "run" / "model.safetensors")]
     write_image(tmp_path / "other" / "ant" / "0.png", np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(DataError, match="unknown ant, missing"):
+    with pytest.raises(DataError, match=r"missing there: .*; unknown: ant"):
         eval_cls.main([*weights, "--data", str(tmp_path / "other"), "--quiet"])
 
 
@@ -133,9 +133,13 @@ def test_weights_that_are_not_there_are_named(tool, tree, tmp_path):
         tool.main(["--weights", str(tmp_path / "none.safetensors"), "--data", str(tree), *out])
 
 
-def test_overwrite_reads_the_images_once_and_before_it_removes(tree, tmp_path, monkeypatch):
+def test_input_is_read_once_and_before_a_run_folder_is_touched(tree, tmp_path, monkeypatch):
     from detres.classification import task as room
 
+    for wrong in ("model.init=none.safetensors", "train.milestones=[9 epochs]", "data.mean=none.npy"):
+        with pytest.raises(UserError):
+            train(tree, tmp_path / "run", "--set", wrong)
+    assert not (tmp_path / "run").exists()
     train(tree, tmp_path / "run")
     weights = tmp_path / "run" / "model.safetensors"
     before = weights.read_bytes()
