@@ -88,7 +88,7 @@ class DetectionModelConfig(Section):
     )
     init_classes: dict[str, str] = Field(
         default={},
-        description="other names of classes in the detector `init`: `{aeroplane: airplane}`, where the first is the name here",
+        description="classes that the detector `init` has under another name: `{aeroplane: airplane}`, name here first",
     )
     freeze_at: int = Field(
         default=2,
@@ -109,8 +109,8 @@ class DetectionModelConfig(Section):
     )
     bbox_pred_init: Literal["per_class", "shared"] = Field(
         default="per_class",
-        description="initial weights of the box layer. per_class: std 0.001, each class's own (Girshick 2015). shared: std 0.03,"
-        " equal for all classes, so that boxes are learned in fewer steps where there are many classes",
+        description="initial weights of the box layer. per_class: std 0.001, each class's own (Girshick 2015)."
+        " shared: std 0.03, equal for all classes, so that boxes are learned in fewer steps where there are many classes",
     )
 
 
@@ -176,7 +176,7 @@ class RCNNConfig(Section):
         default=0.1,
         ge=0,
         lt=0.3,
-        description="the same, for regions and anchors of images whose objects are not all annotated (ImageNet DET's train)",
+        description="the same, for regions and anchors of images whose objects are not all annotated (ImageNet DET)",
     )
     smooth_l1_beta: float = Field(default=1.0, gt=0, description="where smooth L1 turns from square to line")
     target_stds: tuple[Positive, Positive, Positive, Positive] = Field(
@@ -220,7 +220,8 @@ class DetectionTestConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="type of the convolutions; bfloat16 is faster where the processor has it, and scores differ in the third digit",
+        description="type of the convolutions; bfloat16 is faster where the processor has it, scores change in the third"
+        " digit",
     )
 
     @field_validator("scales")

@@ -1,6 +1,7 @@
 """Region proposal network: its layers on the shared map, and the proposals that its outputs give.
 
-Ren et al. 2015, §3.1. A anchors per position, h x w positions, P proposals. Boxes are xyxy in pixels of the network's input.
+Ren et al. 2015, §3.1. A anchors per position, h x w positions, P proposals. Boxes are xyxy in pixels of the network's
+input.
 """
 
 from __future__ import annotations
