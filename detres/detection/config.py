@@ -110,7 +110,7 @@ class DetectionModelConfig(Section):
     bbox_pred_init: Literal["per_class", "shared"] = Field(
         default="per_class",
         description="initial weights of the box layer. per_class: std 0.001, each class's own (Girshick 2015)."
-        " shared: std 0.03, equal for all classes, so that boxes are learned in fewer steps where there are many classes",
+        " shared: std 0.03, equal for all classes, so that boxes of many classes are learned in fewer steps",
     )
 
 
@@ -220,8 +220,8 @@ class DetectionTestConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="type of the convolutions; bfloat16 is faster where the processor has it, scores change in the third"
-        " digit",
+        description="type of the convolutions; bfloat16 is faster where the processor has it; scores differ from the"
+        " third digit on",
     )
 
     @field_validator("scales")

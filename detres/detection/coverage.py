@@ -17,11 +17,11 @@ from detres.data.transforms import resized_size
 def best_anchor_overlaps(
     annotations: Annotations, short_side: int, long_side: int, cell: Tensor, stride: int
 ) -> Tensor:
-    """(M,) IoU of every object with the anchor that fits it best, pictures resized as for the network.
+    """(M,) IoU of every object with the anchor that fits it best, images resized as for the network.
 
     Args:
         annotations: The split.
-        short_side: Shorter side of the resized pictures.
+        short_side: Shorter side of the resized images.
         long_side: Limit of their longer side.
         cell: (A, 4) from `cell_anchors`.
         stride: Pixels from one anchor position to the next.
@@ -49,5 +49,5 @@ def coverage_line(overlaps: Tensor, fg_iou_thresh: float) -> str:
     half = (overlaps >= 0.5).float().mean().item()
     line = f"anchors reach IoU {fg_iou_thresh:g} with {share:.0%} of the objects and 0.5 with {half:.0%}"
     if half < 0.9:
-        line += "; set rpn.anchor_sizes nearer to the objects' sides (in pixels of the resized picture)"
+        line += "; set rpn.anchor_sizes nearer to the objects' sides (in pixels of the resized image)"
     return line

@@ -1,6 +1,6 @@
-"""What a detector is trained and validated on: from the user's words (`data`, `--data`) to two sets of annotations.
+"""What a detector is trained and validated on: from the section `data` or `--data` to two sets of annotations.
 
-Class names come from the training data and are the same everywhere after; validation pictures are never trained on.
+Class names come from the training data and stay the same from then on. Validation images are never trained on.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class TrainingData:
     """What a detector is trained on and evaluated on while it trains.
 
     Attributes:
-        train: Objects of the training pictures; its class names are the detector's.
-        val: The same of the validation pictures, None for none.
+        train: Training images and their objects; its class names are the detector's.
+        val: Validation images, None for none.
         reports: What readers dropped or mended (see `log_training_data`).
         held_out: Whether the validation images are held out of the named training images.
     """
@@ -49,16 +49,16 @@ def with_data(
 ) -> DetectionConfig:
     """The configuration with its data taken from one folder (`--data`); None leaves it as it is.
 
-    Splits that are configured stay. Where none are, the folder's own are chosen by their names (`choose_splits`).
+    Configured splits stay. Where none are configured, the folder's splits are chosen by their names (`choose_splits`).
 
     Args:
         config: The configuration.
         directory: The folder, or `shapes`.
-        split: The split to train on, whatever is configured.
-        format: Of the folder, where it holds two.
+        split: The split to train on; it beats the configuration.
+        format: Of the folder, where it holds two formats.
 
     Raises:
-        ConfigError: The configuration unites several folders, which one cannot replace; no split is for training.
+        ConfigError: The configuration unites several folders, which one cannot replace, or no split is for training.
         UserError: The folder is not there or holds no data set.
     """
     if directory is None:
@@ -93,11 +93,11 @@ def with_init(config: DetectionConfig, weights: str | None) -> DetectionConfig:
 def choose_splits(
     directory: str, split: str | None = None, format: str | None = None
 ) -> tuple[str, str | None]:
-    """The split to train on and the one to validate on (None: pictures are to be held out) of a folder.
+    """The split of a folder to train on, and the one to validate on (None: images are held out).
 
     Training: `split`, else `train`, else the only one whose name begins so (`train2017`), else `trainval`, else the
-    only split there is. Validation: the one that goes with it (`val`, `valid`, `val2017`); never `test`, which is left
-    for the figures that are reported, and never a part of `trainval`.
+    only split there is. Validation: the split that goes with it (`val`, `valid`, `val2017`). It is never `test`, which is
+    kept for the figures that are reported, and never a part of `trainval`.
 
     Raises:
         ConfigError: None or several could be meant.
@@ -187,12 +187,12 @@ def _with(config: DetectionConfig, **sources: tuple[Source, ...]) -> DetectionCo
 
 
 def _warn_of_shared_images(training: Annotations, validation: Annotations) -> None:
-    """Figures on pictures that were trained on say little; a user may want them all the same (overfitting a few)."""
+    """Warn, because figures on training images say little; a user may still want them (to overfit a few images)."""
     trained = {training.paths[index] for index in range(len(training))}
     shared = [path for index in range(len(validation)) if (path := validation.paths[index]) in trained]
     if shared:
         log.warning(
-            "%d of %d validation pictures are training pictures too: %s",
+            "%d of %d validation images are training images too: %s",
             len(shared),
             len(validation),
             listed(shared, 3),
