@@ -96,8 +96,8 @@ def choose_splits(
     """The split of a folder to train on, and the one to validate on (None: images are held out).
 
     Training: `split`, else `train`, else the only one whose name begins so (`train2017`), else `trainval`, else the
-    only split there is. Validation: the split that goes with it (`val`, `valid`, `val2017`). It is never `test`, which is
-    kept for the figures that are reported, and never a part of `trainval`.
+    only split there is. Validation: the split that goes with it (`val`, `valid`, `val2017`). It is never `test`, which
+    is kept for the figures that are reported, and never a part of `trainval`.
 
     Raises:
         ConfigError: None or several could be meant.
