@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser
-from detres.cli.train_common import log_configuration
+from detres.cli.train_common import default_out, log_configuration
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from detres.training.run_folder import RunFolder
 
 EXAMPLE = """
-python3 tools/train_peer.py --cfg configs/voc/bccd_r18_c4.yaml --test bccd test
-python3 tools/train_peer.py --cfg configs/voc/bccd_r18_c4.yaml --same-samples 20 \
+python3 tools/train_peer.py --cfg voc/bccd_r18_c4 --test bccd test
+python3 tools/train_peer.py --cfg voc/bccd_r18_c4 --same-samples 20 \
     --set rcnn.smooth_l1_beta=0.1111111111111111
 """
 
@@ -51,8 +50,8 @@ def main(argv: list[str]) -> None:
     if arguments.overwrite:
         build_peer(config, class_names)
         make_plan(config.train, len(data.train))
-    name = f"{arguments.cfg.stem if arguments.cfg else 'train_det'}_torchvision"
-    out = arguments.out or Path("runs") / name
+    beside = default_out(arguments.cfg, "train_det")
+    out = arguments.out or beside.with_name(f"{beside.name}_torchvision")
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
         task = build_peer_task(config, data, device, quiet=arguments.quiet)

@@ -1,4 +1,4 @@
-"""Strict configuration: YAML with one `base` and `--set` into frozen models.
+"""Strict configuration: YAML with its `base` and `--set` into frozen models; shipped recipes by name.
 
 A fault is one line with file, line, key path and the nearest valid name. The models themselves stand beside
 what they configure; `detres.strict_yaml` reads the files.
@@ -6,6 +6,7 @@ what they configure; `detres.strict_yaml` reads the files.
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -87,19 +88,19 @@ class Length:
             raise ValueError(str(error)) from error
 
 
-def load_config(model: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+def load_config(model: type[S], cfg: str | Path | None, overrides: Sequence[str] = ()) -> S:
     """The configuration that a file (with its `base`) and the `--set` overrides describe.
 
     Args:
         model: What the whole file is to become.
-        path: A YAML file, or None for the defaults. Its `base: other.yaml` is relative to it and has no base
-            itself; mappings merge, lists replace.
+        cfg: A YAML file or a shipped recipe's name (`find_recipe`), or None for the defaults. Its
+            `base: other.yaml` is relative to it and may have a base itself; mappings merge, lists replace.
         overrides: `a.b=value`, each value read as YAML, in order of rising precedence.
 
     Raises:
         ConfigError: With file and line (or the override), key path, and the nearest valid name.
     """
-    document = read_document(path) if path is not None else Document()
+    document = read_document(find_recipe(cfg)) if cfg is not None else Document()
     for override in overrides:
         document = document.merged(override_document(override))
     try:
@@ -108,6 +109,31 @@ def load_config(model: type[S], path: Path | None, overrides: Sequence[str] = ()
         faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ConfigError(_explained(faults[0], model, document) + more) from error
+
+
+def find_recipe(cfg: str | Path) -> Path:
+    """The file that `--cfg` names: an existing path, else a shipped recipe such as `finetune` or `voc/r101_c4`.
+
+    Raises:
+        ConfigError: Neither; with the nearest name and the folder whose files are the names.
+    """
+    path, folder = Path(cfg), recipes_folder()
+    recipes = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+    name = path.as_posix().removesuffix(".yaml")
+    if name in recipes and not os.path.isfile(cfg):
+        return recipes[name]
+    if os.path.exists(cfg):
+        return path
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    close = nearest(path.name, (other.name for other in beside)) or nearest(name, recipes)
+    raise ConfigError(f"no such file or recipe: {cfg}{close}; recipes are named as the files in {folder}")
+
+
+def recipes_folder() -> Path:
+    """The folder of the shipped recipes: `detres.recipes` of an installed wheel, `configs/` of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def differences(config: Section) -> dict[str, object]:

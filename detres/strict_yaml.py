@@ -80,22 +80,27 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """A YAML file on top of its `base`.
+    """A YAML file on top of its `base`, which may have a base itself.
 
     Raises:
-        ConfigError: Missing or malformed file, a key twice, a base with a base.
+        ConfigError: Missing or malformed file, a key twice, bases that form a circle.
     """
-    document = _read_file(path)
-    base = document.values.pop("base", None)
-    if base is None:
-        return document
-    where = document.places.pop(("base",))
-    if not isinstance(base, str):
-        raise ConfigError(f"{where}: base: should be the name of one file, not {base!r}")
-    below = _read_file(path.parent / base, asked_at=f"{where}: base: ")
-    if "base" in below.values:
-        raise ConfigError(f"{below.places[('base',)]}: base: a base has no base (it is the base of {path})")
-    return below.merged(document)
+    layers = [_read_file(path)]
+    chain: dict[Path, str] = {}  # each file that names a base -> where it does
+    while (base := layers[-1].values.pop("base", None)) is not None:
+        where = layers[-1].places.pop(("base",))
+        if not isinstance(base, str):
+            raise ConfigError(f"{where}: base: should be the name of one file, not {base!r}")
+        chain[path.resolve()] = where
+        path = path.parent / base
+        if path.resolve() in chain:
+            links = " -> ".join([*chain.values(), str(path)])
+            raise ConfigError(f"{where}: base: the bases form a circle: {links}")
+        layers.append(_read_file(path, asked_at=f"{where}: base: "))
+    document = layers.pop()
+    while layers:
+        document = document.merged(layers.pop())
+    return document
 
 
 def override_document(override: str) -> Document:

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from detres.config import Length, Section, describe_keys, differences, load_config, to_yaml
+from detres.config import (
+    Length,
+    Section,
+    describe_keys,
+    differences,
+    find_recipe,
+    load_config,
+    recipes_folder,
+    to_yaml,
+)
 from detres.errors import ConfigError
 
 
@@ -157,7 +166,36 @@ def test_fault_names_file_line_key_and_nearest(write, text: str, expected: str):
 
 def test_missing_file_names_the_nearest(write):
     path = write("train: {}\n", "r50_c4.yaml")
-    assert message(path.with_name("r50_c5.yaml")).endswith("r50_c5.yaml (did you mean 'r50_c4.yaml'?)")
+    missing = path.with_name("r50_c5.yaml")
+    assert message(missing).startswith(f"no such file or recipe: {missing} (did you mean 'r50_c4.yaml'?); ")
+
+
+@pytest.mark.parametrize("name", ["finetune", "finetune.yaml", "voc/r101_c4", "voc/r101_c4.yaml"])
+def test_a_recipe_is_found_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found = recipes_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    assert found.is_file()
+    assert find_recipe(name) == find_recipe(Path(name)) == found
+    Path(name.removesuffix(".yaml")).mkdir(parents=True)
+    assert find_recipe(name) == found, "a folder is no configuration"
+
+
+def test_a_file_comes_before_a_recipe(write, monkeypatch: pytest.MonkeyPatch):
+    path = write("train: {lr: 7}\n", "finetune.yaml")
+    monkeypatch.chdir(path.parent)
+    assert load_config(Root, "finetune.yaml").train.lr == 7
+    assert find_recipe("finetune") == recipes_folder() / "finetune.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("finetun", "finetune"), ("voc/r101_c5", "voc/r101_c4"), ("configs/finetune.yaml", "finetune")],
+)
+def test_unknown_recipe_names_the_nearest(name: str, close: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    end = f"recipes are named as the files in {recipes_folder()}"
+    assert message(Path(name)) == f"no such file or recipe: {name} (did you mean '{close}'?); {end}"
+    assert message(Path("qqqqqq")) == f"no such file or recipe: qqqqqq; {end}"
 
 
 def test_not_text(tmp_path: Path):
@@ -186,11 +224,26 @@ def test_fault_in_base_is_placed_in_base(write):
     assert message(write("base: below.yaml\n")).startswith(f"{below}:2: train.lr:")
 
 
-def test_a_base_has_no_base(write):
-    write("{}\n", "lowest.yaml")
-    below = write("train: {}\nbase: lowest.yaml\n", "below.yaml")
+def test_bases_are_chained(write):
+    """Each is relative to the file that names it; the nearer one wins, key by key; faults are placed in their file."""
+    write("classes: [a]\ntrain: {lr: 1, clip: 1, nesterov: true}\n", "lowest.yaml")
+    middle = write("train: {lr: 2, clip: 2}\nbase: ../lowest.yaml\n", "room/middle.yaml")
+    path = write("base: room/middle.yaml\ntrain: {lr: 3}\n")
+    config = load_config(Root, path)
+    assert config.classes == ("a",)
+    assert (config.train.lr, config.train.clip, config.train.nesterov) == (3, 2, True)
+    middle.write_text("base: ../lowest.yaml\ntrain:\n  clip: x\n")
+    assert message(path).startswith(f"{middle}:3: train.clip:")
+
+
+def test_a_circle_of_bases(write):
     path = write("base: below.yaml\n")
-    assert message(path) == f"{below}:2: base: a base has no base (it is the base of {path})"
+    below = write("train: {}\nbase: lowest.yaml\n", "below.yaml")
+    lowest = write("base: below.yaml\n", "lowest.yaml")
+    circle = f"{path}:1 -> {below}:2 -> {lowest}:1 -> {below}"
+    assert message(path) == f"{lowest}:1: base: the bases form a circle: {circle}"
+    lowest.write_text("base: lowest.yaml\n")
+    assert message(lowest) == f"{lowest}:1: base: the bases form a circle: {lowest}:1 -> {lowest}"
 
 
 def test_faulty_base(write):

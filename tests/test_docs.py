@@ -21,7 +21,7 @@ from detres import __all__ as public_names
 from detres.classification.classifier import build_classifier
 from detres.classification.config import ClassificationConfig, ClassifierArchitecture
 from detres.cli import config_keys
-from detres.config import describe_keys, load_config
+from detres.config import describe_keys, find_recipe, load_config
 from detres.data.drawing import write_image
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shapes import draw, shapes_annotations
@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+EXAMPLES = [*sorted((ROOT / "detres" / "cli").glob("*.py")), ROOT / "benchmarks" / "train_peer.py"]
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "environment")
 # Options of the two commands that have no parser of their own, and the file that defines each.
 OTHER_OPTIONS = {"--slow": "tests/conftest.py", "--torch-index": "tools/environment.py"}
@@ -46,6 +47,10 @@ MODULE = re.compile(r"(?<![\w/.])detres\.([a-z_]+(?:\.[a-z_]+)*)")
 KEY = re.compile(r"(?<![\w/.])((?:data|model|rpn|rcnn|train|test)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/])")
 FILE_ENDINGS = (".yaml", ".safetensors", ".json", ".txt", ".py")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+CFG = re.compile(
+    r"--cfg ([a-z][\w/.]*)(?![\w/.$])"
+)  # what a shell would fill in, and `--cfg FILE`, are no names
+RUN = re.compile(r"runs/(\w+/\w+?)(?:_seed\d)?/model\.safetensors")
 COMMAND = re.compile(r"python3 ((?:tools|datasets)/\w+\.py)(.*)")
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 
@@ -139,6 +144,14 @@ def test_options_exist(page: Path):
     assert set(OPTION.findall(COMMAND.sub("", code))) - everywhere == set()
 
 
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS, *EXAMPLES], ids=name_of)
+def test_recipes_and_their_run_folders_exist(page: Path):
+    """`--cfg voc/r101_c4` is a recipe, and what trains it without `--out` writes `runs/voc/r101_c4`."""
+    code = text_of(page) if page.suffix == ".py" else code_in(page)
+    for name in [*CFG.findall(code), *RUN.findall(text_of(page))]:
+        assert find_recipe(name).is_relative_to(ROOT / "configs"), name
+
+
 def test_options_without_a_parser_are_defined_where_said():
     for option, place in OTHER_OPTIONS.items():
         assert f'"{option}"' in text_of(ROOT / place)
@@ -169,7 +182,7 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scenes = shapes_annotations("val", 2)
     WRITERS["coco"](scenes, Path("cells"), "val")
     write_image("blood.jpg", draw(scenes.paths[0]))
-    config = load_config(DetectionConfig, ROOT / "configs" / "quickstart" / "detect.yaml")
+    config = load_config(DetectionConfig, "quickstart/detect")
     architecture = config.architecture(NetworkConfig(name="resnet18", width=0.125))
     network = build_detector(architecture, len(scenes.class_names), TORCHVISION)
     metadata = Metadata(

@@ -1,20 +1,24 @@
 """Every recipe of configs/ builds its network, takes one training step and tests one picture.
 
 By default narrow and on small drawn pictures; with --slow as wide and large as the recipe says. Initial weights are
-random, for the recipes' own are to be downloaded or made. Recipes of the paper's tables say what the paper says.
+random, for the recipes' own are to be downloaded or made. Recipes of the paper's tables say what the paper says, and so
+do the commands of README.md for rows that are another test of a recipe's weights.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_docs import CONFIGS, ROOT, config_class, name_of
+from test_docs import CONFIGS, README, ROOT, config_class, name_of, text_of
 
 import detres
 from detres.classification.classifier import build_classifier
@@ -217,8 +221,8 @@ VOC_07PP12 = ("VOCdevkit/VOC2007 trainval", "VOCdevkit/VOC2007 test", "VOCdevkit
 VOC_TEST, COCO_TEST = "VOCdevkit/VOC2007 test", "coco val2014"
 COCO_TRAIN, COCO_TRAINVAL = ("coco train2014",), ("coco train2014", "coco val2014")
 DET_TRAIN = ("ILSVRC train", "ILSVRC val1")
-R50, R101, VGG16 = "torchvision:resnet50", "torchvision:resnet101", "torchvision:vgg16"
-TRAINVAL_MODEL = "runs/r101_c4_trainval/model.safetensors"
+R101, VGG16 = "torchvision:resnet101", "torchvision:vgg16"
+TRAINVAL_MODEL = "runs/coco/r101_c4_trainval/model.safetensors"
 OFF = {"refine": False, "box_voting": False, "scales": None}
 REFINED = {**OFF, "refine": True, "box_voting": True}
 PYRAMID = {**REFINED, "scales": (200, 400, 600, 800, 1000)}
@@ -239,7 +243,6 @@ PAPER_ROWS = {
     "voc/vgg16": voc(("Tables 7 and 10, row 1", "73.2 mAP"), VGG16, VOC_TEST, VOC_STEPS),
     "voc/r101_c4": voc(("Table 7, row 2", "76.4 mAP"), R101, VOC_TEST, VOC_JOINT, regions=128),
     "voc/r101_c4_alternating": voc(("Tables 7 and 10, row 2", "76.4 mAP"), R101, VOC_TEST, VOC_STEPS),
-    "voc/r50_c4": voc(("Table 7", "no figure"), R50, VOC_TEST, VOC_JOINT, regions=128),
     "voc/vgg16_07pp12": voc(("Tables 7 and 11, row 1", "70.4 mAP"), VGG16, None, VOC_STEPS),
     "voc/r101_c4_07pp12": voc(("Tables 7 and 11, row 2", "73.8 mAP"), R101, None, VOC_STEPS),
     "voc/r101_c4_plus": voc(
@@ -262,40 +265,51 @@ PAPER_ROWS = {
     ),
     "coco/vgg16": coco(("Tables 8 and 9, row 1", "21.2 AP, 41.5 AP50"), VGG16),
     "coco/r101_c4": coco(("Table 8, row 2", "27.2 AP, 48.4 AP50"), R101, COCO_JOINT, regions=128),
-    "coco/r50_c4": coco(("Table 8", "no figure"), R50, COCO_JOINT, regions=128),
     "coco/r101_c4_alternating": coco(("Tables 8 and 9, row 2", "27.2 AP, 48.4 AP50"), R101),
-    "coco/r101_c4_refine": coco(("Table 9, row 3", "29.9 AP, 49.9 AP50"), R101, options=REFINED),
     "coco/r101_c4_context": coco(
         ("Table 9, row 4", "30.0 AP, 51.1 AP50"), R101, context=True, options=REFINED
-    ),
-    "coco/r101_c4_multiscale": coco(
-        ("Table 9, row 5", "32.5 AP, 53.8 AP50"), R101, context=True, options=PYRAMID
     ),
     "coco/r101_c4_trainval": coco(
         ("Table 9, trainval", "32.2 AP, 53.3 AP50"), R101, server=True, context=True, options=REFINED
     ),
-    "coco/r101_c4_trainval_multiscale": coco(
-        ("Table 9, trainval", "34.9 AP, 55.7 AP50"), R101, server=True, context=True, options=PYRAMID
+    "imagenet_det/r101_c4": PaperRow(
+        ("Table 12, single model", "60.5 mAP"),
+        R101,
+        DET_TRAIN,
+        "ILSVRC val2",
+        COCO_STEPS,
+        64,
+        COCO_ANCHORS,
+        0,
+        True,
+        PYRAMID,
     ),
-    "coco/r101_c4_ensemble": coco(
-        ("Table 9, last row", "37.4 AP, 59.0 AP50"), R101, server=True, context=True, options=PYRAMID
+}
+# Rows that test weights of another row: the comment over the command in README.md -> the recipe of the weights, how
+# many networks, the split tested on, and the test options.
+PAPER_COMMANDS = {
+    "Table 9, row 3: + box refinement: 29.9 AP, 49.9 AP50": (
+        ("coco/r101_c4_alternating", 1, COCO_TEST, REFINED)
     ),
-    **{
-        f"imagenet_det/{name}": PaperRow(
-            head, R101, DET_TRAIN, "ILSVRC val2", COCO_STEPS, 64, COCO_ANCHORS, 0, True, PYRAMID
-        )
-        for name, head in (
-            ("r101_c4", ("Table 12, single model", "60.5 mAP")),
-            ("r101_c4_ensemble", ("Table 12, ensemble", "63.6 mAP")),
-        )
-    },
+    "Table 9, row 5: + multi-scale testing: 32.5 AP, 53.8 AP50": (
+        ("coco/r101_c4_context", 1, COCO_TEST, PYRAMID)
+    ),
+    "Table 9, trainval, + multi-scale testing: 34.9 AP, 55.7 AP50": (
+        ("coco/r101_c4_trainval", 1, "coco test-dev2015", PYRAMID)
+    ),
+    "Table 9, last row: an ensemble of three: 37.4 AP, 59.0 AP50": (
+        ("coco/r101_c4_trainval", 3, "coco test-dev2015", PYRAMID)
+    ),
+    "Table 12: an ensemble of three, tested on val2: 63.6 mAP": (
+        ("imagenet_det/r101_c4", 3, "ILSVRC val2", PYRAMID)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PAPER_ROWS)
 def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
-    row, path = PAPER_ROWS[name], ROOT / "configs" / f"{name}.yaml"
-    config, text = load_config(DetectionConfig, path), path.read_text(encoding="utf-8")
+    row, text = PAPER_ROWS[name], text_of(ROOT / "configs" / f"{name}.yaml")
+    config = load_config(DetectionConfig, name)
     head = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
     assert head.startswith(row.head[0])
     assert row.head[1] in head
@@ -330,6 +344,24 @@ def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
     assert (config.model.pooler, config.model.global_context) == ("roi_pool", row.context)
     assert (config.test.nms_thresh, config.test.proposals, config.test.pre_nms_top_n) == (0.3, 300, 6000)
     assert {key: getattr(config.test, key) for key in row.test_options} == row.test_options
+
+
+def test_a_row_of_the_paper_that_is_a_command_has_its_values():
+    """Weights of the recipe's default run folder, other members of an ensemble beside it by their seed."""
+    commands = dict(re.findall(r"^# (Table .*)\n((?:.*\\\n)*.*)$", text_of(README), re.MULTILINE))
+    assert set(commands) == set(PAPER_COMMANDS)
+    for head, (recipe, networks, split, options) in PAPER_COMMANDS.items():
+        assert recipe in PAPER_ROWS
+        words = shlex.split(commands[head].replace("\\\n", " "))
+        following = dict(pairwise(words))
+        begin = words.index("--weights") + 1
+        seeds = ["", *(f"_seed{seed}" for seed in range(1, networks))]
+        assert words[begin : words.index("--data")] == [f"runs/{recipe}{s}/model.safetensors" for s in seeds]
+        assert f"{following['--data']} {following['--split']}" == split
+        said = [value for word, value in pairwise(words) if word == "--set"]
+        test = load_config(DetectionConfig, None, said).test
+        assert {key: getattr(test, key) for key in options} == options
+        assert ("--submission" in words) == ("test-dev" in split)
 
 
 def test_every_recipe_that_names_a_table_is_checked():

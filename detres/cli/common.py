@@ -65,7 +65,12 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         add = parser.add_argument
         match name:
             case "cfg":
-                add("--cfg", type=Path, metavar="FILE", help="configuration (YAML)")
+                add(
+                    "--cfg",
+                    type=Path,
+                    metavar="FILE|RECIPE",
+                    help="configuration: a YAML file, or the name of a shipped recipe such as finetune or voc/r101_c4",
+                )
             case "set":
                 add(
                     "--set",
@@ -85,7 +90,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
                     "--out",
                     type=Path,
                     metavar="DIR",
-                    help="run folder (default: runs/<configuration's name>)",
+                    help="run folder (default: runs/<name of --cfg>, such as runs/finetune or runs/voc/r101_c4)",
                 )
             case "resume":
                 add(

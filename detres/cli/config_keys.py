@@ -15,13 +15,15 @@ Row = tuple[str, str, str, str]
 INTRODUCTION = """\
 # Configuration
 
-A configuration is a YAML file, given with `--cfg`. It says only what differs from the defaults below. Those of `rpn`,
-`rcnn` and `test` are the paper's or its sources'; those of `train` are a beginning, for which `configs/` has recipes.
+A configuration is a YAML file, given with `--cfg FILE`, or a shipped recipe, given by its name: `--cfg finetune`,
+`--cfg voc/r101_c4`. Recipes are named as their files in `configs/`, which are installed with the package; a file that
+exists comes before a recipe. A configuration says only what differs from the defaults below. Those of `rpn`,
+`rcnn` and `test` are the paper's or its sources'; those of `train` are a beginning, for which there are recipes.
 
 * **Strict.** An unknown or doubled key, a wrong type or a value out of range is an error with file, line, key and the
   nearest name that exists. `1e-4` is a number; `yes`, `no`, `on` and `off` are words.
-* **One base.** `base: other.yaml` (relative to the file; a base has no base) is read first. Mappings merge, lists
-  replace.
+* **Bases.** `base: other.yaml` (relative to the file) is read first. Mappings merge, lists replace. A base may have a
+  base itself; a circle is an error.
 * **Command line.** `--set train.lr=0.002`, as often as needed, beats the file; the value is read as YAML. `--data`
   stands for `data.train` and `data.val`, `--init` for `model.init`.
 * **Lengths** are written `12 epochs`, `240000 iterations` or, milestones and intervals, as a share of the run, `50 %`.

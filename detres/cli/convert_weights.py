@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXAMPLE = """
 detres convert-weights R-50.pkl resnet50_msra.safetensors
 detres convert-weights resnet20-12fca82f.th resnet20.safetensors
-detres convert-weights runs/imagenet/model.safetensors resnet50.pth --to torchvision
+detres convert-weights runs/imagenet/r50/model.safetensors resnet50.pth --to torchvision
 """
 
 

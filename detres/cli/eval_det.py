@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detres.evaluation.det import DetResult
 
 EXAMPLE = """
-detres eval-det --weights runs/det/model.safetensors --data ILSVRC --split val2
+detres eval-det --weights runs/imagenet_det/r101_c4/model.safetensors --data ILSVRC --split val2
 detres eval-det --results detections.json --data ILSVRC --split val2 --json det.json
 """
 MEANINGS = {"mAP": "mean over classes of the area under the curve", "median_AP": "their median"}

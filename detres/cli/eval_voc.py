@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from detres.evaluation.voc import VocResult
 
 EXAMPLE = """
-detres eval-voc --weights runs/voc/model.safetensors --data VOCdevkit --split test
+detres eval-voc --weights runs/voc/r101_c4/model.safetensors --data VOCdevkit --split test
 detres eval-voc --results results/Main --data VOCdevkit --split test --json voc.json
 """
 MEANINGS = {

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from detres.classification.responses import LayerResponse
 
 EXAMPLE = """
-detres layer-responses --weights runs/plain20/model.safetensors runs/resnet20/model.safetensors --data cifar10.zip \
---split test --out figure7.png
+detres layer-responses --weights runs/cifar10/plain20/model.safetensors runs/cifar10/r20/model.safetensors \
+    --data cifar10.zip --split test --out figure7.png
 """
 IMAGES = (".png", ".svg", ".pdf")
 

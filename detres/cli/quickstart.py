@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser
 from detres.devices import faster_precision, select_device
 from detres.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+    from detres.classification.config import ClassificationConfig
+    from detres.detection.config import DetectionConfig
+
 EXAMPLE = """
 python3 tools/quickstart.py
 python3 tools/quickstart.py --out runs/again
 """
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TEST_IMAGES = "shapes:200"
 PRETRAINING_STATISTICS = 2000
 DRAWN_IMAGES = 8
@@ -40,25 +46,39 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{out} holds another run: --overwrite replaces it, or choose another --out")
     begun = time.monotonic()
 
-    from detres.classification.bn_statistics import write_statistics
     from detres.classification.config import ClassificationConfig
-    from detres.classification.data import read_image_labels
-    from detres.classification.task import prepare_classifier, train_classifier
     from detres.config import load_config
     from detres.console import log
     from detres.detection.config import DetectionConfig
+
+    device = select_device(arguments.device)
+    chosen = faster_precision(device) if arguments.precision == "auto" else arguments.precision
+    log.info("precision of training: %s", chosen)
+    precision = [f"train.precision={chosen}"]
+    pretraining = load_config(ClassificationConfig, "quickstart/pretrain", precision)
+    config = load_config(DetectionConfig, "quickstart/detect", precision)
+    _train(pretraining, config, out, device, arguments.quiet)
+    log.info("4 of 4: testing on pictures it has not seen")
+    _evaluate(out, str(device), arguments.quiet)
+    minutes = (time.monotonic() - begun) / 60
+    print(
+        f"{minutes:.1f} minutes; {out}: model.safetensors, detections.png, curves.png, eval/coco.json, eval/voc.json"
+    )
+
+
+def _train(
+    pretraining: ClassificationConfig, config: DetectionConfig, out: Path, device: torch.device, quiet: bool
+) -> None:
+    """Backbone in `out`/pretrain, its BN statistics, then the detector in `out`."""
+    from detres.classification.bn_statistics import write_statistics
+    from detres.classification.data import read_image_labels
+    from detres.classification.task import prepare_classifier, train_classifier
+    from detres.console import log
     from detres.detection.data import with_init
     from detres.detection.train import read_training, train_detector
     from detres.training.run_folder import RunFolder
 
-    device = select_device(arguments.device)
-    chosen = faster_precision(device) if arguments.precision == "auto" else arguments.precision
-    precision = f"train.precision={chosen}"
-    quiet = arguments.quiet
-
-    log.info("precision of training: %s", chosen)
     log.info("1 of 4: pre-training a backbone on drawn forms")
-    pretraining = load_config(ClassificationConfig, CONFIGS / "quickstart" / "pretrain.yaml", [precision])
     setup = prepare_classifier(pretraining, device)
     with RunFolder.open(out / "pretrain", setup.config, overwrite=True) as run:
         train_classifier(setup, run, device, quiet=quiet)
@@ -68,19 +88,11 @@ def main(argv: list[str]) -> None:
     write_statistics(
         run.weights, images, frozen, num_images=PRETRAINING_STATISTICS, device=device, quiet=quiet
     )
-
     log.info("3 of 4: training the detector")
-    config = load_config(DetectionConfig, CONFIGS / "quickstart" / "detect.yaml", [precision])
     config = with_init(config, str(frozen))
     data, start = read_training(config)
     with RunFolder.open(out, config, overwrite=True) as run:
         train_detector(config, data, start, run, device, quiet=quiet)
-    log.info("4 of 4: testing on pictures it has not seen")
-    _evaluate(out, str(device), quiet)
-    minutes = (time.monotonic() - begun) / 60
-    print(
-        f"{minutes:.1f} minutes; {out}: model.safetensors, detections.png, curves.png, eval/coco.json, eval/voc.json"
-    )
 
 
 def _evaluate(out: Path, device: str, quiet: bool) -> None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
-from detres.cli.train_common import log_configuration
+from detres.cli.train_common import default_out, log_configuration
 from detres.devices import select_device
 
 if TYPE_CHECKING:
     from detres.classification.config import ClassificationConfig
 
 EXAMPLE = """
-detres train-cls --cfg configs/classification/tiny_r18.yaml
+detres train-cls --cfg classification/tiny_r18 --out runs/tiny_r18
 detres train-cls --data my_pictures --init torchvision:resnet18 --set train.lr=0.01 --out runs/mine
 """
 
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int | None:
 
     device = select_device(arguments.device)
     setup = prepare_classifier(_read_config(arguments), device)
-    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "classification")
+    out = arguments.out or default_out(arguments.cfg, "classification")
     with RunFolder.open(out, setup.config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(setup.config)
         figures = train_classifier(setup, run, device, resume=arguments.resume, quiet=arguments.quiet)

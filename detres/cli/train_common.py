@@ -1,14 +1,34 @@
-"""What the training tools share: the configuration as it is printed at the start of a run."""
+"""What the training tools share: the default run folder, the configuration as it is printed at the start of a run."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from detres.config import Section
 
 log = logging.getLogger("detres")
+
+
+def default_out(cfg: Path | None, otherwise: str) -> Path:
+    """The run folder without `--out`: `runs/` and the name of `cfg`, else of what is trained.
+
+    The name of a shipped recipe has its folder (`voc/r101_c4`), because several folders have files of one name; the
+    name of a user's own file is its stem.
+
+    Raises:
+        ConfigError: `cfg` is neither a file nor a shipped recipe.
+    """
+    if cfg is None:
+        return Path("runs") / otherwise
+    from detres.config import find_recipe, recipes_folder
+
+    path, folder = find_recipe(cfg), recipes_folder()
+    if path.resolve().is_relative_to(folder):
+        return Path("runs") / path.resolve().relative_to(folder).with_suffix("")
+    return Path("runs") / path.stem
 
 
 def log_configuration(config: Section) -> None:

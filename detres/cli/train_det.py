@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from detres.cli.common import add_common_arguments, tool_parser, write_json
-from detres.cli.train_common import log_configuration
+from detres.cli.train_common import default_out, log_configuration
 
 EXAMPLE = """
-python3 tools/train_det.py --cfg configs/finetune.yaml --data path/to/pictures_and_boxes
-python3 tools/train_det.py --cfg configs/voc/bccd_r18_c4.yaml --out runs/cells --set train.lr=0.002
-python3 tools/train_det.py --cfg configs/voc/bccd_r18_c4.yaml --out runs/cells --resume
+python3 tools/train_det.py --cfg finetune --data path/to/pictures_and_boxes
+python3 tools/train_det.py --cfg voc/bccd_r18_c4 --out runs/cells --set train.lr=0.002
+python3 tools/train_det.py --cfg voc/bccd_r18_c4 --out runs/cells --resume
 """
 
 
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> None:
     config = with_data(config, arguments.data, split=arguments.split, format=arguments.format)
     config = with_init(config, arguments.init)
     device, quiet, resume = select_device(arguments.device), arguments.quiet, arguments.resume
-    out = arguments.out or Path("runs") / (arguments.cfg.stem if arguments.cfg else "train_det")
+    out = arguments.out or default_out(arguments.cfg, "train_det")
     data, start = read_training(config, out if resume else None)
     config = with_network(config, start.network)
     with RunFolder.open(out, config, resume=resume, overwrite=arguments.overwrite) as run:

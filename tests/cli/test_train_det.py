@@ -83,17 +83,19 @@ def test_split_and_format(trained):
         train_det.main(["--split", "train"])
 
 
+@pytest.mark.parametrize("by_path", [False, True])
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("finetune.yaml", "18 epochs"), ("voc/bccd_r18_c4.yaml", None), ("coco/r50_c4.yaml", None)],
+    [("finetune", "18 epochs"), ("voc/r101_c4", "110000 iterations"), ("coco/r101_c4", "320000 iterations")],
 )
-def test_shipped_recipes_are_taken(name, length, trained):
-    recipe = Path(__file__).resolve().parents[2] / "configs" / name
-    data = ["--data", "shapes"] if name == "finetune.yaml" else []
-    train_det.main(["--cfg", str(recipe), *data, "--quiet"])
+def test_shipped_recipes_are_taken(name, length, by_path, trained):
+    """By name and by path, and into a folder that no other recipe has."""
+    recipe = Path(__file__).resolve().parents[2] / "configs" / f"{name}.yaml"
+    data = ["--data", "shapes"] if name == "finetune" else []
+    train_det.main(["--cfg", str(recipe) if by_path else name, *data, "--quiet"])
     config, path, *_ = trained[0]
-    assert path == Path("runs") / recipe.stem
-    assert length is None or str(config.train.length) == length
+    assert path == Path("runs") / name
+    assert str(config.train.length) == length
 
 
 def test_the_configuration_is_printed_as_it_is_set(caplog):
