@@ -224,5 +224,5 @@ def test_recipes_build_their_network(path: Path):
             return
         detector = build_detector(config.architecture(network), 3, TORCHVISION)
     assert len(detector.cell_anchors) == len(config.rpn.anchor_sizes) * len(config.rpn.aspect_ratios)
-    assert detector.rpn.objectness.out_channels == len(detector.cell_anchors)
-    assert config.step_options(3).regions.count == config.rcnn.batch_size_per_image
+    assert detector.rpn.cls_logits.out_channels == len(detector.cell_anchors)
+    assert detector.roi_head.box_predictor.num_classes == 3

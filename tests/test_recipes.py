@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,15 +24,14 @@ from detres.classification.classifier import build_classifier
 from detres.classification.config import ClassificationConfig, ClassifierArchitecture
 from detres.config import load_config
 from detres.data.decoding import read_image
-from detres.data.detection_samples import DetectionDataset
 from detres.data.proposals import Proposals, write_proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
-from detres.detection.config import DetectionConfig, DetectorTrainConfig
+from detres.detection.config import DetectionConfig, DetectionTrainConfig
 from detres.detection.data import TrainingData
-from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.task import build_task
+from detres.detection.task import DetectorTask, build_detector_task
 from detres.networks.config import NetworkConfig
+from detres.tasks.start import read_start
 from detres.training.config import make_plan
 from detres.training.optimizer import build_optimizer
 from detres.training.state import initial_state
@@ -83,26 +81,27 @@ def changed(config: DetectionConfig, **sections: Mapping[str, object]) -> Detect
 
 def train_and_test(config: DetectionConfig, folder: Path) -> None:
     scenes = shapes_annotations("train", 2)
-    task = build_task(config, TrainingData(scenes, None), CPU, quiet=True)
-    network = task.network.train()
-    assert isinstance(network, FasterRCNN)
+    start = read_start(config.model.network, config.model.init)
+    task = build_detector_task(config, TrainingData(scenes, None), start, CPU, quiet=True)
+    task.network.train()
     if config.train.mode == "joint":
-        samples = [task.dataset[(0, index)] for index in range(min(config.train.batch, 2))]
-        assert len(take_step(network, config.train, partial(task.losses, samples))) == 4
+        assert len(take_step(task, config.train)) == 4
     else:
-        take_alternating_steps(config, task, network, folder)
-    task.export(network.eval(), folder / "model.safetensors")
+        take_alternating_steps(config, task, folder)
+    task.export(task.network.eval(), folder / "model.safetensors")
     found = detres.load(folder / "model.safetensors", device="cpu")(read_image(scenes.paths[0]))
     assert found.boxes.shape == (len(found.scores), 4)
     assert found.boxes.isfinite().all()
 
 
-def take_step(network: FasterRCNN, train: DetectorTrainConfig, losses_of) -> dict[str, torch.Tensor]:
+def take_step(task: DetectorTask, train: DetectionTrainConfig) -> dict[str, torch.Tensor]:
     """One step of the optimizer: most of what is trained moves, the rest keeps every bit."""
+    network = task.network
+    samples = [task.dataset[(0, index)] for index in range(min(train.batch, 2))]
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     optimizer = initial_state(network, train, make_plan(train, 10_000), CPU).optimizer
-    losses = losses_of(torch.Generator().manual_seed(0))
+    losses = task.losses(samples, torch.Generator().manual_seed(0))
     assert all(loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
@@ -115,26 +114,21 @@ def take_step(network: FasterRCNN, train: DetectorTrainConfig, losses_of) -> dic
     return losses
 
 
-def take_alternating_steps(config: DetectionConfig, task, network: FasterRCNN, folder: Path) -> None:
+def take_alternating_steps(config: DetectionConfig, task: DetectorTask, folder: Path) -> None:
     """One iteration of each of the four steps, with its own keys and parts, on proposals around the objects."""
-    scenes = task.dataset.annotations
+    scenes, network = task.data.train, task.network
     noise = np.random.default_rng(0)
     boxes = [scenes.boxes[scenes.objects(index)].repeat(5, axis=0) for index in range(len(scenes))]
     moved = [of_image + noise.normal(0, 4, of_image.shape) for of_image in boxes]
     path = folder / "proposals.safetensors"
     write_proposals(path, scenes, moved)
-    sides = config.data.short_side, config.data.long_side
-    dataset = DetectionDataset(scenes, *sides, proposals=Proposals(path, scenes))
-    options = config.step_options(len(scenes.class_names))
-    alternating.check_steps(config, 10_000)
+    alternating.check_steps(config.train, 10_000)
     for step in alternating.STEPS:
-        own = config.train.of_step(step.trains)
-        samples = [dataset[index] for index in range(min(own.batch, 2))]
         alternating.train_only(network, alternating._trained_parts(network, step), config.model.freeze_at)
-        names = ["rpn_objectness", "rpn_box"] if step.trains == "rpn" else ["region_class", "region_box"]
-        of_step = alternating.rpn_step_losses if step.trains == "rpn" else alternating.region_step_losses
-        losses = take_step(network, own, partial(of_step, network, options, CPU, samples))
-        assert list(losses) == names
+        names = ["objectness", "rpn_box_reg"] if step.trains == "rpn" else ["classifier", "box_reg"]
+        proposals = Proposals(path, scenes) if step.proposals else None
+        own = replace(task, stage=step.trains, proposals=proposals)
+        assert list(take_step(own, config.train.for_stage(step.trains))) == names
 
 
 @pytest.mark.parametrize("path", DETECTION, ids=name_of)
@@ -213,9 +207,9 @@ class PaperRow:
 
 VOC_ANCHORS, COCO_ANCHORS = (128, 256, 512), (64, 128, 256, 512)
 VOC_JOINT = {"joint": (1, 110_000, 80_000)}
-VOC_STEPS = {"rpn": (1, 80_000, 60_000), "regions": (2, 40_000, 30_000)}
+VOC_STEPS = {"rpn": (1, 80_000, 60_000), "rcnn": (2, 40_000, 30_000)}
 COCO_JOINT = {"joint": (8, 320_000, 240_000)}
-COCO_STEPS = {"rpn": (8, 320_000, 240_000), "regions": (16, 320_000, 240_000)}
+COCO_STEPS = {"rpn": (8, 320_000, 240_000), "rcnn": (16, 320_000, 240_000)}
 VOC_0712 = ("VOCdevkit/VOC2007 trainval", "VOCdevkit/VOC2012 trainval")
 VOC_07PP12 = ("VOCdevkit/VOC2007 trainval", "VOCdevkit/VOC2007 test", "VOCdevkit/VOC2012 trainval")
 VOC_TEST, COCO_TEST = "VOCdevkit/VOC2007 test", "coco val2014"
@@ -320,7 +314,7 @@ def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
     assert (config.data.short_side, config.data.long_side) == (600, 1000)
     assert config.train.mode == ("joint" if "joint" in row.steps else "alternating")
     for kind, (images, iterations, fall) in row.steps.items():
-        own = config.train if kind == "joint" else config.train.of_step(kind)  # type: ignore[arg-type]
+        own = config.train if kind == "joint" else config.train.for_stage(kind)  # type: ignore[arg-type]
         plan = make_plan(own, 10_000)
         found = plan.images_per_step, plan.iterations, plan.milestones, plan.rate
         assert found == (images, iterations, (fall,), 0.001), kind

@@ -14,6 +14,7 @@ from detres.config import load_config
 from detres.data.config import Source
 from detres.detection.config import DetectionConfig
 from detres.errors import ConfigError, UserError
+from detres.tasks.start import Start
 
 FIGURES = {"AP": 0.25, "APs": None}
 
@@ -23,13 +24,15 @@ def trained(monkeypatch, tmp_path):
     """The configurations and options of the trainings that the tool starts, here instead of in `runs/`."""
     calls = []
 
-    def train_detector(config, run, device, *, data, resume, quiet):
-        assert data is None
+    def read_training(config, resumed):  # no data and no weights are there
+        return None, Start(config.model.network)
+
+    def train_detector(config, data, start, run, device, *, resume, quiet):
         calls.append((config, run.path, device.type, resume, quiet))
         return FIGURES
 
-    monkeypatch.setattr("detres.detection.task.train_detector", train_detector)
-    monkeypatch.setattr("detres.weights.starting.with_network", lambda config: config)  # no weights are there
+    monkeypatch.setattr("detres.detection.train.read_training", read_training)
+    monkeypatch.setattr("detres.detection.train.train_detector", train_detector)
     monkeypatch.chdir(tmp_path)
     return calls
 
