@@ -33,7 +33,7 @@ class Section(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _lists_for_tuples(cls, value: object, info: pydantic.ValidationInfo) -> object:
-        return _as_tuples(value, cls.model_fields[str(info.field_name)].annotation)
+        return _convert_lists(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 S = TypeVar("S", bound=Section)
@@ -102,13 +102,13 @@ def load_config(model: type[S], cfg: str | Path | None, overrides: Sequence[str]
     """
     document = read_document(find_recipe(cfg)) if cfg is not None else Document()
     for override in overrides:
-        document = document.merged(override_document(override))
+        document = document.merge(override_document(override))
     try:
         return model.model_validate(document.values)
     except pydantic.ValidationError as error:
         faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ConfigError(_explained(faults[0], model, document) + more) from error
+        raise ConfigError(_explain(faults[0], model, document) + more) from error
 
 
 def find_recipe(cfg: str | Path) -> Path:
@@ -148,32 +148,32 @@ def to_yaml(config: Section) -> str:
 
 def describe_keys(model: type[Section]) -> list[tuple[str, str, str, str]]:
     """Key path, type, default and description of every key, in order (for the table in the docs)."""
-    return list(_described(model, ""))
+    return list(_describe_section(model, ""))
 
 
-def _as_tuples(value: object, annotation: Any) -> object:
+def _convert_lists(value: object, annotation: Any) -> object:
     """`value` with lists turned into tuples wherever `annotation` asks for a tuple."""
     arguments = get_args(annotation)
     if not isinstance(value, (list, tuple)):
         return value
     if get_origin(annotation) in (typing.Union, types.UnionType):
         wanted = [choice for choice in arguments if get_origin(choice) is tuple]
-        return _as_tuples(value, wanted[0]) if wanted else value
+        return _convert_lists(value, wanted[0]) if wanted else value
     if get_origin(annotation) is not tuple:
         return value
     items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else [*arguments, *[None] * len(value)]
-    return tuple(_as_tuples(item, kind) for item, kind in zip(value, items, strict=False))
+    return tuple(_convert_lists(item, kind) for item, kind in zip(value, items, strict=False))
 
 
-def _explained(fault: ErrorDetails, model: type[Section], document: Document) -> str:
+def _explain(fault: ErrorDetails, model: type[Section], document: Document) -> str:
     """One line for a pydantic error: where, key path, what is wrong, what would be right."""
     path = _key_path(fault, document.values)
     where = f"{document.place(path)}: " if document.place(path) else ""
     name = str(path[-1]) if path else ""
     if fault["type"] == "extra_forbidden":
-        return f"{where}unknown key '{_dotted(path)}'{_valid_names(model, path)}"
+        return f"{where}unknown key '{_dotted_path(path)}'{_valid_names(model, path)}"
     if fault["type"] == "missing":
-        return f"{where}key '{_dotted(path)}' is missing{_description(model, path)}"
+        return f"{where}key '{_dotted_path(path)}' is missing{_description(model, path)}"
     message = (
         fault["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list")
     )
@@ -186,8 +186,8 @@ def _explained(fault: ErrorDetails, model: type[Section], document: Document) ->
     elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = f"should be a mapping of keys{_description(model, path)}"
     if fault["type"] != "value_error":
-        message += f", not {_shown(found)}"
-    return f"{where}{_dotted(path)}: {message}" if name else f"{where}{message}"
+        message += f", not {_shorten(found)}"
+    return f"{where}{_dotted_path(path)}: {message}" if name else f"{where}{message}"
 
 
 def _key_path(fault: ErrorDetails, values: object) -> KeyPath:
@@ -250,14 +250,14 @@ def _differences(config: Section, reference: Section | None) -> Iterator[tuple[s
             yield name, written[name]
 
 
-def _described(model: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _describe_section(model: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
         inner = _inner_section(field.annotation)
         key = prefix + name
         if inner is None or inner is not field.annotation:
             yield key, _type_name(field), _default_text(field), field.description or ""
         if inner is not None:
-            yield from _described(inner, f"{key}." if inner is field.annotation else f"{key}[].")
+            yield from _describe_section(inner, f"{key}." if inner is field.annotation else f"{key}[].")
 
 
 def _type_name(field: FieldInfo) -> str:
@@ -311,11 +311,11 @@ def _default_text(field: FieldInfo) -> str:
     return str(value)
 
 
-def _dotted(path: KeyPath) -> str:
+def _dotted_path(path: KeyPath) -> str:
     """`data.train[0].dir`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(list(value)) if isinstance(value, tuple) else "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
-"""YAML without its traps, each value with the place it was written at.
+"""Strict YAML, each value with the file and line that it was written in.
 
-YAML 1.2's core words: `1e-4` is a number, `no` and `off` are words, `08` is eight; a key twice is refused.
+Scalars follow YAML 1.2: `1e-4` is a number, `no` and `off` are words, `08` is eight. Duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Document:
                 return self.places[path[:length]]
         return ""
 
-    def merged(self, over: Document) -> Document:
+    def merge(self, over: Document) -> Document:
         """This document with `over` on top: mappings merge, everything else replaces."""
         places = dict(self.places)
-        values = _merged(self.values, over.values, (), places)
+        values = _merge(self.values, over.values, (), places)
         return Document(values, {**places, **over.places})
 
 
@@ -83,7 +83,7 @@ def read_document(path: Path) -> Document:
     """A YAML file on top of its `base`, which may have a base itself.
 
     Raises:
-        ConfigError: Missing or malformed file, a key twice, bases that form a circle.
+        ConfigError: Missing or malformed file, duplicate key, bases that form a circle.
     """
     layers = [_read_file(path)]
     chain: dict[Path, str] = {}  # each file that names a base -> where it does
@@ -99,7 +99,7 @@ def read_document(path: Path) -> Document:
         layers.append(_read_file(path, asked_at=f"{where}: base: "))
     document = layers.pop()
     while layers:
-        document = document.merged(layers.pop())
+        document = document.merge(layers.pop())
     return document
 
 
@@ -114,7 +114,7 @@ def override_document(override: str) -> Document:
     where = f"--set {override}"
     if not equals or not all(names):
         raise ConfigError(f"{where}: should be key.path=value, such as train.lr=0.01")
-    inner = _parsed(text, where, lines=False)
+    inner = _parse(text, where, lines=False)
     values = inner.values[""]
     for name in reversed(names):
         values = {name: values}
@@ -138,7 +138,7 @@ def _read_file(path: Path, asked_at: str = "") -> Document:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{asked_at}cannot read {path}: {reason}") from error
-    document = _parsed(text, str(path), lines=True)
+    document = _parse(text, str(path), lines=True)
     values = document.values[""] if document.values[""] is not None else {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}:1: a configuration is a mapping of keys, not {values!r:.60}")
@@ -146,7 +146,7 @@ def _read_file(path: Path, asked_at: str = "") -> Document:
     return Document(values, {**places, (): str(path)})
 
 
-def _parsed(text: str, source: str, *, lines: bool) -> Document:
+def _parse(text: str, source: str, *, lines: bool) -> Document:
     """The value of `text` under the key ``""``, with places."""
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -156,12 +156,12 @@ def _parsed(text: str, source: str, *, lines: bool) -> Document:
         raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: malformed YAML: {' '.join(str(error).split())}") from error
-    reading = _Reading(source, lines)
-    value = None if node is None else reading.value(node, ("",))
-    return Document({"": value}, {("",): source, **reading.places})
+    reader = _NodeReader(source, lines)
+    value = None if node is None else reader.value(node, ("",))
+    return Document({"": value}, {("",): source, **reader.places})
 
 
-class _Reading:
+class _NodeReader:
     """One pass over the nodes of a text: values out, places noted."""
 
     def __init__(self, source: str, lines: bool):
@@ -194,7 +194,7 @@ class _Reading:
                 raise ConfigError(f"{where}: a key should be one word")
             if name in mapping:
                 first = f" (first in line {first_lines[name]})" if self.lines else ""
-                raise ConfigError(f"{where}: key '{name}' stands here twice{first}")
+                raise ConfigError(f"{where}: duplicate key '{name}'{first}")
             first_lines[name] = key_node.start_mark.line + 1
             self.places[(*path, name)] = where
             mapping[name] = self.value(value_node, (*path, name))
@@ -223,14 +223,14 @@ def _scalar(node: yaml.Node, where: str) -> Any:
     raise ConfigError(f"{where}: the tag '{node.tag}' is not allowed here")
 
 
-def _merged(
+def _merge(
     below: dict[str, Any], over: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]
 ) -> dict[str, Any]:
     """Merge two mappings and forget in `places` where replaced values stood."""
     result = dict(below)
     for name, value in over.items():
         if isinstance(value, dict) and isinstance(below.get(name), dict):
-            result[name] = _merged(below[name], value, (*path, name), places)
+            result[name] = _merge(below[name], value, (*path, name), places)
         else:
             replaced = (*path, name)
             for stale in [old for old in places if old[: len(replaced)] == replaced]:

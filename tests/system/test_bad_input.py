@@ -34,13 +34,13 @@ def test_no_data(data, recipe, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("lr: 0.01", "lrr: 0.01", ["tiny.yaml:7", "train.lrr", "did you mean 'lr'"]),
-        ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["tiny.yaml:8", "'lr' stands here twice"]),
-        ("lr: 0.01", "lr: fast", ["tiny.yaml:7", "train.lr", "'fast'"]),
-        ("lr: 0.01", "lr: -1", ["tiny.yaml:7", "train.lr", "greater than 0"]),
-        ("batch: 2", "batch: 2.5", ["tiny.yaml:6", "train.batch"]),
-        ("6 iterations", "six rounds", ["tiny.yaml:8", "train.length", "12 epochs"]),
-        ("rcnn: {", "rcnn: [", ["tiny.yaml:4"]),
+        ("lr: 0.01", "lrr: 0.01", ["tiny.yaml:8", "train.lrr", "did you mean 'lr'"]),
+        ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["tiny.yaml:9", "duplicate key 'lr'"]),
+        ("lr: 0.01", "lr: fast", ["tiny.yaml:8", "train.lr", "'fast'"]),
+        ("lr: 0.01", "lr: -1", ["tiny.yaml:8", "train.lr", "greater than 0"]),
+        ("batch: 2", "batch: 2.5", ["tiny.yaml:7", "train.batch"]),
+        ("6 iterations", "six rounds", ["tiny.yaml:9", "train.length", "12 epochs"]),
+        ("rcnn: {", "rcnn: [", ["tiny.yaml:5"]),
     ],
     ids=["typo", "duplicate key", "wrong type", "out of range", "not whole", "no length", "malformed"],
 )
