@@ -6,13 +6,14 @@ samples. It has no validation losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from benchmarks.peers import (
@@ -40,7 +41,6 @@ from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.engines import Engine
 from detres.files import atomic_path
 from detres.training.optimizer import build_optimizer
-from detres.training.task import Task
 
 CPU = torch.device("cpu")
 
@@ -64,38 +64,95 @@ def build_peer(config: DetectionConfig, class_names: Sequence[str]) -> Torchvisi
     return torchvision_faster_rcnn(network.train(), architecture, config.test, options)
 
 
+@dataclass
+class PeerTask:
+    """The composition as the training loop sees it (see `training.task.Task`). It has no validation losses.
+
+    Attributes:
+        network: The composition, on `device`.
+        dataset: Training images.
+        data: Training and validation images.
+        sizes: Shorter and longer side of the images, in pixels.
+        engine: Of COCO's measure.
+        device: Where to compute.
+        quiet: No progress while evaluating.
+    """
+
+    network: TorchvisionFasterRCNN
+    dataset: DetectionDataset
+    data: TrainingData
+    sizes: tuple[int, int]
+    engine: Engine
+    device: torch.device
+    quiet: bool
+
+    collate = staticmethod(collate_detection)
+    best = "AP"
+    lower_is_better = False
+    training_error: str | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"class names": list(self.data.train.class_names)}
+
+    @property
+    def evaluates(self) -> bool:
+        return self.data.val is not None
+
+    def losses(self, batch: Sequence[DetectionSample], generator: torch.Generator) -> dict[str, Tensor]:
+        """Torchvision draws from the global generator, which the loop seeds for each step; `generator` is unused."""
+        return peer_losses(
+            self.network,
+            peer_images([sample.image.to(self.device) for sample in batch]),
+            peer_targets(
+                [sample.boxes.to(self.device) for sample in batch],
+                [sample.labels.to(self.device) for sample in batch],
+            ),
+            [sample.scale for sample in batch],
+        )
+
+    def describe(self, batch: Sequence[DetectionSample]) -> list[str]:
+        return [sample.name for sample in batch]
+
+    def evaluate(self, network: TorchvisionFasterRCNN) -> dict[str, float | None]:
+        assert self.data.val is not None
+        detections = detect_split_with_peer(network, self.data.val, self.sizes, quiet=self.quiet)
+        return evaluate_coco(self.data.val, detections, engine=self.engine).figures
+
+    def validation_losses(self, network: TorchvisionFasterRCNN) -> dict[str, float]:
+        return {}
+
+    def export(self, network: TorchvisionFasterRCNN, path: Path) -> None:
+        """Write a `.safetensors` with torchvision's names."""
+        tensors = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
+        with atomic_path(path) as beside:
+            save_file(tensors, beside)
+
+    def draw_first_batch(self, batch: Sequence[DetectionSample], folder: Path) -> None:
+        pass
+
+    def counts(self) -> dict[str, float]:
+        return {}
+
+
 def build_peer_task(
     config: DetectionConfig, data: TrainingData, device: torch.device, *, quiet: bool = False
-) -> Task:
-    """The composition as the loop sees it; its best weights are written as a `.safetensors` of its own names.
+) -> PeerTask:
+    """The task that trains the composition.
 
     Args:
         config: The whole configuration.
-        data: Training and validation pictures.
+        data: Training and validation images.
         device: Where to train.
         quiet: No progress while evaluating.
     """
     log_training_data(config, data)
-    peer = build_peer(config, data.train.class_names).to(device)
     sizes = config.data.short_side, config.data.long_side
-    validation = data.val
-    return Task(
-        network=peer,
-        losses=partial(_losses, peer, device),
-        dataset=DetectionDataset(
-            data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
-        ),
-        collate=collate_detection,
-        describe=lambda samples: [sample.name for sample in samples],
-        best="AP",
-        export=_export,
-        evaluate=None
-        if validation is None
-        else partial(
-            _evaluate, validation=validation, sizes=sizes, engine=config.evaluation.engine, quiet=quiet
-        ),
-        identity={"class names": list(data.train.class_names)},
+    dataset = DetectionDataset(
+        data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
     )
+    peer = build_peer(config, data.train.class_names).to(device)
+    return PeerTask(peer, dataset, data, sizes, config.evaluation.engine, device, quiet)
 
 
 def read_peer(config: DetectionConfig, num_classes: int, weights: Path) -> TorchvisionFasterRCNN:
@@ -187,33 +244,3 @@ def _stepped(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> flo
     total.backward()
     optimizer.step()
     return total.item()
-
-
-def _losses(
-    peer: TorchvisionFasterRCNN,
-    device: torch.device,
-    samples: Sequence[DetectionSample],
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Torchvision draws from the global generator, which the loop seeds for each step; `generator` goes unused."""
-    return peer_losses(
-        peer,
-        peer_images([sample.image.to(device) for sample in samples]),
-        peer_targets(
-            [sample.boxes.to(device) for sample in samples], [sample.labels.to(device) for sample in samples]
-        ),
-        [sample.scale for sample in samples],
-    )
-
-
-def _evaluate(
-    peer: nn.Module, *, validation: Annotations, sizes: tuple[int, int], engine: Engine, quiet: bool
-) -> dict[str, float | None]:
-    assert isinstance(peer, TorchvisionFasterRCNN)
-    found = detect_split_with_peer(peer, validation, sizes, quiet=quiet)
-    return evaluate_coco(validation, found, engine=engine).figures
-
-
-def _export(peer: nn.Module, path: Path) -> None:
-    with atomic_path(path) as beside:
-        save_file({name: tensor.contiguous().clone() for name, tensor in peer.state_dict().items()}, beside)

@@ -1,6 +1,6 @@
 """Exact BN statistics of a trained classifier, written back frozen, for a detector to start from.
 
-He et al. 2015, Appendix A: each layer's mean and variance over the training set; from then on BN is constant.
+He et al. 2015, Appendix A: each layer's mean and variance over the training set. From then on BN is constant.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from detres.training.feed import plain_errors
 
 log = logging.getLogger("detres")
 
-KEPT_BYTES = 1 << 29  # of crops that are kept between passes
-NOTABLE_CHANGE = 0.25  # of the logits' spread: a moving average that has settled stays far below
+KEPT_BYTES = 1 << 29  # largest size of crops that are kept between passes
+NOTABLE_CHANGE = 0.25  # share of the logits' spread; a moving average that has settled stays far below it
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class LayerDifference:
 
 @dataclass(frozen=True)
 class OutputChange:
-    """What new statistics do to the network's outputs, on the first images.
+    """How new statistics change the network's outputs, measured on the first images.
 
     Attributes:
-        images: How many.
+        images: Their number.
         logits: Root mean square change of the logits, as a share of their standard deviation over the images.
-        classes: Share of the images whose best class is another.
+        classes: Share of the images whose best class changes.
     """
 
     images: int
@@ -68,13 +68,13 @@ class OutputChange:
 
 @dataclass(frozen=True)
 class StatisticsReport:
-    """What was computed.
+    """The result of `write_statistics`.
 
     Attributes:
-        images: Images that the statistics are of.
+        images: Number of images that the statistics are of.
         layers: BN layers whose statistics were written.
-        constant: BN layers that were constant in training and kept theirs.
-        change: What this changes of the outputs.
+        constant: BN layers that were constant in training and kept their statistics.
+        change: Of the outputs.
         one_pass: In the order of the layers, how far one pass would have been off; empty unless exact.
     """
 
@@ -101,19 +101,19 @@ def write_statistics(
 ) -> StatisticsReport:
     """Compute the BN statistics of a classifier over training crops and write it with all BN constant.
 
-    BN that was constant in training (`model.freeze_at`) keeps its statistics: what came after it was trained on them.
-    Where the network's own statistics were not those of images like these, the outputs change; a warning says so.
-    Crops are drawn as in training but for the random colors (`pca_color`), which are off: the detector has none.
+    BN that was constant in training (`model.freeze_at`) keeps its statistics, because the layers after it were trained
+    on them. A warning is logged where the outputs change notably. Crops are drawn as in training, but without random
+    colors (`pca_color`), because the detector has none.
 
     Args:
         weights: A classifier's weights file.
         images: Training images; their classes do not matter.
         out: The weights file to write.
-        num_images: How many images, drawn without repetition (all, where there are fewer).
-        everywhere: Compute also what was constant in training; this changes what the network computes.
-        exact: Layer by layer, the layers before already fixed; one pass for each layer, and one pass beside to tell the
-            difference. At most one batch of maps is in memory.
-        batch: Crops at once; at least two, for where maps are 1x1 one crop has no variance.
+        num_images: Number of images, drawn without repetition (all, where there are fewer).
+        everywhere: Compute the BN that was constant in training too; this changes what the network computes.
+        exact: Compute layer by layer with the layers before already fixed: one pass for each layer, and one more to
+            report the difference. At most one batch of maps is in memory.
+        batch: Crops at once; at least two, because one crop has no variance where maps are 1x1.
         seed: Of the choice of images and of their random crops.
         workers: Processes that decode.
         device: Where to compute; None: the CPU.
@@ -126,7 +126,7 @@ def write_statistics(
     network, architecture, metadata = read_classifier(weights)
     if everywhere:
         log.warning(
-            "BN that was constant in training gets new statistics too: the network will compute something else"
+            "BN that was constant in training gets new statistics too, so that the network computes something else"
         )
         architecture = architecture.model_copy(update={"frozen_stages": 0, "frozen_batch_norm": False})
         network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
@@ -136,11 +136,10 @@ def write_statistics(
         raise WeightsError(
             f"{weights}: all its BN is constant already (or it has none); --all computes it anew"
         )
-    device = device or torch.device("cpu")
-    crop = crop_of(metadata)
     chosen = np.random.default_rng(seed).permutation(len(images))[:num_images].tolist()
     if len(chosen) < 2:
         raise DataError(f"{images.source}: BN statistics of {len(chosen)} images: two are needed at least")
+    crop, device = crop_of(metadata), device or torch.device("cpu")
     plain_colors = crop.model_copy(update={"pca_color": 0.0})
     crops = _CropBatches(
         ClassificationDataset(images, plain_colors, train=True, seed=seed),
@@ -152,7 +151,25 @@ def write_statistics(
         passes=2 + layers if exact else 1,
         quiet=quiet,
     )
-    network.to(device).eval()
+    change, one_pass = _compute_statistics(network.to(device).eval(), crops, exact=exact)
+    _warn_of_change(change, weights)
+    freeze_batch_norm(network)
+    write_classifier(
+        out,
+        network,
+        architecture.model_copy(update={"frozen_batch_norm": True}),
+        class_names=metadata.class_names,
+        preprocessing=metadata.preprocessing,
+        crop=crop,
+        source=f"{metadata.source}; BN statistics of {len(chosen)} images of {images.source}",
+    )
+    return StatisticsReport(len(chosen), layers, constant, change, one_pass)
+
+
+def _compute_statistics(
+    network: nn.Module, crops: _CropBatches, *, exact: bool
+) -> tuple[OutputChange, tuple[LayerDifference, ...]]:
+    """Set the network's BN statistics to those of the crops; returns what changes (see `StatisticsReport`)."""
     sample = next(iter(crops.first()))
     before = _logits(network, sample)
     one_pass: dict[str, tuple[Tensor, Tensor]] = {}
@@ -160,9 +177,12 @@ def write_statistics(
         rough = copy.deepcopy(network)
         pooled_statistics(rough, crops)
         one_pass = _statistics_of(rough)
-    seen = pooled_statistics(network, crops, exact=exact)
+    pooled_statistics(network, crops, exact=exact)
     change = _change(before, _logits(network, sample))
-    differences = _differences(one_pass, _statistics_of(network))
+    return change, _differences(one_pass, _statistics_of(network))
+
+
+def _warn_of_change(change: OutputChange, weights: str | Path) -> None:
     if change.logits > NOTABLE_CHANGE:
         log.warning(
             "the logits change by %.2f of their spread, and the best class of %.0f %% of %d images: the statistics "
@@ -172,19 +192,6 @@ def write_statistics(
             change.images,
             weights,
         )
-    freeze_batch_norm(network)
-    write_classifier(
-        out,
-        network,
-        architecture.model_copy(update={"frozen_batch_norm": True}),
-        class_names=metadata.class_names,
-        preprocessing=metadata.preprocessing,
-        crop=crop,
-        source=f"{metadata.source}; BN statistics of {seen} images of {images.source}",
-    )
-    return StatisticsReport(
-        images=seen, layers=layers, constant=constant, change=change, one_pass=differences
-    )
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -193,7 +200,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _change(before: Tensor, after: Tensor) -> OutputChange:
-    """Of logits (N, K); each class's spread is taken about its own mean over the images."""
+    """The change of logits (N, K). The spread of each class is about its own mean over the images."""
     spread = (before - before.mean(dim=0)).square().mean().sqrt()
     moved = (after - before).square().mean().sqrt()
     share = moved / spread if spread > 0 else torch.sign(moved)
@@ -218,7 +225,7 @@ def _differences(
     differences = []
     for layer, (mean, variance) in one_pass.items():
         true_mean, true_variance = exact[layer]
-        floor = true_variance.clamp(min=torch.finfo(torch.float32).tiny)  # a channel that is always the same
+        floor = true_variance.clamp(min=torch.finfo(torch.float32).tiny)  # for a channel that is constant
         differences.append(
             LayerDifference(
                 layer=layer,
@@ -230,9 +237,9 @@ def _differences(
 
 
 class _CropBatches:
-    """Network inputs of some images, batch after batch, each time anew (two passes give the same crops).
+    """Network inputs of some images in batches, for several passes, which all give the same crops.
 
-    Crops are kept from the first pass on where they all fit into `KEPT_BYTES`; otherwise each pass decodes them again.
+    Crops are kept after the first pass if they all fit into `KEPT_BYTES`; otherwise each pass decodes them again.
 
     Args:
         images: The crops.
@@ -241,7 +248,7 @@ class _CropBatches:
         batch: Crops at once.
         workers: Processes that decode.
         device: Where the inputs go.
-        passes: How often they will be gone through, for the progress.
+        passes: Number of passes, for the progress.
         quiet: No progress on standard error.
     """
 
@@ -274,7 +281,7 @@ class _CropBatches:
             yield network_input(crops, self.preprocessing, self.device)
 
     def first(self) -> Iterator[Tensor]:
-        """The first batch alone, without progress; nothing where there are no images."""
+        """The first batch alone, without progress; empty where there are no images."""
         for crops in self._load(self.batches[:1]):
             yield network_input(crops, self.preprocessing, self.device)
 
@@ -295,7 +302,7 @@ class _CropBatches:
 
 
 def _batches(indices: list[int], batch: int) -> list[list[int]]:
-    """Batches of equal length, the last shorter; a single image left over goes with the batch before."""
+    """Batches of equal length, the last shorter; a single image left over joins the batch before."""
     batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [batches[-2] + batches[-1]]

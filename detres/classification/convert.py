@@ -1,4 +1,4 @@
-"""Weights in and out: any layout that `--init` reads as a weights file of ours, and back to torchvision's names.
+"""Converts weights: from any layout that `--init` reads to a weights file of ours, and back to torchvision's names.
 
 The recipe (He et al. 2015, §3.3-3.4: preprocessing, stride, pool, eps) travels with the weights in both directions.
 """
@@ -74,10 +74,10 @@ def convert_to_torchvision(source: str | Path, out: str | Path) -> tuple[Backbon
         out: The `.pth`, `.pt` or `.safetensors` to write.
 
     Returns:
-        What was read, and what of its recipe is not torchvision's (empty for a `.pth`).
+        What was read, and how its recipe differs from torchvision's (empty for a `.pth`).
 
     Raises:
-        WeightsError: torchvision has no such network; a recipe that is not torchvision's and a file that cannot say so.
+        WeightsError: torchvision has no such network, or the recipe is not torchvision's and the file cannot say so.
     """
     backbone = read_backbone(source)
     network = NetworkConfig.model_validate(backbone.network)
@@ -133,7 +133,7 @@ def _class_names(backbone: Backbone, given: tuple[str, ...] | None) -> tuple[str
 
 
 def _differences(network: NetworkConfig, backbone: Backbone) -> list[str]:
-    """What torchvision's own network does otherwise."""
+    """How the network differs from torchvision's."""
     relevant = ("stride_in", "pool", "eps") if network.name.startswith("resnet") else ("pool",)
     if network.name in ("resnet18", "resnet34"):
         relevant = ("pool", "eps")  # basic blocks have one place for the stride
@@ -154,7 +154,7 @@ def _differences(network: NetworkConfig, backbone: Backbone) -> list[str]:
 
 
 def _in_order(tensors: dict[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
-    """The tensors in the order of torchvision's files, each by itself in memory."""
+    """The tensors in the order of torchvision's files, each with its own memory."""
     with torch.device("meta"):
         order = list(build_network(network, 1).state_dict())
     return {name: tensors[name].contiguous().clone() for name in order if name in tensors}

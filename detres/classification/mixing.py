@@ -1,4 +1,4 @@
-"""Soft targets of the modern recipe: label smoothing, and images that are mixed in pairs.
+"""Soft targets of modern recipes: label smoothing, and images that are mixed in pairs.
 
 Szegedy et al. 2016, §7 (label smoothing); Zhang et al. 2018 (mixup); Yun et al. 2019 (CutMix). Not in He et al. 2015.
 
@@ -19,7 +19,7 @@ from detres.config import Section
 
 
 class MixingConfig(Section):
-    """Soft targets and mixed images in training; all off where the values are 0."""
+    """Soft targets and mixed images in training; a value of 0 turns one off."""
 
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of each target that is spread over all classes"
@@ -44,7 +44,7 @@ class Mixed:
     Attributes:
         inputs: (N, 3, s, s), network input.
         partners: (N,) int64, a permutation.
-        share: What is left of each image itself, 0..1.
+        share: Weight of each image itself, 0..1.
     """
 
     inputs: Tensor
@@ -53,11 +53,11 @@ class Mixed:
 
 
 def mix(inputs: Tensor, config: MixingConfig, generator: torch.Generator) -> Mixed:
-    """Mix a batch by mixup or CutMix, one share and one rectangle for the whole batch; unchanged where both are off.
+    """Mix a batch by mixup or CutMix with one share and one rectangle for all; it stays unchanged where both are off.
 
     Args:
         inputs: (N, 3, s, s); mixing is linear, so it may come after normalization.
-        config: Which, and how much.
+        config: Which of them, and how strongly.
         generator: The only source of randomness, on the CPU.
     """
     choices = [name for name in ("mixup", "cutmix") if getattr(config, name) > 0]
@@ -79,13 +79,13 @@ def overlay(inputs: Tensor, partners: Tensor, share: float) -> Tensor:
 
 
 def paste(inputs: Tensor, partners: Tensor, share: float, center: tuple[float, float]) -> Mixed:
-    """CutMix: a rectangle of the partner in the same place, 1 - share of the image's area before it is cut off.
+    """CutMix: paste a rectangle of the partner in the same place; its area, before the border cuts it, is 1 - share.
 
     Args:
         inputs: (N, 3, h, w).
         partners: (N,).
-        share: Drawn; the result's is that of the pixels really left.
-        center: Of the rectangle, down and right, shares 0..1 of the sides.
+        share: As drawn; the result's share is that of the pixels that remain.
+        center: Of the rectangle, as fractions 0..1 of height and width.
     """
     sides = inputs.shape[2:]
     half = [0.5 * side * (1.0 - share) ** 0.5 for side in sides]
@@ -101,7 +101,7 @@ def paste(inputs: Tensor, partners: Tensor, share: float, center: tuple[float, f
 def soft_cross_entropy(
     logits: Tensor, labels: Tensor, partners: Tensor, share: float, label_smoothing: float
 ) -> Tensor:
-    """Cross entropy with the targets' mixture, which is the mixture of two cross entropies.
+    """Cross entropy with mixed targets, which is the same mixture of two cross entropies.
 
     Args:
         logits: (N, K).

@@ -1,4 +1,4 @@
-"""The mean of each pixel and the covariance of colors over the training images, and the preprocessing they give.
+"""The mean of each pixel and the covariance of colors over the training images, and the preprocessing with that mean.
 
 He et al. 2015, §3.4: "the per-pixel mean subtracted", and the color augmentation of Krizhevsky et al. 2012.
 
@@ -32,7 +32,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What images look like on average.
+    """Mean and color covariance of images.
 
     Attributes:
         mean: (3, s, s) float32, levels 0..255.
@@ -47,7 +47,7 @@ class PixelStatistics:
         return principal_components(self.covariance)
 
     def preprocessing(self) -> Preprocessing:
-        """RGB in 0..255 less the mean of each pixel, not divided."""
+        """RGB in 0..255 minus the mean of each pixel, with a std of 1."""
         return _mean_subtracted(self.mean, "RGB")
 
 
@@ -66,10 +66,10 @@ def pixel_statistics(
     Args:
         images: The training images.
         crop: Their crops' sizes.
-        limit: Look at this many, drawn at random (always the same ones); None: at all.
+        limit: Number of images, drawn at random (always the same ones); None: all.
         workers: Processes that decode.
-        skip_unreadable: Leave out what cannot be read.
-        left_out: Gets what was left out.
+        skip_unreadable: Leave out images that cannot be read.
+        left_out: Gets those that were left out.
         quiet: No progress on standard error.
 
     Raises:
@@ -100,13 +100,13 @@ def pixel_statistics(
 
 
 def save_pixel_statistics(path: Path, statistics: PixelStatistics) -> None:
-    """Write them as .npz, for a run that is resumed."""
+    """Write them as .npz, so that a resumed run can read them."""
     with atomic_path(path) as beside, open(beside, "wb") as file:
         np.savez(file, mean=statistics.mean, covariance=statistics.covariance)
 
 
 def read_pixel_statistics(path: Path, side: int) -> PixelStatistics | None:
-    """What `save_pixel_statistics` wrote; None where there is no such file or it is of other crops or damaged."""
+    """Read what `save_pixel_statistics` wrote; None if the file is missing, damaged, or of other crops."""
     try:
         with np.load(path, allow_pickle=False) as content:
             statistics = PixelStatistics(content["mean"], content["covariance"])
@@ -123,7 +123,7 @@ def read_mean_image(name: str, side: int) -> Preprocessing:
         side: Side of the crops.
 
     Raises:
-        UserError: Not there, not such an array.
+        UserError: The file is missing or holds no such array.
     """
     path = resolve_directory(name)
     try:

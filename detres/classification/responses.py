@@ -1,9 +1,9 @@
-"""What passes through a trained network: responses (Figure 7), forward variances and gradient norms (§4.1).
+"""Layer responses of a trained network (Figure 7), with forward variances and gradient norms (§4.1).
 
 He et al. 2015, §4.2, "Analysis of Layer Responses": the standard deviation of each layer's output after BN and before
-the nonlinearity or the addition. §4.1 holds against plain networks that neither forward nor backward signals vanish.
+the nonlinearity or the addition. §4.1 verifies that neither forward nor backward signals vanish in plain networks.
 
-N images, C channels, h and w the sides of a map. Everything in test mode, so that images do not touch each other.
+N images, C channels, h and w the sides of a map. The network is in test mode, so that images are independent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from detres.training.feed import plain_errors
 
 @dataclass(frozen=True)
 class LayerResponse:
-    """One convolution with the BN behind it.
+    """A convolution with the BN after it.
 
     Attributes:
         layer: The convolution's name.
@@ -59,7 +59,7 @@ def responses_of_weights(
 
     Args:
         weights: A classifier's weights file.
-        images: Labelled images of the network's classes.
+        images: Labeled images of the network's classes.
         num_images: At most this many of them, evenly spread.
         batch: Crops at once.
         workers: Processes that decode.
@@ -71,7 +71,7 @@ def responses_of_weights(
         DataError: Other classes than the network's, or an image that cannot be read.
     """
     network, architecture, metadata = read_classifier(weights)
-    # A constant norm is folded into its convolution, where nothing between the two can be seen.
+    # A constant norm is folded into its convolution, so that the signal between the two does not exist.
     network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
     crops = ClassificationDataset(
         relabel_images(images, metadata.class_names), crop_of(metadata), train=False
@@ -91,22 +91,22 @@ def responses_of_weights(
 
 
 def layer_responses(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[LayerResponse]:
-    """Every convolution of the residual or plain path, in the order of use; projections are left out.
+    """Responses of all convolutions on the residual or plain path, in the order of use; projections are left out.
 
     Args:
-        network: In test mode, BN not folded; VGG's responses are its convolutions' outputs. Its parameters stay as they
-            are, and none gets a gradient.
+        network: In test mode, with BN not folded; VGG's responses are its convolutions' outputs. Its parameters are not
+            changed and get no gradients.
         batches: Network inputs (N, 3, H, W) and labels (N,).
 
     Raises:
         ValueError: No batch.
     """
     pairs = _response_layers(network)
-    watched = {name: _Watched() for name, _, _ in pairs}
+    signals = {name: _LayerSignals() for name, _, _ in pairs}
     handles = []
     for name, conv, response in pairs:
-        handles.append(conv.register_forward_pre_hook(watched[name].enters))
-        handles.append(response.register_forward_hook(watched[name].leaves))
+        handles.append(conv.register_forward_pre_hook(signals[name].enters))
+        handles.append(response.register_forward_hook(signals[name].leaves))
     required = {parameter: parameter.requires_grad for parameter in network.parameters()}
     network.requires_grad_(False)
     seen = 0
@@ -126,16 +126,16 @@ def layer_responses(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
         LayerResponse(
             layer=name,
             kernel=conv.kernel_size[0],
-            deviation=watched[name].response.variance() ** 0.5,
-            forward_variance=watched[name].signal.variance(),
-            gradient_norm=watched[name].gradients / seen,
+            deviation=signals[name].response.variance() ** 0.5,
+            forward_variance=signals[name].signal.variance(),
+            gradient_norm=signals[name].gradients / seen,
         )
         for name, conv, _ in pairs
     ]
 
 
 def _response_layers(network: nn.Module) -> list[tuple[str, nn.Conv2d, nn.Module]]:
-    """Name, convolution, and the module whose output is the response: the BN registered behind it, or itself."""
+    """Name, convolution, and the module whose output is the response: the BN registered after it, or itself."""
     pairs: list[tuple[str, nn.Conv2d, nn.Module]] = []
     for parent_name, parent in network.named_modules():
         if parent_name.endswith("downsample"):
@@ -166,8 +166,8 @@ class _Pooled:
         return max(0.0, self.second / self.count - (self.first / self.count) ** 2)
 
 
-class _Watched:
-    """What is noted of one layer."""
+class _LayerSignals:
+    """The signals of one layer."""
 
     def __init__(self) -> None:
         self.signal, self.response, self.gradients = _Pooled(), _Pooled(), 0.0
@@ -177,7 +177,7 @@ class _Watched:
 
     def leaves(self, layer: nn.Module, inputs: tuple[Tensor, ...], response: Tensor) -> None:
         self.response.add(response)
-        # Before the ReLU or the addition changes the tensor in place: the gradient is that of the response as it is.
+        # Before the ReLU or the addition changes the tensor in place, so that the gradient is that of the response.
         response.register_hook(self._backward)
 
     def _backward(self, gradient: Tensor) -> None:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.devices import select_device
 from detres.errors import UserError
+
+if TYPE_CHECKING:
+    from detres.classification.crops import EvalCrops
+    from detres.classification.evaluate import ClassificationFigures
 
 EXAMPLE = """
 detres eval-cls --weights runs/tiny_r18/model.safetensors --data tiny-imagenet.zip --split val
@@ -49,18 +54,15 @@ def main(argv: list[str]) -> int | None:
         ).in_order(class_places(names, member.class_names))
         for member in members
     ]
-    figures = average_scores(scores).figures()
-    seconds = (time.perf_counter() - begun) / max(figures.images, 1)
-    left_out = f", {figures.left_out} that cannot be read left out" if figures.left_out else ""
-    print(f"{images.source}: {figures.images} images{left_out}; {eval_crops}")
+    figures, seconds = average_scores(scores).figures(), time.perf_counter() - begun
     errors = {member.source: one.figures().errors() for member, one in zip(members, scores, strict=True)}
-    _print_errors(errors, figures.errors())
+    _print_errors(images.source, eval_crops, errors, figures)
     content = {
         "figures": figures.errors(),
         "images": figures.images,
         "left_out": figures.left_out,
         "views": str(eval_crops),
-        "seconds_per_image": round(seconds, 6),
+        "seconds_per_image": round(seconds / max(figures.images, 1), 6),
     }
     write_json(arguments.json, {**content, "members": errors} if len(members) > 1 else content)
     return None
@@ -93,11 +95,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _print_errors(members: dict[str, dict[str, float | None]], ensemble: dict[str, float | None]) -> None:
-    """A row for each weights file, and one for the ensemble of several."""
+def _print_errors(
+    source: str,
+    eval_crops: EvalCrops,
+    members: dict[str, dict[str, float | None]],
+    figures: ClassificationFigures,
+) -> None:
+    """What was tested, a row for each weights file, and one for the ensemble of several."""
     from detres.console import table
 
+    left_out = f", {figures.left_out} that cannot be read left out" if figures.left_out else ""
+    print(f"{source}: {figures.images} images{left_out}; {eval_crops}")
     rows = [(source, *errors.values()) for source, errors in members.items()]
     if len(rows) > 1:
-        rows.append((f"ensemble of {len(rows)}", *ensemble.values()))
-    table("", ("weights", *ensemble), rows)
+        rows.append((f"ensemble of {len(rows)}", *figures.errors().values()))
+    table("", ("weights", *figures.errors()), rows)

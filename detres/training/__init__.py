@@ -1,1 +1,1 @@
-"""The training loop and what it needs; knows no task."""
+"""The training loop of all tasks, its checkpoints and its run folder."""

@@ -1,6 +1,6 @@
-"""Checkpoints: the whole state of a run after a step, as tensors and plain values; whole or not there.
+"""Checkpoints: the whole state of a run after a step, as tensors and plain values, never half-written.
 
-`checkpoints/<step>/state.pt`; `last` and `best` beside them are text files that name one.
+The file is `checkpoints/<step>/state.pt`. `last` and `best` in the run folder are text files that name a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ FORMAT = 2
 def save_checkpoint(
     folder: Path, step: int, state: dict[str, Any], *, best_step: int | None, keep: int
 ) -> Path:
-    """Write `state` as the checkpoint of `step`, name it in `last`, and remove those no longer needed.
+    """Write `state` as the checkpoint of `step`, name it in `last`, and remove old checkpoints.
 
     Args:
         folder: The run folder.
         step: Iterations done.
         state: Tensors and plain values (dict, list, str, numbers, None).
-        best_step: The checkpoint named in `best`, never removed; None: there is none.
-        keep: Newest checkpoints left in place.
+        best_step: The checkpoint that `best` names, which is never removed; None: there is none.
+        keep: Number of newest checkpoints to keep.
 
     Raises:
-        UserError: No space, or the place cannot be written; what was there before is untouched.
+        UserError: No space, or the place cannot be written; earlier checkpoints are untouched.
     """
     path = folder / "checkpoints" / str(step) / "state.pt"
     try:
@@ -63,12 +63,12 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
             torch.save(content, file)
         except (
             RuntimeError
-        ) as error:  # torch closes its archive on a full device too, and wonders about the size
+        ) as error:  # on a full device torch fails again while it closes its archive, which hides the cause
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _prune(folder: Path, newest: list[int], best_step: int | None) -> None:
-    """Remove all but the `newest` and the best, and what was left half-written by a program that was killed."""
+    """Remove all checkpoints but the `newest` and the best, and files that a killed program left half-written."""
     for path in (folder / "checkpoints").iterdir():
         if path.name.isdigit() and int(path.name) not in (*newest, best_step):
             shutil.rmtree(path)
@@ -77,13 +77,13 @@ def _prune(folder: Path, newest: list[int], best_step: int | None) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state that `last` names; where it is damaged, the newest whole one before it, with a warning.
+    """Read the state that `last` names; where it is damaged, the newest whole one before it, with a warning.
 
     Returns:
         The state on the CPU with its `step`, or None where the run has no checkpoint yet.
 
     Raises:
-        UserError: There are checkpoints, and none can be read.
+        UserError: None of the checkpoints can be read, or one was written by another version.
     """
     steps = _steps(folder)
     last = _named(folder / "last")

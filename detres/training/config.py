@@ -1,4 +1,4 @@
-"""What the user decides about training, and the plan in iterations that follows from it and the size of the data.
+"""The keys of `train`, and the plan in iterations that follows from them and the size of the data.
 
 He et al. 2015, §3.4; Ren et al. 2015, §3.1.3. One iteration is one optimizer step: `accumulate` micro-batches of
 `batch` images.
@@ -16,13 +16,13 @@ from typing_extensions import Self
 from detres.config import Length, Section
 from detres.errors import ConfigError, DataError
 
-# Keys that may differ between a run and its resumption: they do not change what a step does (`length` says where to
-# stop; a cosine schedule then bends towards the new end, and milestones in % move with it).
+# Keys that may differ between a run and its resumption, because they do not change what a step does. (A new `length`
+# moves the end: a cosine schedule bends towards it, and milestones in % move with it.)
 FREE_AT_RESUME = frozenset({"length", "workers", "evaluate_every", "checkpoint_every", "log_every", "keep"})
 
 
 def free_at_resume(schedule: object, warmup_until_error: object) -> frozenset[str]:
-    """`FREE_AT_RESUME` without the keys that settle the rate: it may hang on evaluations, or on logged lines.
+    """`FREE_AT_RESUME` without the keys that the rate depends on: it may depend on evaluations or on logged lines.
 
     Args:
         schedule: Of the run.
@@ -57,7 +57,7 @@ class TrainConfig(Section):
     lr: float = Field(default=0.001, gt=0, description="Learning rate at the reference batch")
     optimizer: Literal["sgd", "adamw"] = Field(
         default="sgd",
-        description="sgd, the paper's; adamw learns sooner from scratch, with a rate of about 1e-3",
+        description="sgd (the paper's), or adamw, which learns faster from scratch with a rate of about 1e-3",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD; AdamW's first beta")
     weight_decay: float = Field(
@@ -71,12 +71,12 @@ class TrainConfig(Section):
     bias_weight_decay: float | None = Field(
         default=None,
         ge=0,
-        description="Weight decay of biases; none given: that of weights (Girshick 2015: 0)",
+        description="Weight decay of biases; null: that of weights (Girshick 2015: 0)",
     )
     length: Length = Field(default=Length.parse("12 epochs"), description="How long to train")
     schedule: Literal["step", "cosine", "plateau"] = Field(
         default="step",
-        description="How the rate falls after the warm-up; plateau: when evaluations no longer improve",
+        description="How the rate falls after the warm-up; plateau: where evaluations no longer improve",
     )
     milestones: tuple[Length, ...] = Field(
         default=(), description="Where the step schedule multiplies the rate by `gamma`"
@@ -90,13 +90,13 @@ class TrainConfig(Section):
         description="Plateau: evaluations in a row without a better figure after which the rate falls",
     )
     plateau_threshold: float = Field(
-        default=0.0, ge=0, description="Plateau: a figure counts as better where it is so by more than this"
+        default=0.0, ge=0, description="Plateau: a figure counts as better if it is better by more than this"
     )
     warmup_iterations: int = Field(
         default=500, ge=0, description="Iterations over which the rate rises linearly to its full height"
     )
     warmup_factor: float = Field(
-        default=0.1, gt=0, le=1, description="Share of the rate at which the warm-up starts"
+        default=0.1, gt=0, le=1, description="Factor of the rate at which the warm-up starts"
     )
     warmup_until_error: float | None = Field(
         default=None,
@@ -106,7 +106,7 @@ class TrainConfig(Section):
         " line is below this (ResNet-110 on CIFAR-10: 0.8); `warmup_iterations` then counts as 0",
     )
     clip: float | None = Field(
-        default=None, gt=0, description="Largest L2 norm of the whole gradient; none: not clipped"
+        default=None, gt=0, description="Largest L2 norm of the whole gradient; null: not clipped"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
@@ -133,7 +133,7 @@ class TrainConfig(Section):
 
     @property
     def linear_warmup(self) -> int:
-        """Iterations of the linear warm-up: none where the warm-up waits for the training error instead."""
+        """Iterations of the linear warm-up; 0 where the warm-up waits for the training error instead."""
         return self.warmup_iterations if self.warmup_until_error is None else 0
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A loss that is not finite: what is dumped, and what the user is told."""
+"""The dump and the error of a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def diverged(
     images: Sequence[str],
     hints: Sequence[str],
 ) -> DivergedError:
-    """Dump the step's batch and figures into `folder`; returns the error that says where, and what to look at.
+    """Dump the step's batch and figures into `folder`; returns the error, which says where and what to check.
 
     Args:
         folder: `diverged` in the run folder.
@@ -74,7 +74,7 @@ def diverged(
 
 
 def plain(value: Any) -> Any:
-    """`value` made of what `torch.load(weights_only=True)` reads: tensors, dicts, lists, strings, numbers."""
+    """`value` in types that `torch.load(weights_only=True)` reads: tensors, dicts, lists, strings, numbers."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -89,5 +89,5 @@ def plain(value: Any) -> Any:
 
 
 def _written(value: float) -> float | str:
-    """A number, or the text `nan` or `inf`, which JSON has no number for."""
+    """The number, or the text `nan` or `inf`, because JSON has no such numbers."""
     return value if math.isfinite(value) else str(value)

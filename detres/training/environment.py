@@ -1,4 +1,4 @@
-"""Where a run ran: versions, machine, commit and command, for environment.json."""
+"""The environment of a run for environment.json: versions, machine, commit and command."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _version(package: str) -> str | None:
 
 
 def _license(package: str) -> str | None:
-    """The license's name (the first line of its text): albumentations' successor has another one."""
+    """The license's name (the first line of its text); recorded because albumentations' successor has another one."""
     try:
         metadata = importlib.metadata.metadata(package).json
     except importlib.metadata.PackageNotFoundError:

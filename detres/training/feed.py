@@ -1,4 +1,4 @@
-"""Micro-batches for each step, read ahead by worker processes, beginning at any step."""
+"""Feeds micro-batches to the loop from any step on; worker processes read them ahead."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def feed(
     """The micro-batches of each step from `start` to the plan's end, and the seconds that each step waited.
 
     Raises:
-        UserError: A sample cannot be made; the same error whether a worker or this process found it.
-        WorkerDied: A worker was killed; between steps, never in the midst of one.
+        UserError: A sample cannot be made; a worker raises the same error as this process.
+        WorkerDied: A worker was killed. It is raised between steps, never within one.
     """
     keys = KeyBatches(
         plan.samples,
@@ -49,26 +49,26 @@ def feed(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A block that reads images: a bad one is the same error whether a worker or this process found it.
+    """A block that reads images: for a bad one a worker raises the same error as this process.
 
-    Signals are handled after it as before, whatever a loader that was started inside has installed.
+    After the block signals are handled as before, whatever handlers a loader installed inside.
 
     Raises:
         UserError: A sample cannot be made.
-        WorkerDied: A worker is gone.
+        WorkerDied: A worker was killed.
     """
     try:
         with _same_child_handler():
             yield
     except UserError as error:
-        # Without its traceback, which would hold the workers alive until Python looks for cycles.
+        # Without its traceback, which would keep the workers alive until Python collects cycles.
         raise _as_in_worker(error.with_traceback(None)) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker "):
             raise
         raise WorkerDied(
-            f"a process that reads images was killed, most often because memory ran out ({error}): fewer of them"
-            " need less (train.workers, --workers; 0 is none); --resume goes on with a training"
+            f"a process that reads images was killed, most often because memory ran out ({error}): use fewer of them"
+            " (train.workers, --workers; 0: none); --resume goes on with a training"
         ) from None
 
 
@@ -80,8 +80,8 @@ class WorkerDied(UserError):
 def _same_child_handler() -> Iterator[None]:
     """A block after which SIGCHLD is handled as before.
 
-    Torch's handler raises the death of a worker wherever the main thread is, such as half-way through a step; without
-    it the next batch does.
+    Torch's handler raises the death of a worker wherever the main thread is, e.g. half-way through a step. Without the
+    handler the next batch raises it.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
@@ -94,7 +94,7 @@ def _same_child_handler() -> Iterator[None]:
 
 
 def _as_in_worker(error: UserError) -> UserError:
-    """The error as it was raised in a worker: torch puts the worker's traceback in front of its message."""
+    """The error as it was raised in a worker, without the traceback that torch puts in front of its message."""
     text = str(error)
     if not text.startswith("Caught "):
         return error

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: the running step is finished and saved; a second signal stops at once."""
+"""Ctrl-C and SIGTERM in training: the current step is finished and saved; a second signal stops at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A block in which the first signal already stops: all is saved, and there is no step to finish."""
+        """A block in which the first signal stops at once, because all is saved and there is no step to finish."""
         self._at_once = True
         try:
             yield
@@ -48,7 +48,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a loader's worker, forked from this process: its parent ends it
+            return  # this is a loader's worker, forked from the main process, which ends it
         if self.wanted or self._at_once:
             raise KeyboardInterrupt
         self.wanted = True

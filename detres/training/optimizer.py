@@ -1,4 +1,4 @@
-"""SGD (or AdamW) with a rate and a decay of their own for biases, gradient clipping, the running average of weights.
+"""SGD or AdamW with a separate rate and decay for biases, gradient clipping, the running average of weights.
 
 Girshick 2015, §2.3 (twice the rate for biases, and no decay, as in its released models); Polyak and Juditsky 1992
 (averaging); Loshchilov and Hutter 2019 (AdamW).
@@ -29,9 +29,9 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters of `network` that require a gradient; biases are a group of their own.
 
-    `momentum` is SGD's, and the first of AdamW's two averages.
+    `momentum` is SGD's momentum, and AdamW's first beta.
 
-    A bias is a parameter whose last name is `bias`, so a batch norm's shift is one and its scale is not.
+    A bias is a parameter whose name ends in `bias`; so a batch norm's shift is one and its scale is not.
 
     Raises:
         UserError: Nothing is left to train.
@@ -60,13 +60,13 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group `rate` times its own factor."""
+    """Set each group's learning rate to `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
 
 
 def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters that the next step will change."""
+    """The parameters that the next step changes."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
@@ -83,7 +83,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, limit: float)
 class WeightAverage(Generic[Network]):
     """A copy of a network whose weights follow the trained ones: average <- d * average + (1 - d) * weights.
 
-    At update t, d is the smaller of `decay` and (1 + t) / (10 + t), so that the random start is soon forgotten.
+    At update t, d is the smaller of `decay` and (1 + t) / (10 + t), so that the first weights soon lose influence.
     Buffers and integers are copied, not averaged.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""How far training has come, on standard error: a bar on a terminal, elsewhere a plain line every few seconds."""
+"""The progress of training on standard error: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detres.console import PLAIN_LINE_SECONDS
 
 
 class StepProgress:
-    """Shows losses, images a second, time to go and memory while entered.
+    """Shows losses, images per second, time to go and memory while entered.
 
     Args:
         done: Iterations already done when the program started.
@@ -51,7 +51,7 @@ class StepProgress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A block that may show a bar of its own, and whose time does not count."""
+        """A block that may show its own bar, and whose time does not count."""
         begun = time.monotonic()
         if self._bar is not None:
             self._bar.stop()
@@ -82,7 +82,7 @@ class StepProgress:
 
 
 def memory_mib(device: torch.device) -> float:
-    """Memory in MiB: on CUDA the most that tensors took; elsewhere what the process holds, or held at most."""
+    """Memory in MiB: on CUDA the peak of tensors, elsewhere what the process holds (or its peak, without /proc)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/statm")
@@ -94,7 +94,7 @@ def memory_mib(device: torch.device) -> float:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held, in MiB."""
+    """The process's peak memory, in MiB."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,6 +1,6 @@
-"""The folder of a run: what it was asked, where it ran, what it said and measured.
+"""The folder of a run: its configuration, environment, log, metrics and weights.
 
-A run never mixes with another one: what is there is refused, resumed or, where the user says so, replaced.
+Two runs never mix in a folder: a run that is there is an error, or it is resumed or replaced if the user asks for it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FILES = (
     "model.safetensors",
     "pixels.npz",
 )
-# `steps`: run folders of the parts of a run, where it has parts.
+# `steps` holds run folders for the parts of a run that has parts (alternating training).
 FOLDERS = ("checkpoints", "diverged", "eval", "images", "steps", "tensorboard")
 
 
 class RunFolder:
-    """An open run folder; a context manager that ends the copy of the log into log.txt.
+    """An open run folder, which gets a copy of the log in log.txt; a context manager that closes it.
 
-    A new run that ends in a `UserError` before its first logged step (wrong data, wrong weights) leaves nothing behind.
+    A new run that ends in a `UserError` before its first logged step (wrong data, wrong weights) is removed.
 
     Attributes:
         path: The folder.
@@ -65,14 +65,14 @@ class RunFolder:
         """Open `path` for a run with the resolved `config`.
 
         Args:
-            path: The folder, made where missing.
-            config: Saved as config.yaml; at resume, compared with what is saved there.
+            path: The folder; created where missing.
+            config: Saved as config.yaml; when resuming, compared with the saved one.
             resume: Go on with the run that is there, if any.
             overwrite: Remove the run that is there, if any (its own files and nothing else).
 
         Raises:
-            UserError: Another run, or files with the names of a run's, are there; the configuration differs from that
-                of the run to resume in more than `free_at_resume` says; the folder cannot be written.
+            UserError: The folder holds another run, or files with the names of a run's; the configuration differs from
+                that of the run to resume in other keys than `free_at_resume`; the folder cannot be written.
         """
         path = Path(path)
         if resume and overwrite:
@@ -108,12 +108,14 @@ class RunFolder:
     ) -> None:
         self.close()
         if isinstance(error, UserError) and not self.resumed and not self._has_begun():
-            _remove_run(self.path)  # nothing is there to go on with, or to be asked about the next time
+            _remove_run(
+                self.path
+            )  # it has nothing to go on with, and the next run should not be refused for it
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 
     def _has_begun(self) -> bool:
-        """Whether a step was taken that something was written of."""
+        """Whether anything was written of a step."""
         metrics = self.path / "metrics.jsonl"
         return (
             any(self.path.glob("steps/*/last"))
@@ -133,7 +135,7 @@ class Metrics:
     Args:
         run: The run folder.
         step: Iterations done so far; lines of later steps, left by a run that was killed, are cut off.
-        evaluated: Whether an evaluation of that step is done; one left unfinished is cut off too.
+        evaluated: Whether the evaluation of that step is finished; the line of an unfinished one is cut off too.
     """
 
     def __init__(self, run: RunFolder, step: int, *, evaluated: bool = True):
@@ -162,7 +164,7 @@ class Metrics:
 
 
 def _cut_back(path: Path, step: int, evaluated: bool) -> None:
-    """Drop what comes after `step`, and a last line that is not whole."""
+    """Remove the lines after `step`, and an incomplete last line."""
 
     def stays(line: str) -> bool:
         if not line.endswith("\n"):
@@ -177,7 +179,7 @@ def _cut_back(path: Path, step: int, evaluated: bool) -> None:
 
 
 def _environment(path: Path) -> dict | None:
-    """What environment.json says, None where it is missing or not ours: the mark of a run."""
+    """The content of environment.json, by which a run is recognized; None where it is missing or not ours."""
     try:
         found = json.loads((path / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -194,7 +196,7 @@ def _write_environment(path: Path) -> None:
 
 
 def _remove_run(path: Path) -> None:
-    """Remove what a run writes; environment.json, the mark of a run, last."""
+    """Remove the files of a run; environment.json last, because the folder is recognized by it."""
     for name in FOLDERS:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
@@ -204,9 +206,9 @@ def _remove_run(path: Path) -> None:
 
 def _check_same_config(path: Path, config: Section) -> None:
     if not (path / "config.yaml").exists():
-        return  # killed before anything else was written
+        return  # the run was killed before it was written
     asked = dict(_leaves(config.model_dump(mode="json")))
-    # A key that the version which began the run did not have stood at its default.
+    # A key that is missing, because an earlier version began the run, counts as its default.
     defaults = _leaves(type(config)().model_dump(mode="json"))
     saved = {key: value for key, value in defaults if key in asked}
     saved |= dict(_leaves(read_document(path / "config.yaml").values))
@@ -226,7 +228,7 @@ def _check_same_config(path: Path, config: Section) -> None:
 
 
 def _leaves(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of all that is not a mapping."""
+    """(dotted key, value) of every value that is not a mapping."""
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))

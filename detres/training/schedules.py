@@ -34,9 +34,9 @@ def rate_factor(
         milestones: Of the step schedule.
         gamma: Factor at each milestone or plateau.
         warmup_iterations: Length of the linear warm-up.
-        warmup_factor: Its start; the whole factor while `held`.
+        warmup_factor: The factor at its start, and throughout while `held`.
         plateaus: Plateaus met so far (`Plateau.met`).
-        held: The warm-up waits for the training error (He et al. 2015, §4.2, n = 18).
+        held: Whether the warm-up still waits for the training error (He et al. 2015, §4.2, n = 18).
     """
     if schedule == "step":
         decay = step_decay(iteration, milestones, gamma)
@@ -55,22 +55,22 @@ def linear_warmup(iteration: int, warmup_iterations: int, warmup_factor: float) 
 
 
 def step_decay(iteration: int, milestones: Sequence[int], gamma: float) -> float:
-    """The power of `gamma` that is the number of milestones reached; the update at one already has the lower rate."""
+    """`gamma` to the power of the number of milestones reached; the update at a milestone has the lower rate."""
     return gamma ** sum(iteration >= milestone for milestone in milestones)
 
 
 def cosine_decay(iteration: int, iterations: int) -> float:
-    """Half a cosine from 1 at iteration 0 to 0 at `iterations`, which is past the last update."""
+    """Half a cosine, from 1 at iteration 0 to 0 at `iterations`, one past the last update."""
     return 0.5 * (1.0 + math.cos(math.pi * min(iteration, iterations) / iterations))
 
 
 @dataclass
 class Plateau:
-    """The plateau schedule's memory: the best figure so far, and what came after it.
+    """The state of the plateau schedule: the best figure so far, and the evaluations after it.
 
     Attributes:
-        best: The figure that later ones are compared with, None before the first.
-        without: Evaluations in a row since then, or since the last plateau, that were no better.
+        best: The figure that later ones are compared with; None before the first evaluation.
+        without: Evaluations since then, or since the last plateau, that were no better.
         met: Plateaus so far; each multiplies the rate by gamma.
     """
 
@@ -79,7 +79,7 @@ class Plateau:
     met: int = 0
 
     def add(self, figure: float, *, lower_is_better: bool, patience: int, margin: float) -> bool:
-        """Count an evaluation; True where `patience` in a row were not better than the best by more than `margin`."""
+        """Count an evaluation; True if the last `patience` ones did not beat the best by more than `margin`."""
         gain = 0.0 if self.best is None else (self.best - figure if lower_is_better else figure - self.best)
         if self.best is None or gain > margin:
             self.best, self.without = figure, 0

@@ -1,6 +1,6 @@
-"""What a run is made of between two steps, and how it goes into a checkpoint and comes back out.
+"""The state of a run between two steps, and how it is saved in a checkpoint and restored from it.
 
-Random states are no part of it: every step seeds its own generators (see `loop`).
+It has no random states, because every step seeds its own generators (see `step`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger("detres")
 
 @dataclass
 class Window:
-    """Sums over the steps since the last logged line; saved too, so that a resumed run logs the same means.
+    """Sums over the steps since the last logged line. They are saved too, so that a resumed run logs the same means.
 
     Attributes:
         steps: Their number.
-        losses: Sum of each term (0 where a batch does not have it), averaged over micro-batches.
+        losses: Sum of each term, averaged over micro-batches (a batch without the term counts as 0).
         gradient_norm: Sum of the gradient's norm, before clipping.
         busy: Seconds spent in steps.
         waited: Seconds spent waiting for data.
@@ -72,16 +72,16 @@ class State(Generic[Network]):
     Attributes:
         network: The trained network.
         optimizer: Its optimizer, with the momentum.
-        scaler: Of the losses, in float16; else it does nothing.
+        scaler: Of the losses in float16; otherwise it does nothing.
         average: The running average of weights, if any.
         step: Iterations done.
         evaluated_at: Step of the last evaluation, 0 before the first.
         seconds: Time spent so far, over all resumptions.
         losses: Means of the last logged line.
-        window: Sums since then.
+        window: Sums since that line.
         best: The best evaluation so far.
-        plateau: What the plateau schedule remembers.
-        held: The warm-up still waits for the training error.
+        plateau: State of the plateau schedule.
+        held: Whether the warm-up still waits for the training error.
         milestones: Of the step schedule, in iterations; none under another.
     """
 
@@ -105,7 +105,7 @@ class State(Generic[Network]):
         return self.average.network if self.average else self.network
 
     def result(self) -> dict[str, float | None]:
-        """Figures of the best evaluation, or the last losses where there was none."""
+        """Figures of the best evaluation; the last losses if there was no evaluation."""
         return dict(self.best.figures) if self.best else dict(self.losses)
 
 
@@ -156,7 +156,7 @@ def save(state: State[Any], folder: Path, config: TrainConfig, identity: dict[st
 
 
 def restore(state: State[Any], folder: Path, identity: dict[str, Any]) -> None:
-    """Bring `state` to the last whole checkpoint of the run folder; untouched where there is none.
+    """Set `state` to the last whole checkpoint of the run folder; it stays unchanged where there is none.
 
     Raises:
         UserError: No checkpoint can be read, or it belongs to another data set or network.
@@ -195,15 +195,15 @@ def restore(state: State[Any], folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _warn_of_moved_milestones(state: State[Any], before: Sequence[int]) -> None:
-    """Milestones in % move with the length; where that makes the past another one, the user is told."""
+    """Warn where milestones in %, which move with the length, fall on other steps than those already done."""
     was, now = (
         [milestone for milestone in milestones if milestone <= state.step]
         for milestones in (before, state.milestones)
     )
     if was != now:
         log.warning(
-            "milestones up to step %d were at %s and are now at %s: the steps done keep their rates, and those to come "
-            "have them as if it had been so from the start; milestones in iterations or epochs do not move",
+            "milestones up to step %d were at %s and are now at %s: later steps get the rate that the new milestones "
+            "give, past steps are not repeated; milestones in iterations or epochs do not move",
             state.step,
             listed(was) or "none",
             listed(now) or "none",

@@ -136,7 +136,7 @@ def test_weights_that_are_not_there_are_named(tool, tree, tmp_path):
 def test_input_is_read_once_and_before_a_run_folder_is_touched(tree, tmp_path, monkeypatch):
     from detres.classification import task as room
 
-    for wrong in ("model.init=none.safetensors", "train.milestones=[9 epochs]", "data.mean=none.npy"):
+    for wrong in ("model.init=none.safetensors", "train.precision=float16", "data.mean=none.npy"):
         with pytest.raises(UserError):
             train(tree, tmp_path / "run", "--set", wrong)
     assert not (tmp_path / "run").exists()

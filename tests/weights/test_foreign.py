@@ -159,8 +159,8 @@ def test_our_detector_gives_its_trunk_and_head(tmp_path):
     config = NetworkConfig(name="resnet18", width=0.125)
     trunk, head = split(build_network(config, 3))
     tensors = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
-    tensors |= {f"region_head.body.{name}": tensor for name, tensor in head.state_dict().items()}
-    tensors |= {"rpn.conv.weight": torch.zeros(1), "region_head.logits.weight": torch.zeros(1)}
+    tensors |= {f"roi_head.body.{name}": tensor for name, tensor in head.state_dict().items()}
+    tensors |= {"rpn.conv.weight": torch.zeros(1), "roi_head.logits.weight": torch.zeros(1)}
     metadata = Metadata(
         task="detection",
         architecture={"network": config.model_dump()},

@@ -191,8 +191,9 @@ def test_networks_start_from_r50_pkl(tmp_path, arrays):
     """A detector takes all of it but the last layer; a classifier is told that such BN should stay constant."""
     from detres.classification.classifier import start_classifier
     from detres.classification.config import ClassificationModelConfig
-    from detres.detection.build import build_detector, load_backbone
+    from detres.detection.build import build_detector
     from detres.detection.config import DetectionConfig
+    from detres.detection.start import load_backbone
     from detres.tasks.start import read_start
 
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(arrays))
