@@ -1,7 +1,7 @@
-"""The documentation is true: paths, names, keys, options and recipes that it speaks of are there and work.
+"""The documentation is true: paths, names, keys, options and recipes that it names exist and work.
 
-Truths: the tree, the configuration models, each tool's own `--help`. Pages: README.md and docs/, with the comments of
-configs/.
+Truths: the tree, the configuration models, each tool's own `--help`. Pages: README.md, CONTRIBUTING.md, CHANGELOG.md,
+and docs/, with the comments of configs/.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import contextlib
 import importlib
 import io
 import re
+import shlex
+import shutil
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from detres import __all__ as public_names
+import detres
+from detres import cli
 from detres.classification.classifier import build_classifier
 from detres.classification.config import ClassificationConfig, ClassifierArchitecture
 from detres.cli import config_keys
@@ -34,25 +39,39 @@ from detres.weights.foreign import TORCHVISION_NETWORKS, TORCHVISION_PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+RECIPES = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in CONFIGS}
+YAML_FILES = [ROOT / "CITATION.cff", *sorted((ROOT / ".github").rglob("*.yml"))]
+LONGEST_LINE = 120  # of prose and commands; rows of tables are longer
 EXAMPLES = [*sorted((ROOT / "detres" / "cli").glob("*.py")), ROOT / "benchmarks" / "train_peer.py"]
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "environment")
-# Options of the two commands that have no parser of their own, and the file that defines each.
-OTHER_OPTIONS = {"--slow": "tests/conftest.py", "--torch-index": "tools/environment.py"}
+# Options that no tool's parser has, and the file that defines each.
+OTHER_OPTIONS = {
+    "--slow": "tests/conftest.py",
+    "--torch-index": "tools/environment.py",
+    "--version": "detres/cli/__init__.py",
+}
 
-PATH = re.compile(r"(?<![\w/.-])(?:\.ci|configs|datasets|detres|docs|tests|tools)/[\w./*-]*\w")
+PATH = re.compile(
+    r"(?<![\w/.-])(?:\.ci|\.github|benchmarks|configs|datasets|detres|docs|tests|tools)/[\w./*-]*\w"
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 MODULE = re.compile(r"(?<![\w/.])detres\.([a-z_]+(?:\.[a-z_]+)*)")
 KEY = re.compile(r"(?<![\w/.])((?:data|model|rpn|rcnn|train|test)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/])")
 FILE_ENDINGS = (".yaml", ".safetensors", ".json", ".txt", ".py")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-CFG = re.compile(
-    r"--cfg ([a-z][\w/.]*)(?![\w/.$])"
-)  # what a shell would fill in, and `--cfg FILE`, are no names
-RUN = re.compile(r"runs/(\w+/\w+?)(?:_seed\d)?/model\.safetensors")
-COMMAND = re.compile(r"python3 ((?:tools|datasets)/\w+\.py)(.*)")
+COMMAND = re.compile(
+    r"(?:python3 ((?:tools|datasets)/\w+\.py)|(?<![\w./-])detres ([a-z]+(?:-[a-z]+)*)\b)(.*)"
+)
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+CFG = re.compile(r"--cfg ([a-z][\w./*]*)(?![\w./*$])")  # not what a shell fills in
+RUN = re.compile(r"runs/(\w+/\w+?)(?:_seed\d)?/model\.safetensors")
+RECIPE = re.compile(
+    rf"(?:{'|'.join(sorted({name.partition('/')[0] for name in RECIPES if '/' in name}))})/[\w*]+"
+)
 
 
 def name_of(path: Path) -> str:
@@ -67,7 +86,22 @@ def code_in(path: Path) -> str:
     """What a page sets as code, blocks and spans; of a recipe its comments."""
     if path.suffix == ".yaml":
         return "\n".join(line.partition("#")[2] for line in text_of(path).splitlines())
-    return "\n".join(block or span for block, span in CODE.findall(text_of(path)))
+    code = "\n".join(block or span for block, span in CODE.findall(text_of(path)))
+    return code.replace("\\\n", " ")  # a command that goes on in the next line
+
+
+def commands_in(code: str) -> list[tuple[str, str]]:
+    """The script of each command, in tools/ or datasets/, and what follows it up to a comment."""
+    found = [(script, tool, rest.partition("#")[0]) for script, tool, rest in COMMAND.findall(code)]
+    return [(script or script_of(tool, rest), rest) for script, tool, rest in found]
+
+
+def script_of(tool: str, rest: str) -> str:
+    """The script that `detres TOOL` is; `detres prepare voc` is datasets/prepare_voc.py."""
+    if tool == "prepare":
+        return f"datasets/prepare_{(rest.split() or ['voc'])[0]}.py"
+    folder = "datasets" if tool.startswith("prepare") else "tools"
+    return f"{folder}/{tool.replace('-', '_')}.py"
 
 
 def is_there(path: str) -> bool:
@@ -111,7 +145,9 @@ def test_paths_exist(page: Path):
 def test_modules_and_public_names_exist(page: Path):
     for name in MODULE.findall(text_of(page)):
         place = ROOT / "detres" / name.replace(".", "/")
-        assert name in public_names or place.is_dir() or place.with_suffix(".py").is_file(), f"detres.{name}"
+        assert name in detres.__all__ or place.is_dir() or place.with_suffix(".py").is_file(), (
+            f"detres.{name}"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -136,20 +172,12 @@ def test_keys_exist(page: Path):
 @pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=name_of)
 def test_options_exist(page: Path):
     """Options of a command line belong to its tool; an option by itself belongs to some tool."""
-    code = code_in(page)
-    for script, rest in COMMAND.findall(code):
-        wrong = set(OPTION.findall(rest.partition("#")[0])) - options_of(script)
+    code = re.sub(r"^ruff .*", "", code_in(page), flags=re.MULTILINE)
+    for script, rest in commands_in(code):
+        wrong = set(OPTION.findall(rest)) - options_of(script)
         assert not wrong, f"{script} has no {wrong}"
     everywhere = set(OTHER_OPTIONS).union(*(options_of(name_of(tool)) for tool in TOOLS))
     assert set(OPTION.findall(COMMAND.sub("", code))) - everywhere == set()
-
-
-@pytest.mark.parametrize("page", [*PAGES, *CONFIGS, *EXAMPLES], ids=name_of)
-def test_recipes_and_their_run_folders_exist(page: Path):
-    """`--cfg voc/r101_c4` is a recipe, and what trains it without `--out` writes `runs/voc/r101_c4`."""
-    code = text_of(page) if page.suffix == ".py" else code_in(page)
-    for name in [*CFG.findall(code), *RUN.findall(text_of(page))]:
-        assert find_recipe(name).is_relative_to(ROOT / "configs"), name
 
 
 def test_options_without_a_parser_are_defined_where_said():
@@ -157,12 +185,45 @@ def test_options_without_a_parser_are_defined_where_said():
         assert f'"{option}"' in text_of(ROOT / place)
 
 
-def test_readme_leads_to_everything():
-    """Every tool, recipe and page is named in the README."""
-    named = PATH.findall(text_of(README))
-    wanted = [*TOOLS, *sorted((ROOT / "datasets").glob("*.py")), *CONFIGS, *PAGES[1:]]
-    found = {path for path in wanted for pattern in named if path.relative_to(ROOT).match(pattern)}
-    assert sorted(name_of(path) for path in set(wanted) - found) == []
+def test_pages_lead_to_everything():
+    """Every page is linked in the README, every tool named in docs/tools.md, every recipe in docs/paper.md."""
+    linked = {(ROOT / link).resolve() for link in LINK.findall(text_of(README))}
+    assert [name_of(page) for page in PAGES[1:] if page not in linked] == []
+    tools = text_of(ROOT / "docs" / "tools.md")
+    named = {script for script, _ in commands_in(code_in(ROOT / "docs" / "tools.md"))} | set(
+        PATH.findall(tools)
+    )
+    scripts = [*TOOLS, *sorted((ROOT / "datasets").glob("*.py"))]
+    assert [name_of(script) for script in scripts if name_of(script) not in named] == []
+    spans = {span for _, span in CODE.findall(text_of(ROOT / "docs" / "paper.md"))}
+    assert [name for name in sorted(RECIPES) if not any(fnmatch(name, span) for span in spans)] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS, *EXAMPLES], ids=name_of)
+def test_recipes_and_their_run_folders_exist(page: Path):
+    """`--cfg voc/r101_c4` is a recipe, and what trains it without `--out` writes `runs/voc/r101_c4`."""
+    code = text_of(page) if page.suffix == ".py" else code_in(page)
+    for name in [*CFG.findall(code), *RUN.findall(text_of(page))]:
+        assert name.endswith(".yaml") or find_recipe(name).is_relative_to(ROOT / "configs"), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_spans_that_look_like_recipes_are_some(page: Path):
+    spans = [span for _, span in CODE.findall(text_of(page)) if RECIPE.fullmatch(span)]
+    assert [span for span in spans if not any(fnmatch(recipe, span) for recipe in RECIPES)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_are_short(page: Path):
+    lines = [line for line in text_of(page).splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=name_of)
+def test_yaml_of_the_repository_parses(path: Path):
+    content = yaml.safe_load(text_of(path))
+    assert isinstance(content, dict)
+    assert content.get("version", detres.__version__) == detres.__version__  # of CITATION.cff
 
 
 def test_table_of_keys_is_the_generated_one():
@@ -174,14 +235,17 @@ def test_table_of_keys_is_the_generated_one():
         assert [row for row in rows if config_keys.table([row]).splitlines()[-1] not in page] == []
 
 
-def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The block under "In Python", on random weights, a drawn picture and a drawn data set."""
-    (block,) = re.findall(r"```python\n(.*?)```", text_of(README), re.DOTALL)
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in: a drawn data set `cells`, images, and the random weights that the pages speak of."""
     monkeypatch.delenv("DETRES_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     scenes = shapes_annotations("val", 2)
-    WRITERS["coco"](scenes, Path("cells"), "val")
-    write_image("blood.jpg", draw(scenes.paths[0]))
+    for split in ("train", "val"):
+        WRITERS["coco"](scenes, Path("cells"), split)
+    for name in ("blood.jpg", "street.jpg", "new_images/1.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        write_image(name, draw(scenes.paths[0]))
     config = load_config(DetectionConfig, "quickstart/detect")
     architecture = config.architecture(NetworkConfig(name="resnet18", width=0.125))
     network = build_detector(architecture, len(scenes.class_names), TORCHVISION)
@@ -192,14 +256,40 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         preprocessing=TORCHVISION,
         sizes={"short_side": 64, "long_side": 80},
     )
-    weights = Path("runs/finetune/model.safetensors")
-    weights.parent.mkdir(parents=True)
-    save_weights(weights, network.state_dict(), metadata)
+    for name in ("runs/finetune/model.safetensors", "a.safetensors", "b.safetensors"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        save_weights(Path(name), network.state_dict(), metadata)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text_of(page)], ids=name_of)
+def test_python_of_the_pages_runs(page: Path, cells: Path):
+    """Each page's Python blocks in order, on random weights, a drawn image and a drawn data set."""
     names: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), names)
-    assert Path("out.jpg").is_file()
-    assert isinstance(names["figures"], dict)
-    assert {"AP", "AP50", "ARl", "mAP"} <= names["figures"].keys()
+    for block in PYTHON.findall(text_of(page)):
+        exec(compile(block, name_of(page), "exec"), names)
+    if page == README:
+        assert (cells / "out.jpg").is_file()
+        assert isinstance(names["figures"], dict)
+        assert {"AP", "AP50", "ARl", "mAP"} <= names["figures"].keys()
+
+
+def test_commands_of_the_readme_run(cells: Path, capsys: pytest.CaptureFixture[str]):
+    """The block under "Your own data"; training takes one step of a small network instead of ResNet-18."""
+    (block,) = (block for block, _ in CODE.findall(text_of(README)) if block.startswith("detres check-data"))
+    small = [
+        "model.init=null", "model.network.name=resnet18", "model.network.width=0.125", "data.short_side=64",
+        "data.long_side=80", "train.length=1 iterations", "train.workers=0",
+    ]  # fmt: skip
+    shutil.rmtree(cells / "runs")
+    for line in block.splitlines():
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[0] == "train-det":
+            arguments += [word for key in small for word in ("--set", key)]
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 0, (line, capsys.readouterr().err)
+    assert (cells / "detections" / "1.jpg").is_file()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)

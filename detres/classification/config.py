@@ -66,7 +66,8 @@ class ClassificationTestConfig(Section):
 
     batch: int = Field(default=64, ge=1, description="crops that go through the network at once")
     crops: Literal[1, 10] = Field(
-        default=1, description="the central crop, or also the corners' and all mirrored; scores are averaged"
+        default=1,
+        description="1: the central crop; 10: also the four corners, and all of them mirrored; scores are averaged",
     )
     scales: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         default=(),

@@ -33,7 +33,7 @@ class MixingConfig(Section):
         default=0.0,
         ge=0,
         description="a of Beta(a, a), from which the share left of an image that gets a rectangle of another is drawn;"
-        " 0: off. With mixup each batch takes one of the two",
+        " 0: off. With mixup, each batch uses one of the two",
     )
 
 

@@ -15,29 +15,30 @@ Row = tuple[str, str, str, str]
 INTRODUCTION = """\
 # Configuration
 
-A configuration is a YAML file, given with `--cfg FILE`, or a shipped recipe, given by its name: `--cfg finetune`,
-`--cfg voc/r101_c4`. Recipes are named as their files in `configs/`, which are installed with the package; a file that
-exists comes before a recipe. A configuration says only what differs from the defaults below. Those of `rpn`,
-`rcnn` and `test` are the paper's or its sources'; those of `train` are a beginning, for which there are recipes.
+A configuration is a YAML file, `--cfg FILE`, or a shipped recipe, which is given by its name: `--cfg finetune`,
+`--cfg voc/r101_c4`. Recipes are the files of `configs/`, which are installed with the package. A file that exists comes
+before a recipe. A configuration holds only what differs from the defaults below. The defaults of `rpn`, `rcnn` and
+`test` are those of the paper or its sources. The defaults of `train` are a starting point, which recipes change.
 
-* **Strict.** An unknown or doubled key, a wrong type or a value out of range is an error with file, line, key and the
-  nearest name that exists. `1e-4` is a number; `yes`, `no`, `on` and `off` are words.
+* **Strict.** Unknown keys, duplicate keys, wrong types and values out of range are errors. The message names the file,
+  the line, the key and the nearest valid name. `1e-4` is a number; `yes`, `no`, `on` and `off` are words.
 * **Bases.** `base: other.yaml` (relative to the file) is read first. Mappings merge, lists replace. A base may have a
   base itself; a circle is an error.
-* **Command line.** `--set train.lr=0.002`, as often as needed, beats the file; the value is read as YAML. `--data`
-  stands for `data.train` and `data.val`, `--init` for `model.init`.
-* **Lengths** are written `12 epochs`, `240000 iterations` or, milestones and intervals, as a share of the run, `50 %`.
-  An iteration is one step of the optimizer: `train.accumulate` times `train.batch` pictures.
-* **Nothing that follows is asked for**: the classes come from the data; stride, max pool, `eps` and preprocessing from
-  the weights of `model.init`; the learning rate of a batch from `train.lr` and `train.base_batch_size`.
+* **Command line.** `--set train.lr=0.002` changes one key and can be repeated. It beats the file, and its value is read
+  as YAML. `--data` replaces `data.train` and `data.val`, and `--init` replaces `model.init`.
+* **Lengths** are written `12 epochs` or `240000 iterations`. Milestones and intervals can also be a share of the run,
+  `50 %`. An iteration is one step of the optimizer, with `train.accumulate` times `train.batch` images.
+* **Derived values have no keys.** Classes come from the data. Stride, max pool, `eps` and preprocessing come from the
+  weights of `model.init`. The learning rate of a batch follows from `train.lr` and `train.base_batch_size`.
 
-A run prints how it differs from the defaults and saves the whole as `config.yaml`, from which it can be repeated. With
-`--resume` only these may differ from it:
-{free};
-not `train.evaluate_every` where `train.schedule` is plateau, nor `train.log_every` with `train.warmup_until_error`, for
-there they steer the rate. An alternating step that is done keeps its length.
+A run prints how its configuration differs from the defaults, and saves the whole configuration as `config.yaml`, from
+which it can be repeated. With `--resume`, only these keys may differ from it:
+{free}.
+There are exceptions. `train.evaluate_every` must stay if `train.schedule` is plateau, and `train.log_every` must stay
+if `train.warmup_until_error` is set, because they decide when the rate changes. An alternating step that is done keeps
+its length.
 
-These tables are made by `python3 tools/config_keys.py > docs/configuration.md`. `data.train[]` is each entry of a list.
+`python3 tools/config_keys.py > docs/configuration.md` makes these tables. `data.train[]` means each entry of a list.
 """
 
 

@@ -20,11 +20,11 @@ class Source(Section):
         description="data set folder; a relative one is looked up in DETRES_DATA, else datasets/"
     )
     split: str | None = Field(
-        default=None, description="split to read; may stay out where the data set has only one"
+        default=None, description="split to read; may be left out if the data set has only one"
     )
     format: str | None = Field(
         default=None,
-        description="coco, voc, yolo or imagenet_det, where the folder holds more than one format",
+        description="coco, voc, yolo or imagenet_det, if the folder holds more than one format",
     )
 
 
@@ -49,15 +49,17 @@ class AugmentationConfig(Section):
 class DataConfig(Section):
     """What a task is trained on and evaluated on while training: the keys that all tasks have."""
 
-    train: tuple[Source, ...] = Field(default=(), description="data to train on; several are united")
+    train: tuple[Source, ...] = Field(
+        default=(), description="data to train on; several data sets are united"
+    )
     val: tuple[Source, ...] = Field(
-        default=(), description="data to evaluate on while training; may be empty"
+        default=(), description="data to evaluate on during training; may be empty"
     )
     val_fraction: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the training images that is held out for validation where val is not named",
+        description="share of the training images that is held out for validation if `val` is empty",
     )
     val_count: int = Field(
         default=0,
@@ -91,18 +93,22 @@ class DetectionDataConfig(DataConfig):
         default=0.15,
         ge=0,
         lt=1,
-        description="share of the training images that is held out for validation where val is not named",
+        description="share of the training images that is held out for validation if `val` is empty",
     )
     short_side: int = Field(
-        default=600, gt=0, description="pictures are resized so that their shorter side has this many pixels"
+        default=600, gt=0, description="images are resized so that their shorter side has this many pixels"
     )
-    long_side: int = Field(default=1000, gt=0, description="... unless the longer side would exceed this")
+    long_side: int = Field(
+        default=1000,
+        gt=0,
+        description="if the longer side would exceed this, it gets this many pixels instead",
+    )
     reduced_decoding: bool = Field(
         default=False,
-        description="in training, decode JPEGs at 1/2, 1/4 or 1/8 where they are shrunk that far: sooner, and smoother",
+        description="training: decode JPEGs at 1/2, 1/4 or 1/8 if they are shrunk that far; faster and smoother",
     )
     augmentation: AugmentationConfig = Field(
-        default=AugmentationConfig(), description="what training changes at random"
+        default=AugmentationConfig(), description="random changes in training"
     )
 
     @model_validator(mode="after")
@@ -131,7 +137,7 @@ class CropConfig(Section):
         default=0.0,
         ge=0,
         description="training: standard deviation of the random color shift along the principal components of the"
-        " training pictures' colors (Krizhevsky et al. 2012: 0.1)",
+        " training images' colors (Krizhevsky et al. 2012: 0.1)",
     )
 
     @model_validator(mode="after")

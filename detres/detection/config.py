@@ -138,7 +138,7 @@ class RPNConfig(Section):
         default=0.5, gt=0, le=1, description="largest fraction of positives among them"
     )
     smooth_l1_beta: float = Field(
-        default=1 / 9, gt=0, description="where smooth L1 turns from square to line"
+        default=1 / 9, gt=0, description="smooth L1 is quadratic below this difference and linear above"
     )
     pre_nms_top_n: int = Field(
         default=12000,
@@ -178,7 +178,9 @@ class RCNNConfig(Section):
         lt=0.3,
         description="the same, for regions and anchors of images whose objects are not all annotated (ImageNet DET)",
     )
-    smooth_l1_beta: float = Field(default=1.0, gt=0, description="where smooth L1 turns from square to line")
+    smooth_l1_beta: float = Field(
+        default=1.0, gt=0, description="smooth L1 is quadratic below this difference and linear above"
+    )
     target_stds: tuple[Positive, Positive, Positive, Positive] = Field(
         default=(0.1, 0.1, 0.2, 0.2),
         description="standard deviations by which the four box offsets are divided",

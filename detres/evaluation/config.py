@@ -13,5 +13,5 @@ class EvaluationConfig(Section):
 
     engine: Engine = Field(
         default="auto",
-        description="pycocotools; hotcoco (extra `fast`), the same figures sooner; auto: hotcoco where installed",
+        description="pycocotools; hotcoco (extra `fast`), the same figures faster; auto: hotcoco if installed",
     )

@@ -47,8 +47,8 @@ class NetworkConfig(Section):
     )
     shortcut: Shortcut = Field(
         default="B",
-        description="where dimensions change: A zero-padded identity, B projection; C projections everywhere "
-        "(CIFAR networks: A unless said otherwise)",
+        description="A: zero-padded identity where dimensions change; B: projection there; C: projections everywhere "
+        "(CIFAR networks: A by default)",
     )
     zero_channels: ZeroChannels = Field(
         default="after", description="option A: zeros after the channels, or on both sides"

@@ -47,14 +47,14 @@ class TrainConfig(Section):
     base_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Images a step for which `lr` is stated: the rate is scaled by batch * accumulate / this",
+        description="Images per step for which `lr` is stated: the rate is scaled by batch * accumulate / this",
     )
     workers: int = Field(
         default=2,
         ge=0,
         description="Processes that decode images; the result does not depend on their number",
     )
-    lr: float = Field(default=0.001, gt=0, description="Learning rate at the reference batch")
+    lr: float = Field(default=0.001, gt=0, description="Learning rate for a step of `base_batch_size` images")
     optimizer: Literal["sgd", "adamw"] = Field(
         default="sgd",
         description="sgd (the paper's), or adamw, which learns faster from scratch with a rate of about 1e-3",
@@ -87,7 +87,7 @@ class TrainConfig(Section):
     patience: int = Field(
         default=3,
         ge=1,
-        description="Plateau: evaluations in a row without a better figure after which the rate falls",
+        description="Plateau: the rate falls after this many evaluations in a row without improvement",
     )
     plateau_threshold: float = Field(
         default=0.0, ge=0, description="Plateau: a figure counts as better if it is better by more than this"
@@ -116,10 +116,10 @@ class TrainConfig(Section):
         default=None,
         gt=0,
         lt=1,
-        description="Decay of the running average of weights that is evaluated and saved; none: no average",
+        description="Decay of the running average of weights that is evaluated and saved; null: no average",
     )
     evaluate_every: Length | None = Field(
-        default=Length.parse("1 epochs"), description="How often to evaluate; none: never"
+        default=Length.parse("1 epochs"), description="How often to evaluate; null: never"
     )
     checkpoint_every: Length = Field(
         default=Length.parse("1 epochs"), description="How often to save (also at each evaluation)"
