@@ -16,11 +16,12 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from benchmarks.peers.composition import parts_of
 from detres.boxes.geometry import scale_boxes
 from detres.data.decoding import read_image
+from detres.data.detection_samples import DetectionSample
 from detres.data.preprocessing import TORCHVISION, normalize, to_tensor
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
 from detres.detection.build import build_detector
-from detres.detection.config import Architecture
+from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import freeze_batch_norm, pooled_statistics
@@ -35,6 +36,7 @@ SPREADS = {
     "classes": 3.0,
     "class deltas": 0.5,
 }  # standard deviations
+BETA = 1 / 9  # of both smooth L1 losses: torchvision has it built in
 SEED = 0
 DAMPING = 0.3  # of a block's branch beside its shortcut
 SMALLEST_SIDE = 128  # of the picture that statistics come from
@@ -76,20 +78,23 @@ class DetectorOptions:
         )
 
     @property
-    def architecture(self) -> Architecture:
-        """The paper's detector; anchors and smallest proposals are smaller in smaller pictures."""
+    def architecture(self) -> DetectorArchitecture:
+        """The paper's detector; anchors and smallest proposals are smaller in smaller pictures.
+
+        The loss has fewer samples in small pictures, so that every picture has as many as the others.
+        """
         scale = min(self.size) / SIDE
-        return Architecture(
-            network=self.network_config,
-            pooler="roi_align",
-            sampling_ratio=2,
-            aligned=False,
-            rpn_channels=512,
-            anchor_sizes=tuple(side * scale for side in ANCHOR_SIDES),
-            anchor_ratios=(0.5, 1.0, 2.0),
-            proposal_nms=0.7,
-            proposal_min_size=16.0 * scale,
-            target_stds=(0.1, 0.1, 0.2, 0.2),
+        anchors = (self.size[0] // 16) * (self.size[1] // 16) * 9
+        return DetectorArchitecture(
+            model=DetectionModelConfig(network=self.network_config, pooler="roi_align"),
+            rpn=RPNConfig(
+                anchor_sizes=tuple(side * scale for side in ANCHOR_SIDES),
+                cross_boundary=True,
+                batch_size_per_image=min(256, anchors // 4),
+                smooth_l1_beta=BETA,
+                min_size=16.0 * scale,
+            ),
+            rcnn=RCNNConfig(batch_size_per_image=min(128, anchors // 16), smooth_l1_beta=BETA),
         )
 
 
@@ -108,9 +113,23 @@ class Images:
     labels: list[Tensor]
 
     @property
-    def scales(self) -> list[tuple[float, float]]:
-        """Factors from the original pictures: they are the originals."""
-        return [(1.0, 1.0)] * len(self.images)
+    def samples(self) -> list[DetectionSample]:
+        """The pictures as a training batch; they are the originals, not resized."""
+        return [
+            DetectionSample(
+                image=image,
+                boxes=boxes,
+                labels=labels,
+                scale=(1.0, 1.0),
+                size=(image.shape[1], image.shape[2]),
+                image_id=str(index),
+                index=index,
+                name=str(index),
+            )
+            for index, (image, boxes, labels) in enumerate(
+                zip(self.images, self.boxes, self.labels, strict=True)
+            )
+        ]
 
 
 class RawOutputs(NamedTuple):
@@ -173,7 +192,7 @@ def random_detector(options: DetectorOptions) -> FasterRCNN:
     architecture = options.architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        plain = build_network(architecture.network, options.classes)
+        plain = build_network(architecture.model.network, options.classes)
         for block in plain.modules():
             if isinstance(block, Block):
                 last = block.get_submodule(f"bn{block.depth}")
@@ -183,7 +202,7 @@ def random_detector(options: DetectorOptions) -> FasterRCNN:
         detector = build_detector(architecture, options.classes, TORCHVISION).eval()
         trunk, body = split(freeze_batch_norm(plain))
         detector.trunk.load_state_dict(trunk.state_dict())
-        detector.region_head.body.load_state_dict(body.state_dict())
+        detector.roi_head.body.load_state_dict(body.state_dict())
         _spread(detector, image)
     return detector.to(options.device)
 
@@ -218,14 +237,14 @@ def crowded(images: Images, options: DetectorOptions) -> Images:
 
 def _spread(detector: FasterRCNN, image: Tensor) -> None:
     (output,) = detector([image])
-    rpn, head = detector.rpn, detector.region_head
-    rpn.objectness.weight.mul_(SPREADS["objectness"] / output.objectness.std())
-    rpn.deltas.weight.mul_(SPREADS["anchor deltas"] / output.deltas.std())
+    rpn, head = detector.rpn, detector.roi_head
+    rpn.cls_logits.weight.mul_(SPREADS["objectness"] / output.objectness.std())
+    rpn.bbox_pred.weight.mul_(SPREADS["anchor deltas"] / output.deltas.std())
     regions = output.anchors[torch.randperm(len(output.anchors))[:32]]
-    logits, deltas = head([output.features], [regions])
+    logits, deltas = head([output.features], [regions], [output.size])
     for layer, values, spread in (
-        (head.class_logits, logits, SPREADS["classes"]),
-        (head.box_deltas, deltas, SPREADS["class deltas"]),
+        (head.box_predictor.cls_score, logits, SPREADS["classes"]),
+        (head.box_predictor.bbox_pred, deltas, SPREADS["class deltas"]),
     ):
         means = values.mean(dim=0)
         factor = spread / (values - means).std()

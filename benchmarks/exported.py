@@ -34,9 +34,15 @@ from benchmarks.peers import torchvision_faster_rcnn
 from benchmarks.peers.composition import parts_of
 from detres.boxes.anchors import grid_anchors
 from detres.data.preprocessing import normalize
-from detres.detection.detect import TestConfig
-from detres.detection.roi_head import Detections, class_scores_and_boxes, suppress
-from detres.detection.rpn import propose
+from detres.detection.config import DetectionTestConfig
+from detres.detection.postprocess import (
+    Detections,
+    decode_predictions,
+    postprocess_detections,
+    select_candidates,
+)
+from detres.detection.roi_head import region_predictions
+from detres.detection.rpn import ImageOutputs, propose
 from detres.networks.resnet import REGION_SIZE
 
 EXPORTED = ("onnxruntime", "openvino")
@@ -57,7 +63,7 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
         options: What is measured; the device is the CPU.
         low: bfloat16 (OpenVINO only).
     """
-    network, test = random_detector(options), TestConfig(proposals=options.proposals)
+    network, test = random_detector(options), DetectionTestConfig(proposals=options.proposals)
     architecture = options.architecture
     images = drawn_images(options.size, options.batch, "cpu")
     peer = torchvision_faster_rcnn(network, architecture, test)
@@ -69,33 +75,17 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
         found = []
         for image in images.images:
             pixels = normalize(image[None], network.preprocessing)
-            features, objectness, deltas = trunk(pixels.numpy())
+            features, objectness, deltas = map(torch.from_numpy, trunk(pixels.numpy()))
             anchors = grid_anchors(network.cell_anchors, features.shape[2], features.shape[3], network.stride)
-            proposals = propose(
-                torch.from_numpy(objectness),
-                torch.from_numpy(deltas),
-                anchors,
-                options.size,
-                (1.0, 1.0),
-                architecture.proposal_options(test),
-            )
+            outputs = ImageOutputs(features, objectness, deltas, anchors, options.size)
+            proposals = propose(outputs, (1.0, 1.0), architecture.rpn, test)
             regions = _filled(F.pad(proposals, (1, 0)), options.proposals)
-            logits, class_deltas = head(features, regions.numpy())
-            scores, boxes = class_scores_and_boxes(
-                torch.from_numpy(logits[: len(proposals)]),
-                torch.from_numpy(class_deltas[: len(proposals)]),
-                proposals,
-                options.size,
-                architecture.target_stds,
-            )
-            best = suppress(
-                scores,
-                boxes,
-                score_thresh=test.score_thresh,
-                nms=test.nms_thresh,
-                detections_per_img=test.detections_per_img,
-            )
-            found.append(best)
+            logits, class_deltas = map(torch.from_numpy, head(features.numpy(), regions.numpy()))
+            count, stds = len(proposals), architecture.rcnn.target_stds
+            predictions = region_predictions(logits[:count], class_deltas[:count], stds)
+            regions = decode_predictions(predictions, proposals, options.size)
+            candidates = select_candidates(regions, test.score_thresh)
+            found.append(postprocess_detections(candidates, test.nms_thresh, test.detections_per_img))
         return found
 
     def raw_outputs() -> RawOutputs:
@@ -160,7 +150,7 @@ def _with_batch_norm(module: nn.Module) -> nn.Module:
 
 def _write_graphs(peer: Any, options: DetectorOptions, stride: int, folder: Path) -> tuple[Path, Path]:
     first = _TrunkAndRPN(peer).eval()
-    second = _RegionHead(peer, options.architecture.sampling_ratio, stride).eval()
+    second = _RegionHead(peer, options.architecture.model.sampling_ratio, stride).eval()
     pixels = torch.zeros(1, 3, *options.size)
     regions = torch.tensor([[0.0, 0.0, 0.0, 32.0, 32.0]]).repeat(options.proposals, 1)
     with torch.no_grad():

@@ -34,8 +34,10 @@ from benchmarks.exported import EXPORTED, prepare_exported
 from benchmarks.peers import peer_detections, peer_images, torchvision_faster_rcnn
 from benchmarks.peers.composition import parts_of
 from detres.boxes.geometry import box_iou
-from detres.detection.detect import TestConfig, detect, fuse_for_inference
-from detres.detection.roi_head import Detections
+from detres.detection.config import DetectionTestConfig
+from detres.detection.detect import detect_image, fuse_for_inference
+from detres.detection.features import DetectorMember, ResizedImage
+from detres.detection.postprocess import Detections
 
 RAW_TOLERANCE = 0.1  # of outputs in bfloat16: the root mean square difference, in standard deviations
 
@@ -83,9 +85,9 @@ def _note(peers: Sequence[str], low: bool) -> str:
     )
 
 
-def paper_test(options: DetectorOptions) -> TestConfig:
+def paper_test(options: DetectorOptions) -> DetectionTestConfig:
     """The paper's test options with the number of proposals asked for."""
-    return TestConfig(proposals=options.proposals)
+    return DetectionTestConfig(proposals=options.proposals)
 
 
 def autocast(device: str, low: bool) -> AbstractContextManager[object]:
@@ -95,25 +97,22 @@ def autocast(device: str, low: bool) -> AbstractContextManager[object]:
 
 def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
     """What `detres.load` makes of the weights: BN folded, convolutions in the precision asked for."""
-    network, architecture, test = random_detector(options), options.architecture, paper_test(options)
-    network = fuse_for_inference(network, "bfloat16" if low else "float32")
+    network = fuse_for_inference(random_detector(options), "bfloat16" if low else "float32")
+    side, test = min(options.size), paper_test(options)
+    member = DetectorMember(network, options.architecture, side, max(options.size))
     images = drawn_images(options.size, options.batch, options.device)
 
     def run() -> list[Detections]:
-        return detect(
-            network,
-            images.images,
-            images.scales,
-            architecture.proposal_options(test),
-            architecture.target_stds,
-            test,
-        )
+        return [
+            detect_image([member], [ResizedImage({side: image}, (1.0, 1.0))], test) for image in images.images
+        ]
 
     @torch.inference_mode()
     def raw_outputs() -> RawOutputs:
         outputs = network(images.images)
         regions = [fixed_regions(options)] * options.batch
-        logits, deltas = network.region_head([output.features for output in outputs], regions)
+        sizes = [output.size for output in outputs]
+        logits, deltas = network.roi_head([output.features for output in outputs], regions, sizes)
         return RawOutputs(torch.stack([output.objectness for output in outputs]), logits, deltas)
 
     return Prepared(run, raw_outputs if low else run)

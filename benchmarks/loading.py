@@ -30,8 +30,8 @@ from detres.data.detection_samples import DetectionDataset, collate_detection
 from detres.data.drawing import write_image
 from detres.data.formats import DATA_VARIABLE, list_splits, read_annotations, resolve_directory
 from detres.data.sources import read_sources
-from detres.detection.config import DetectionConfig, DetectorTrainConfig, ModelConfig
-from detres.detection.task import train_detector
+from detres.detection.config import DetectionConfig, DetectionModelConfig, DetectionTrainConfig
+from detres.detection.train import read_training, train_detector
 from detres.errors import UserError
 from detres.files import write_json
 from detres.training.run_folder import RunFolder
@@ -122,8 +122,8 @@ def waiting_share(options: LoaderOptions, data: str, split: str | None, workers:
             short_side=short_side,
             long_side=long_side,
         ),
-        model=ModelConfig(network=options.detector.network_config, pooler="roi_align"),
-        train=DetectorTrainConfig.model_validate(
+        model=DetectionModelConfig(network=options.detector.network_config, pooler="roi_align"),
+        train=DetectionTrainConfig.model_validate(
             {
                 "batch": BATCH,
                 "workers": workers,
@@ -140,7 +140,8 @@ def waiting_share(options: LoaderOptions, data: str, split: str | None, workers:
             _only_errors(),
             RunFolder.open(Path(folder) / "run", config, resume=False, overwrite=False) as run,
         ):
-            train_detector(config, run, torch.device(options.detector.device), quiet=True)
+            data, start = read_training(config)
+            train_detector(config, data, start, run, torch.device(options.detector.device), quiet=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return float(json.loads(lines[-1])["data/wait_share"])
 

@@ -12,6 +12,7 @@ from detres.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torchvision.models.detection import FasterRCNN
 
     from detres.data.records import Annotations
     from detres.detection.config import DetectionConfig
@@ -44,21 +45,20 @@ def main(argv: list[str]) -> None:
         _compare(config, arguments.same_samples, device)
         return
     # All that can be at fault comes before the training, and before a run that is replaced.
-    data = read_training_data(config)
+    data = read_training_data(config.data, config.train.seed)
     class_names = data.train.class_names
     truth = _read_test(arguments.test[0], arguments.test[1], class_names) if arguments.test else None
-    if arguments.overwrite:
-        build_peer(config, class_names)
-        make_plan(config.train, len(data.train))
+    peer = build_peer(config, class_names)
+    make_plan(config.train, len(data.train))
     beside = default_out(arguments.cfg, "train_det")
     out = arguments.out or beside.with_name(f"{beside.name}_torchvision")
     with RunFolder.open(out, config, resume=arguments.resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)
-        task = build_peer_task(config, data, device, quiet=arguments.quiet)
+        task = build_peer_task(config, data, peer, device, quiet=arguments.quiet)
         figures = train(task, config.train, run, device, resume=arguments.resume, quiet=arguments.quiet)
         table("Best figures", ("figure", "value"), figures.items())
         if truth is not None:
-            _test(config, truth, run, device, quiet=arguments.quiet)
+            _test(config, truth, run, peer, quiet=arguments.quiet)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -88,15 +88,17 @@ def _read_test(directory: str, split: str, class_names: tuple[str, ...]) -> Anno
 
 
 def _test(
-    config: DetectionConfig, truth: Annotations, run: RunFolder, device: torch.device, *, quiet: bool
+    config: DetectionConfig, truth: Annotations, run: RunFolder, peer: FasterRCNN, *, quiet: bool
 ) -> None:
     """Write the detections of the run's best weights."""
-    from benchmarks.peers.training import detect_split_with_peer, read_peer
+    from safetensors.torch import load_file
+
+    from benchmarks.peers.training import detect_split_with_peer
     from detres.evaluation.results_files import write_coco_results
 
-    peer = read_peer(config, len(truth.class_names), run.weights).to(device)
+    peer.load_state_dict(load_file(run.weights))
     sizes = config.data.short_side, config.data.long_side
-    found = detect_split_with_peer(peer, truth, sizes, quiet=quiet)
+    found = detect_split_with_peer(peer.eval(), truth, sizes, quiet=quiet)
     write_coco_results(run.eval / "detections.json", truth, found)
     print(f"detections: {run.eval / 'detections.json'}")
 
@@ -114,7 +116,7 @@ def _compare(config: DetectionConfig, steps: int, device: torch.device) -> None:
             f"rcnn.smooth_l1_beta is {config.rcnn.smooth_l1_beta:g}: torchvision has 1/9 built in;"
             " set rcnn.smooth_l1_beta=0.1111111111"
         )
-    sums = losses_side_by_side(config, read_training_data(config), steps, device)
+    sums = losses_side_by_side(config, read_training_data(config.data, config.train.seed), steps, device)
     rows = [
         (step, ours, theirs, f"{abs(ours - theirs) / theirs:.1e}")
         for step, (ours, theirs) in enumerate(sums, start=1)

@@ -26,25 +26,22 @@ from benchmarks.detectors import (
 )
 from benchmarks.inferring import autocast, paper_test
 from benchmarks.peers import (
-    drawn_samples,
     peer_images,
     peer_losses,
     peer_targets,
     same_samples,
+    sample_targets,
     torchvision_faster_rcnn,
 )
 from detres.data.preprocessing import TORCHVISION as PREPROCESSING
 from detres.data.preprocessing import normalize
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.losses import StepOptions, training_losses
-from detres.detection.rpn import ProposalOptions
-from detres.detection.targets import AnchorSampling, RegionSampling
+from detres.detection.losses import training_losses
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import Trunk, build_network, freeze_stages
 from detres.training.optimizer import build_optimizer
 
 FROZEN_STAGES = 2  # conv1 and conv2_x, as `model.freeze_at` has it
-BETA = 1 / 9  # of both smooth L1 losses: torchvision has it built in
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}  # of a loss, relative to the sum of all
 LAYOUTS = ("contiguous", "channels-last")
 Losses = Mapping[str, Tensor]
@@ -111,19 +108,6 @@ def train_cls_cases(options: ClassifierOptions) -> list[Case]:
     return cases
 
 
-def step_options(options: DetectorOptions) -> StepOptions:
-    """The paper's numbers; fewer samples in small pictures, so that every picture has as many as the others."""
-    anchors = (options.size[0] // 16) * (options.size[1] // 16) * 9
-    return StepOptions(
-        anchors=AnchorSampling(count=min(256, anchors // 4), cross_boundary=True),
-        proposals=ProposalOptions(12000, 2000, 0.7, options.architecture.proposal_min_size),
-        regions=RegionSampling(count=min(128, anchors // 16), bg_iou_thresh_lo=0.0),
-        num_classes=options.classes,
-        anchor_beta=BETA,
-        region_beta=BETA,
-    )
-
-
 def compare_losses(ours: Losses, theirs: Losses, *, tolerance: float) -> Agreement:
     """The largest difference of a loss, relative to the sum of ours."""
     a, b = ([losses[name].detach().double() for name in ours] for losses in (ours, theirs))
@@ -140,21 +124,20 @@ def _trained_detector(options: DetectorOptions) -> FasterRCNN:
 
 
 def _prepare_step(options: DetectorOptions, low: bool) -> Prepared:
-    network, numbers = _trained_detector(options), step_options(options)
+    network, architecture = _trained_detector(options), options.architecture
     images = crowded(drawn_images(options.size, options.batch, options.device), options)
 
     def losses() -> Losses:
         generator = torch.Generator().manual_seed(SEED)
-        given = images.images, images.boxes, images.labels, images.scales
         with autocast(options.device, low):
-            return training_losses(network, *given, numbers, generator)
+            return training_losses(network, images.samples, architecture.rpn, architecture.rcnn, generator)
 
     return Prepared(_step(network, losses), losses)
 
 
 def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
-    network, numbers = _trained_detector(options), step_options(options)
-    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options), numbers)
+    network, architecture = _trained_detector(options), options.architecture
+    peer = torchvision_faster_rcnn(network, architecture, paper_test(options))
     peer = unpadded(peer, network.stride)
     if channels_last:
         peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -167,10 +150,12 @@ def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last
             return peer_losses(peer, peer_images(images.images), targets)
 
     def losses_of_our_samples() -> Losses:
-        given = images.images, images.boxes, images.labels, images.scales, numbers
+        generator = torch.Generator().manual_seed(SEED)
         with autocast(options.device, low):
-            samples = drawn_samples(_trained_detector(options), *given, torch.Generator().manual_seed(SEED))
-        with same_samples(peer, *samples):
+            targets = sample_targets(
+                _trained_detector(options), images.samples, architecture.rpn, architecture.rcnn, generator
+            )
+        with same_samples(peer, *targets):
             return losses()
 
     return Prepared(_step(peer, losses), losses_of_our_samples)

@@ -2,15 +2,15 @@
 
 from benchmarks.peers.calling import peer_detections, peer_images, peer_losses, peer_targets
 from benchmarks.peers.composition import torchvision_faster_rcnn, torchvision_names
-from benchmarks.peers.samples import drawn_samples, same_samples
+from benchmarks.peers.samples import same_samples, sample_targets
 
 __all__ = [
-    "drawn_samples",
     "peer_detections",
     "peer_images",
     "peer_losses",
     "peer_targets",
     "same_samples",
+    "sample_targets",
     "torchvision_faster_rcnn",
     "torchvision_names",
 ]

@@ -18,15 +18,8 @@ from torchvision.ops import clip_boxes_to_image
 
 from benchmarks.peers.composition import parts_of
 from detres.boxes.geometry import boxes_at_least
-from detres.detection.roi_head import Detections
+from detres.detection.postprocess import Detections
 
-# Our name of a loss -> torchvision's.
-LOSSES = {
-    "rpn_objectness": "loss_objectness",
-    "rpn_box": "loss_rpn_box_reg",
-    "region_class": "loss_classifier",
-    "region_box": "loss_box_reg",
-}
 Scales = Sequence[tuple[float, float]]
 
 
@@ -36,7 +29,7 @@ def peer_losses(
     targets: list[dict[str, Tensor]],
     scales: Scales | None = None,
 ) -> dict[str, Tensor]:
-    """The composition's losses of a training step under our names.
+    """The composition's losses of a training step under our names, which are torchvision's without `loss_`.
 
     Args:
         peer: In training mode.
@@ -47,7 +40,7 @@ def peer_losses(
     """
     with smallest_proposals(peer, scales):
         losses = peer(list(images), targets)
-    return {ours: losses[theirs] for ours, theirs in LOSSES.items()}
+    return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
 
 
 @torch.inference_mode()

@@ -3,10 +3,10 @@
 What detres is measured against, in results and in time (He et al. 2015, Appendix A; Ren et al. 2015). K classes; in
 torchvision background is class 0 and has box deltas too, here it is the last, K, and has none.
 
-What the composition cannot be told and stays torchvision's: smooth L1 turns at 1/9 in both stages (ours: `anchor_beta`,
-`region_beta`), losses are averages over the references of the whole batch (ours: of each image, equal where all images
-have as many), anchors that cross the border take part (unless the samples are given), no `bg_iou_thresh_lo`, and images
-of different sizes are padded.
+What the composition cannot be told and stays torchvision's: smooth L1 turns at 1/9 in both stages (ours:
+`smooth_l1_beta`), losses are averages over the references of the whole batch (ours: of each image, equal where all
+images have as many), anchors that cross the border take part (unless the samples are given), no `bg_iou_thresh_lo`, and
+images of different sizes are padded.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from torchvision.ops import (
 )
 
 from detres.data.preprocessing import Preprocessing
-from detres.detection.config import Architecture
-from detres.detection.detect import TestConfig
+from detres.detection.config import (
+    DetectionModelConfig,
+    DetectionTestConfig,
+    DetectorArchitecture,
+    RCNNConfig,
+    RPNConfig,
+)
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.losses import StepOptions
 from detres.errors import ConfigError
 from detres.networks.config import NetworkConfig, scaled
 from detres.networks.resnet import TRUNK_STRIDE, Plan, plan_of
@@ -46,19 +50,17 @@ PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "
 PREFIXES = {
     "trunk.": "backbone.",
     "rpn.conv.": "rpn.head.conv.0.0.",
-    "rpn.objectness.": "rpn.head.cls_logits.",
-    "rpn.deltas.": "rpn.head.bbox_pred.",
-    "region_head.body.": "roi_heads.box_head.",
-    "region_head.class_logits.": "roi_heads.box_predictor.cls_score.",
-    "region_head.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
+    "rpn.cls_logits.": "rpn.head.cls_logits.",
+    "rpn.bbox_pred.": "rpn.head.bbox_pred.",
+    "roi_head.body.": "roi_heads.box_head.",
+    "roi_head.box_predictor.": "roi_heads.box_predictor.",
 }
 
 
 def torchvision_faster_rcnn(
     network: FasterRCNN,
-    architecture: Architecture,
-    test: TestConfig,
-    training: StepOptions | None = None,
+    architecture: DetectorArchitecture,
+    test: DetectionTestConfig,
     *,
     sizes: tuple[int, int] | None = None,
     scale: float = 1.0,
@@ -69,10 +71,9 @@ def torchvision_faster_rcnn(
         network: A detector of ours on a ResNet or VGG.
         architecture: What it was built from.
         test: Its test options.
-        training: The numbers of a training step; None leaves torchvision's own.
         sizes: Shorter side and limit of the longer side to resize to; None: images come resized.
         scale: Factor from the original pictures to the images, where it is one for all and calls do not give each
-            image's own: torchvision's smallest proposal is one number of input pixels, `proposal_min_size * scale`.
+            image's own: torchvision's smallest proposal is one number of input pixels, `rpn.min_size * scale`.
 
     Returns:
         Takes `peer_images` and, in training, `peer_targets`.
@@ -81,38 +82,37 @@ def torchvision_faster_rcnn(
         ConfigError: A network, or an addition to it or to the test, that torchvision does not have.
     """
     added = [name for name in ("refine", "box_voting", "flip", "scales") if getattr(test, name)]
-    if architecture.global_context or added:
-        key = "model.global_context" if architecture.global_context else f"test.{added[0]}"
+    model, rpn_config, rcnn = architecture.model, architecture.rpn, architecture.rcnn
+    if model.global_context or added:
+        key = "model.global_context" if model.global_context else f"test.{added[0]}"
         raise ConfigError(f"{key}: torchvision's composition has nothing like it; leave it out for the peer")
     hidden, channels = network.rpn.conv.out_channels, network.rpn.conv.in_channels
-    outputs = network.region_head.class_logits
+    pooler, outputs = network.roi_head.pooler, network.roi_head.box_predictor.cls_score
     with torch.device("meta"):  # no fresh weights: they are copied
-        backbone, head = _trunk_and_head(architecture.network)
+        backbone, head = _trunk_and_head(model.network)
         rpn_head = _rpn_head(channels, hidden, len(network.cell_anchors))
         predictor = FastRCNNPredictor(outputs.in_features, outputs.out_features)
     peer = TorchvisionFasterRCNN(
         backbone,
-        rpn_anchor_generator=_Anchors(architecture, network.cell_anchors),
+        rpn_anchor_generator=_Anchors(rpn_config, network.cell_anchors),
         rpn_head=rpn_head,
-        rpn_nms_thresh=architecture.proposal_nms,
+        rpn_nms_thresh=rpn_config.nms_thresh,
         rpn_pre_nms_top_n_test=test.pre_nms_top_n,
         rpn_post_nms_top_n_test=test.proposals,
-        box_roi_pool=MultiScaleRoIAlign(
-            ["0"], network.region_head.pooling.cells, architecture.sampling_ratio
-        ),
+        box_roi_pool=MultiScaleRoIAlign(["0"], pooler.output_size, model.sampling_ratio),
         box_head=head,
         box_predictor=predictor,
-        bbox_reg_weights=tuple(1 / divisor for divisor in architecture.target_stds),
+        bbox_reg_weights=tuple(1 / std for std in rcnn.target_stds),
         box_score_thresh=test.score_thresh,
         box_nms_thresh=test.nms_thresh,
         box_detections_per_img=test.detections_per_img,
-        **(_training_constants(training) if training else {}),
+        **_training_constants(rpn_config, rcnn),
     )
     peer.transform = _Transform(network.preprocessing, sizes)
     rpn, heads = parts_of(peer)
-    rpn.min_size = architecture.proposal_min_size * scale
-    if architecture.pooler == "roi_pool" or architecture.aligned:
-        heads.box_roi_pool = _OneMapPooling(architecture, network.region_head.pooling.cells)
+    rpn.min_size = rpn_config.min_size * scale
+    if model.pooler == "roi_pool" or model.aligned:
+        heads.box_roi_pool = _OneMapPooling(model, pooler.output_size)
     for module in (rpn_head, predictor):
         module.register_forward_hook(_at_least_float32)
     weights = {name: tensor.clone() for name, tensor in torchvision_names(network.state_dict()).items()}
@@ -133,9 +133,9 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for name, tensor in tensors.items():
-        if name.startswith("region_head.class_logits."):
+        if name.startswith("roi_head.box_predictor.cls_score."):
             tensor = torch.cat((tensor[-1:], tensor[:-1]))
-        if name.startswith("region_head.box_deltas."):
+        if name.startswith("roi_head.box_predictor.bbox_pred."):
             tensor = torch.cat((torch.zeros_like(tensor[:4]), tensor))
         renamed[_renamed(name)] = tensor
     return renamed
@@ -144,8 +144,8 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _Anchors(AnchorGenerator):
     """Torchvision's generator with our cell anchors (its own are rounded), in float32 whatever the maps are in."""
 
-    def __init__(self, architecture: Architecture, cell: Tensor):
-        super().__init__((architecture.anchor_sizes,), (architecture.anchor_ratios,))
+    def __init__(self, rpn: RPNConfig, cell: Tensor):
+        super().__init__((rpn.anchor_sizes,), (rpn.aspect_ratios,))
         self.cell_anchors = [cell]
 
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -175,14 +175,12 @@ class _Transform(GeneralizedRCNNTransform):
 class _OneMapPooling(nn.Module):
     """RoI max pooling or shifted RoIAlign in the place of `MultiScaleRoIAlign`, by torchvision's operators."""
 
-    def __init__(self, architecture: Architecture, cells: int):
+    def __init__(self, model: DetectionModelConfig, cells: int):
         super().__init__()
         self.cells = cells
         self.pool = roi_pool
-        if architecture.pooler == "roi_align":
-            self.pool = partial(
-                roi_align, sampling_ratio=architecture.sampling_ratio, aligned=architecture.aligned
-            )
+        if model.pooler == "roi_align":
+            self.pool = partial(roi_align, sampling_ratio=model.sampling_ratio, aligned=model.aligned)
 
     def forward(
         self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -266,18 +264,18 @@ def _rpn_head(channels: int, hidden: int, anchors: int) -> RPNHead:
     return head
 
 
-def _training_constants(options: StepOptions) -> dict[str, Any]:
+def _training_constants(rpn: RPNConfig, rcnn: RCNNConfig) -> dict[str, Any]:
     return {
-        "rpn_pre_nms_top_n_train": options.proposals.before_nms,
-        "rpn_post_nms_top_n_train": options.proposals.after_nms,
-        "rpn_fg_iou_thresh": options.anchors.fg_iou_thresh,
-        "rpn_bg_iou_thresh": options.anchors.bg_iou_thresh,
-        "rpn_batch_size_per_image": options.anchors.count,
-        "rpn_positive_fraction": options.anchors.positive_fraction,
-        "box_fg_iou_thresh": options.regions.fg_iou_thresh,
-        "box_bg_iou_thresh": options.regions.bg_iou_thresh,
-        "box_batch_size_per_image": options.regions.count,
-        "box_positive_fraction": options.regions.positive_fraction,
+        "rpn_pre_nms_top_n_train": rpn.pre_nms_top_n,
+        "rpn_post_nms_top_n_train": rpn.proposals,
+        "rpn_fg_iou_thresh": rpn.fg_iou_thresh,
+        "rpn_bg_iou_thresh": rpn.bg_iou_thresh,
+        "rpn_batch_size_per_image": rpn.batch_size_per_image,
+        "rpn_positive_fraction": rpn.positive_fraction,
+        "box_fg_iou_thresh": rcnn.fg_iou_thresh,
+        "box_bg_iou_thresh": rcnn.bg_iou_thresh,
+        "box_batch_size_per_image": rcnn.batch_size_per_image,
+        "box_positive_fraction": rcnn.positive_fraction,
     }
 
 

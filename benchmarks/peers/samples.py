@@ -15,24 +15,36 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from benchmarks.peers.composition import parts_of
+from detres.data.detection_samples import DetectionSample
+from detres.detection.config import RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.losses import StepOptions, draw_targets
-from detres.detection.targets import AnchorTargets, RegionTargets
+from detres.detection.rpn import propose
+from detres.detection.targets import AnchorTargets, RegionTargets, sample_anchors, sample_regions
 
 
-def drawn_samples(
+@torch.no_grad()
+def sample_targets(
     network: FasterRCNN,
-    images: Sequence[Tensor],
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    scales: Sequence[tuple[float, float]],
-    options: StepOptions,
+    samples: Sequence[DetectionSample],
+    rpn: RPNConfig,
+    rcnn: RCNNConfig,
     generator: torch.Generator,
 ) -> tuple[list[AnchorTargets], list[RegionTargets]]:
-    """The anchors and regions that `training_losses` draws from a generator in the same state; arguments as there."""
-    with torch.no_grad():
-        outputs = network(images)
-    return draw_targets(outputs, boxes, labels, scales, options, generator)
+    """The anchors and regions that `training_losses` samples with a generator in the same state; arguments as there.
+
+    Images whose objects are not all annotated are not provided for, because the composition has nothing like them.
+    """
+    outputs = network([sample.image for sample in samples])
+    anchors = [
+        sample_anchors(output.anchors, sample.boxes, output.size, rpn, generator)
+        for output, sample in zip(outputs, samples, strict=True)
+    ]
+    num_classes = network.roi_head.box_predictor.num_classes
+    regions = []
+    for output, sample in zip(outputs, samples, strict=True):
+        proposals = propose(output, sample.scale, rpn, rpn)
+        regions.append(sample_regions(proposals, sample.boxes, sample.labels, num_classes, rcnn, generator))
+    return anchors, regions
 
 
 @contextmanager

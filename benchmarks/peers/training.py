@@ -12,34 +12,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from benchmarks.peers import (
-    drawn_samples,
     peer_detections,
     peer_images,
     peer_losses,
     peer_targets,
     same_samples,
+    sample_targets,
     torchvision_faster_rcnn,
 )
 from detres.boxes.geometry import scale_boxes
 from detres.console import progress
 from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
 from detres.data.records import Annotations, DetectionTable
-from detres.detection.build import prepare_for_training
-from detres.detection.config import DetectionConfig
+from detres.detection.config import DetectionConfig, DetectorArchitecture
 from detres.detection.data import TrainingData, log_training_data
 from detres.detection.detect import as_table
+from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.losses import training_losses
-from detres.detection.roi_head import Detections
+from detres.detection.postprocess import Detections
 from detres.detection.start import start_detector
 from detres.errors import ConfigError
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.engines import Engine
 from detres.files import atomic_path
+from detres.tasks.start import read_start
 from detres.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -59,9 +60,8 @@ def build_peer(config: DetectionConfig, class_names: Sequence[str]) -> Torchvisi
         raise ConfigError(
             "train.mode: the composition is trained jointly; to compare, --set train.mode=joint"
         )
-    network, architecture = start_detector(config, class_names)
-    options = config.step_options(len(class_names))
-    return torchvision_faster_rcnn(network.train(), architecture, config.test, options)
+    network, architecture = _start(config, class_names)
+    return torchvision_faster_rcnn(network, architecture, config.test)
 
 
 @dataclass
@@ -101,15 +101,7 @@ class PeerTask:
 
     def losses(self, batch: Sequence[DetectionSample], generator: torch.Generator) -> dict[str, Tensor]:
         """Torchvision draws from the global generator, which the loop seeds for each step; `generator` is unused."""
-        return peer_losses(
-            self.network,
-            peer_images([sample.image.to(self.device) for sample in batch]),
-            peer_targets(
-                [sample.boxes.to(self.device) for sample in batch],
-                [sample.labels.to(self.device) for sample in batch],
-            ),
-            [sample.scale for sample in batch],
-        )
+        return _losses(self.network, [sample.to(self.device) for sample in batch])
 
     def describe(self, batch: Sequence[DetectionSample]) -> list[str]:
         return [sample.name for sample in batch]
@@ -136,33 +128,28 @@ class PeerTask:
 
 
 def build_peer_task(
-    config: DetectionConfig, data: TrainingData, device: torch.device, *, quiet: bool = False
+    config: DetectionConfig,
+    data: TrainingData,
+    peer: TorchvisionFasterRCNN,
+    device: torch.device,
+    *,
+    quiet: bool = False,
 ) -> PeerTask:
     """The task that trains the composition.
 
     Args:
         config: The whole configuration.
         data: Training and validation images.
+        peer: From `build_peer`.
         device: Where to train.
         quiet: No progress while evaluating.
     """
-    log_training_data(config, data)
+    log_training_data(data)
     sizes = config.data.short_side, config.data.long_side
     dataset = DetectionDataset(
         data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
     )
-    peer = build_peer(config, data.train.class_names).to(device)
-    return PeerTask(peer, dataset, data, sizes, config.evaluation.engine, device, quiet)
-
-
-def read_peer(config: DetectionConfig, num_classes: int, weights: Path) -> TorchvisionFasterRCNN:
-    """The trained composition of a run, in test mode."""
-    network, architecture = prepare_for_training(
-        config.model, config.architecture, num_classes, config.train.seed
-    )
-    peer = torchvision_faster_rcnn(network, architecture, config.test, config.step_options(num_classes))
-    peer.load_state_dict(load_file(weights))
-    return peer.eval()
+    return PeerTask(peer.to(device), dataset, data, sizes, config.evaluation.engine, device, quiet)
 
 
 def detect_split_with_peer(
@@ -194,12 +181,10 @@ def losses_side_by_side(
     Returns:
         For each step the sum of the losses of ours and of the composition.
     """
-    log_training_data(config, data)
-    num_classes = len(data.train.class_names)
-    ours, architecture = start_detector(config, data.train.class_names)
-    ours.to(device).train()
-    options = config.step_options(num_classes)
-    theirs = torchvision_faster_rcnn(ours, architecture, config.test, options)
+    log_training_data(data)
+    ours, architecture = _start(config, data.train.class_names)
+    ours.to(device)
+    theirs = torchvision_faster_rcnn(ours, architecture, config.test)
     optimizers = [
         build_optimizer(
             network,
@@ -223,18 +208,29 @@ def losses_side_by_side(
     sums = []
     for step in range(steps):
         places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
-        batch = [dataset[place] for place in places]
-        images = [sample.image.to(device) for sample in batch]
-        boxes = [sample.boxes.to(device) for sample in batch]
-        labels = [sample.labels.to(device) for sample in batch]
-        scales = [sample.scale for sample in batch]
-        given = images, boxes, labels, scales, options
-        samples = drawn_samples(ours, *given, torch.Generator().manual_seed(step))
-        our_loss = _stepped(optimizers[0], training_losses(ours, *given, torch.Generator().manual_seed(step)))
-        with same_samples(theirs, *samples):
-            their_losses = peer_losses(theirs, peer_images(images), peer_targets(boxes, labels), scales)
+        batch = [dataset[place].to(device) for place in places]
+        given = ours, batch, architecture.rpn, architecture.rcnn
+        targets = sample_targets(*given, torch.Generator().manual_seed(step))
+        our_loss = _stepped(optimizers[0], training_losses(*given, torch.Generator().manual_seed(step)))
+        with same_samples(theirs, *targets):
+            their_losses = _losses(theirs, batch)
         sums.append((our_loss, _stepped(optimizers[1], their_losses)))
     return sums
+
+
+def _start(config: DetectionConfig, class_names: Sequence[str]) -> tuple[FasterRCNN, DetectorArchitecture]:
+    """Our detector as its training starts, and its options."""
+    start = read_start(config.model.network, config.model.init)
+    architecture = config.architecture(start.network)
+    network = start_detector(config.model, architecture, start, class_names, config.train.seed)
+    return network.train(), architecture
+
+
+def _losses(peer: TorchvisionFasterRCNN, samples: Sequence[DetectionSample]) -> dict[str, Tensor]:
+    """The composition's losses of samples on its device."""
+    targets = peer_targets([sample.boxes for sample in samples], [sample.labels for sample in samples])
+    images = peer_images([sample.image for sample in samples])
+    return peer_losses(peer, images, targets, [sample.scale for sample in samples])
 
 
 def _stepped(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:

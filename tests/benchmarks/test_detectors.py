@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.detectors import DetectorOptions, RawOutputs, drawn_images, random_detector
 from benchmarks.inferring import compare_detections, infer_cases
-from detres.detection.roi_head import Detections
+from detres.detection.postprocess import Detections
 
 OPTIONS = DetectorOptions(network="resnet18", size=(72, 104), proposals=12, precisions=("float32",))
 

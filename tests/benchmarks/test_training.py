@@ -37,7 +37,7 @@ SETTINGS = [
 
 def test_losses_stay_equal_to_torchvisions_over_20_steps():
     config = load_config(DetectionConfig, None, SETTINGS)
-    sums = losses_side_by_side(config, read_training_data(config), steps=20)
+    sums = losses_side_by_side(config, read_training_data(config.data, config.train.seed), steps=20)
     assert sums[0][0] != pytest.approx(sums[-1][0], rel=1e-2)  # something was learnt
     for ours, theirs in sums:
         assert ours == pytest.approx(theirs, rel=1e-3)

@@ -1,6 +1,6 @@
 """The detector against the composition of torchvision's own classes on the same weights (`benchmarks.peers`).
 
-All constants of both sides are `ARCHITECTURE`, `TEST` and `STEP` below. Pictures have sides that are multiples of 32
+All constants of both sides are in `architecture_of` and `TEST` below. Pictures have sides that are multiples of 32
 (torchvision pads to 32 and takes the anchors' stride as image // map), RoIAlign is not shifted, and smooth L1 turns at
 1/9 in both stages, as in torchvision.
 """
@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from detectors import Images, assert_same_detections, detector_with_spread_scores, drawn_images, images_of
+from detectors import (
+    Images,
+    assert_same_detections,
+    changed,
+    detect_as_is,
+    detector_with_spread_scores,
+    drawn_images,
+    images_of,
+    samples_of,
+)
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
@@ -23,48 +32,57 @@ from benchmarks.peers.calling import smallest_proposals
 from detres.boxes.geometry import scale_boxes
 from detres.data.formats import read_annotations
 from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalize
-from detres.detection.config import Architecture
-from detres.detection.detect import TestConfig, detect
+from detres.detection.config import DetectionTestConfig, DetectorArchitecture
 from detres.detection.faster_rcnn import FasterRCNN
-from detres.detection.losses import StepOptions, training_losses
-from detres.detection.roi_head import class_scores_and_boxes
-from detres.detection.rpn import ProposalOptions, propose
-from detres.detection.targets import AnchorSampling, RegionSampling
+from detres.detection.losses import training_losses
+from detres.detection.postprocess import decode_predictions
+from detres.detection.roi_head import region_predictions
+from detres.detection.rpn import propose
 from detres.errors import ConfigError
-from detres.networks.config import NetworkConfig
 
 HEIGHT, WIDTH = 128, 192
 CLASSES = 5
-TEST = TestConfig(score_thresh=0.02, detections_per_img=40, nms_thresh=0.5, proposals=16, pre_nms_top_n=300)
-STEP = StepOptions(
-    anchors=AnchorSampling(
-        count=64, positive_fraction=0.5, fg_iou_thresh=0.7, bg_iou_thresh=0.3, cross_boundary=False
-    ),
-    proposals=ProposalOptions(before_nms=300, after_nms=24, nms=0.7, min_size=4.0),
-    regions=RegionSampling(
-        count=8, positive_fraction=0.25, fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.0
-    ),
-    num_classes=CLASSES,
-    anchor_beta=1 / 9,
-    region_beta=1 / 9,
+TEST = DetectionTestConfig(
+    score_thresh=0.02, detections_per_img=40, nms_thresh=0.5, proposals=16, pre_nms_top_n=300
 )
-SCALES = [(1.0, 1.0), (1.0, 1.0)]
 MSRA_FORM = {"stride_in": "1x1", "pool": "caffe"}
 TORCHVISION_FORM = {"stride_in": "3x3", "pool": "torchvision"}
 
 
-def architecture_of(name: str, form: dict[str, Any], pooling: str = "roi_align") -> Architecture:
-    return Architecture(
-        network=NetworkConfig.model_validate({"name": name, **form}),
-        pooler=pooling,  # type: ignore[arg-type]
-        sampling_ratio=2,
-        aligned=False,
-        rpn_channels=128,
-        anchor_sizes=(32, 64, 128),
-        anchor_ratios=(0.5, 1, 2),
-        proposal_nms=0.7,
-        proposal_min_size=4,
-        target_stds=(0.1, 0.1, 0.2, 0.2),
+def architecture_of(name: str, form: dict[str, Any], pooler: str = "roi_align") -> DetectorArchitecture:
+    return DetectorArchitecture.model_validate(
+        {
+            "model": {
+                "network": {"name": name, **form},
+                "pooler": pooler,
+                "sampling_ratio": 2,
+                "aligned": False,
+            },
+            "rpn": {
+                "channels": 128,
+                "anchor_sizes": (32, 64, 128),
+                "aspect_ratios": (0.5, 1, 2),
+                "cross_boundary": False,
+                "fg_iou_thresh": 0.7,
+                "bg_iou_thresh": 0.3,
+                "batch_size_per_image": 64,
+                "positive_fraction": 0.5,
+                "smooth_l1_beta": 1 / 9,
+                "pre_nms_top_n": 300,
+                "proposals": 24,
+                "nms_thresh": 0.7,
+                "min_size": 4,
+            },
+            "rcnn": {
+                "batch_size_per_image": 8,
+                "positive_fraction": 0.25,
+                "fg_iou_thresh": 0.5,
+                "bg_iou_thresh": 0.5,
+                "bg_iou_thresh_lo": 0.0,
+                "smooth_l1_beta": 1 / 9,
+                "target_stds": (0.1, 0.1, 0.2, 0.2),
+            },
+        }
     )
 
 
@@ -72,13 +90,13 @@ def architecture_of(name: str, form: dict[str, Any], pooling: str = "roi_align")
 class Case:
     """A detector and the pictures it sees."""
 
-    architecture: Architecture
+    architecture: DetectorArchitecture
     network: FasterRCNN
     images: Images
 
     @property
     def peer(self) -> Any:
-        return peers.torchvision_faster_rcnn(self.network, self.architecture, TEST, STEP)
+        return peers.torchvision_faster_rcnn(self.network, self.architecture, TEST)
 
 
 CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
@@ -141,25 +159,25 @@ def check_stages(case: Case) -> None:
     for output, expected in zip(outputs, anchors, strict=True):
         torch.testing.assert_close(output.anchors, expected, rtol=0, atol=1e-4)  # pixels
 
-    options = case.architecture.proposal_options(TEST)
+    rpn, rcnn = case.architecture.rpn, case.architecture.rcnn
     decoded = peer.rpn.box_coder.decode(deltas, anchors).view(2, -1, 4)
     expected, _ = peer.rpn.filter_proposals(decoded, objectness, [(HEIGHT, WIDTH)] * 2, [len(anchors[0])])
-    proposals = [propose(o.objectness, o.deltas, o.anchors, o.size, (1.0, 1.0), options) for o in outputs]
+    proposals = [propose(output, (1.0, 1.0), rpn, TEST) for output in outputs]
     for ours, theirs in zip(proposals, expected, strict=True):
         assert len(ours) == TEST.proposals
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
     separate = [output.features for output in outputs]
-    pooled = network.region_head.pooling.pool(separate, proposals)
+    pooled = network.roi_head.pooler.pool(separate, proposals)
     close(pooled, peer.roi_heads.box_roi_pool({"0": maps}, proposals, [(HEIGHT, WIDTH)] * 2))
-    logits, deltas = network.region_head(separate, proposals)
+    logits, deltas = network.roi_head(separate, proposals, [(HEIGHT, WIDTH)] * 2)
     peer_logits, peer_deltas = peer.roi_heads.box_predictor(peer.roi_heads.box_head(pooled))
     close(logits, torch.cat((peer_logits[:, 1:], peer_logits[:, :1]), dim=1))
     close(deltas, peer_deltas.view(len(deltas), -1, 4)[:, 1:])
     boxes = peer.roi_heads.box_coder.decode(peer_deltas, proposals)[:, 1:]
-    target_stds = case.architecture.target_stds
-    _, class_boxes = class_scores_and_boxes(logits, deltas, torch.cat(proposals), (10**6, 10**6), target_stds)
-    torch.testing.assert_close(class_boxes, boxes.clamp(min=0), rtol=1e-5, atol=1e-2)
+    predictions = region_predictions(logits, deltas, rcnn.target_stds)
+    decoded_regions = decode_predictions(predictions, torch.cat(proposals), (10**6, 10**6))
+    torch.testing.assert_close(decoded_regions.boxes, boxes.clamp(min=0), rtol=1e-5, atol=1e-2)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -177,10 +195,9 @@ def test_the_same_detections_on_real_images(real_case: Case):
 
 def check_detections(case: Case) -> None:
     network, images = case.network, case.images[0]
-    options, target_stds = case.architecture.proposal_options(TEST), case.architecture.target_stds
-    found = detect(network, images, SCALES, options, target_stds, TEST)
+    detections = [detect_as_is(network, case.architecture, image, TEST) for image in images]
     expected = peers.peer_detections(case.peer, peers.peer_images(images))
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(detections, expected, strict=True):
         assert len(ours.scores) >= 5
         assert ours.scores.max() - ours.scores.min() > 0.3, "scores that do not spread prove little"
         full = len(ours.scores) == TEST.detections_per_img
@@ -196,13 +213,16 @@ def without_dropout(network: Any) -> Any:
     return network
 
 
-def step(network: FasterRCNN, images: Images, seed: int = 1) -> dict[str, Tensor]:
-    return training_losses(network, *images, SCALES, STEP, torch.Generator().manual_seed(seed))
+def step(
+    architecture: DetectorArchitecture, network: FasterRCNN, images: Images, seed: int = 1
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return training_losses(network, samples_of(images), architecture.rpn, architecture.rcnn, generator)
 
 
 def peer_step(case: Case, network: FasterRCNN, pictures: Images, seed: int = 1):
     """The composition on the weights of `network`, and its losses on the samples that `step` draws."""
-    peer: Any = peers.torchvision_faster_rcnn(network, case.architecture, TEST, STEP)
+    peer: Any = peers.torchvision_faster_rcnn(network, case.architecture, TEST)
     without_dropout(peer)
     assign = peer.rpn.assign_targets_to_anchors
     dtype = network.rpn.conv.weight.dtype
@@ -212,11 +232,14 @@ def peer_step(case: Case, network: FasterRCNN, pictures: Images, seed: int = 1):
         return [of_image.to(dtype) for of_image in labels], matched
 
     peer.rpn.assign_targets_to_anchors = labels_in_the_networks_dtype
-    drawn = peers.drawn_samples(network, *pictures, SCALES, STEP, torch.Generator().manual_seed(seed))
+    sections = case.architecture.rpn, case.architecture.rcnn
+    targets = peers.sample_targets(
+        network, samples_of(pictures), *sections, torch.Generator().manual_seed(seed)
+    )
     images, boxes, labels = pictures
     inputs = peers.peer_images(images, dtype)
-    with peers.same_samples(peer, *drawn):
-        return peer, peers.peer_losses(peer, inputs, peers.peer_targets(boxes, labels)), drawn
+    with peers.same_samples(peer, *targets):
+        return peer, peers.peer_losses(peer, inputs, peers.peer_targets(boxes, labels)), targets
 
 
 @pytest.mark.parametrize(
@@ -235,10 +258,10 @@ def check_gradients(case: Case) -> None:
     images, boxes, labels = case.images
     pictures = images, [of_image.double() for of_image in boxes], labels
     network = without_dropout(copy.deepcopy(case.network).double().train())
-    ours = step(network, pictures)
+    ours = step(case.architecture, network, pictures)
     peer, theirs, (anchors, regions) = peer_step(case, network, pictures)
-    assert [len(target.indices) for target in anchors] == [STEP.anchors.count] * 2
-    assert [len(target.labels) for target in regions] == [STEP.regions.count] * 2
+    assert [len(target.indices) for target in anchors] == [case.architecture.rpn.batch_size_per_image] * 2
+    assert [len(target.labels) for target in regions] == [case.architecture.rcnn.batch_size_per_image] * 2
     assert min(target.positives for target in anchors) > 0
     assert min(len(target.deltas) for target in regions) > 0
     for name, loss in ours.items():
@@ -265,7 +288,7 @@ def check_gradients(case: Case) -> None:
 def test_the_same_losses_in_float32(case: Case):
     network = without_dropout(copy.deepcopy(case.network).train())
     with torch.no_grad():
-        ours = step(network, case.images)
+        ours = step(case.architecture, network, case.images)
         _, theirs, _ = peer_step(case, network, case.images)
     for name, loss in ours.items():
         assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4), name
@@ -276,14 +299,14 @@ def test_peer_trains_what_the_detector_trains_and_samples_by_itself():
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
     network = detector_with_spread_scores(architecture, CLASSES, pictures[0][0]).train()
     network.trunk.conv1.requires_grad_(False)  # type: ignore[union-attr]
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
+    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
     assert peer.training
     frozen = [name for name, parameter in peer.named_parameters() if not parameter.requires_grad]
     assert frozen == ["backbone.conv1.weight"]
     images, targets = peers.peer_images(pictures[0]), peers.peer_targets(*pictures[1:])
     losses = [peers.peer_losses(peer, images, targets) for _ in range(2)]
-    assert losses[0]["rpn_objectness"] != losses[1]["rpn_objectness"]
-    assert set(losses[0]) == set(step(network, pictures))
+    assert losses[0]["objectness"] != losses[1]["objectness"]
+    assert set(losses[0]) == set(step(architecture, network, pictures))
 
 
 def test_peer_resizes_and_comes_back_to_original_pixels():
@@ -294,7 +317,7 @@ def test_peer_resizes_and_comes_back_to_original_pixels():
     assert peer.rpn.min_size == 2
     (found,) = peers.peer_detections(peer, peers.peer_images(images))
     assert found.boxes[:, 2].max() > 96
-    of_half = architecture.model_copy(update={"proposal_min_size": 2.0})
+    of_half = changed(architecture, rpn={"min_size": 2.0})
     (small,) = peers.peer_detections(Case(of_half, network, ([], [], [])).peer, [half(images[0])])
     assert len(found.scores) >= 3
     torch.testing.assert_close(found.boxes[:3], small.boxes[:3] * 2, rtol=0, atol=0.5)
@@ -311,13 +334,13 @@ def test_the_smallest_proposal_is_in_pixels_of_each_original_image(min_size: flo
     pictures, scales = drawn_images(HEIGHT, WIDTH, CLASSES), [(0.5, 0.6), (1.5, 1.3)]
     images, boxes, labels = pictures
     architecture = architecture_of("resnet18", {**TORCHVISION_FORM, "width": 0.25})
-    architecture = architecture.model_copy(update={"proposal_min_size": min_size})
+    architecture = changed(architecture, rpn={"min_size": min_size})
     network = detector_with_spread_scores(architecture, CLASSES, images[0])
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, STEP)
+    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
     with torch.no_grad():
         expected = [
-            propose(o.objectness, o.deltas, o.anchors, o.size, scale, architecture.proposal_options(TEST))
-            for o, scale in zip(network(images), scales, strict=True)
+            propose(output, scale, architecture.rpn, TEST)
+            for output, scale in zip(network(images), scales, strict=True)
         ]
         batch, _ = peer.transform(peers.peer_images(images))
         with smallest_proposals(peer, scales):
@@ -327,17 +350,18 @@ def test_the_smallest_proposal_is_in_pixels_of_each_original_image(min_size: flo
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
         sides = theirs[:, 2:] - theirs[:, :2]
         assert (sides >= min_size * torch.tensor([horizontal, vertical]) - 1e-3).all()
-    found = detect(
-        network, images, scales, architecture.proposal_options(TEST), architecture.target_stds, TEST
-    )
+    detections = [
+        detect_as_is(network, architecture, image, TEST, scale)
+        for image, scale in zip(images, scales, strict=True)
+    ]
     for ours, theirs, scale in zip(
-        found, peers.peer_detections(peer, peers.peer_images(images), scales), scales, strict=True
+        detections, peers.peer_detections(peer, peers.peer_images(images), scales), scales, strict=True
     ):
         of_image = replace(theirs, boxes=scale_boxes(theirs.boxes, (1 / scale[0], 1 / scale[1])))
         assert_same_detections(ours, of_image, score=1e-4, box=0.1, lowest=float(ours.scores.min()))
     assert peer.rpn.min_size == min_size
     inputs = peers.peer_images(images), peers.peer_targets(boxes, labels)
-    assert set(peers.peer_losses(peer.train(), *inputs, scales)) == set(step(network, pictures))
+    assert set(peers.peer_losses(peer.train(), *inputs, scales)) == set(step(architecture, network, pictures))
 
 
 def test_peer_computes_boxes_in_float32_under_autocast():
@@ -354,10 +378,8 @@ def test_peer_computes_boxes_in_float32_under_autocast():
 
 def test_networks_that_torchvision_does_not_have_are_named():
     images, _, _ = drawn_images(64, 96, CLASSES, count=1)
-    for change in ({"name": "plain18"}, {"shortcut": "A"}):
-        config = {"name": "resnet18", "stride_in": "3x3", **change}
-        architecture = architecture_of("resnet18", TORCHVISION_FORM)
-        architecture = architecture.model_copy(update={"network": NetworkConfig.model_validate(config)})
+    for name, form in (("plain18", {}), ("resnet18", {"shortcut": "A"})):
+        architecture = architecture_of(name, {**TORCHVISION_FORM, **form})
         with pytest.raises(ConfigError, match="torchvision has no"):
             peers.torchvision_faster_rcnn(
                 detector_with_spread_scores(architecture, 2, images[0]), architecture, TEST

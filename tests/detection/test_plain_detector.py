@@ -13,26 +13,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from detectors import detector_with_spread_scores, drawn_images, small_architecture
+from detectors import detector_with_spread_scores, drawn_images, samples_of, small_architecture
 from torch import Tensor
 
 from detres.boxes.anchors import grid_anchors
 from detres.boxes.coding import decode_boxes
 from detres.boxes.geometry import boxes_at_least, clip_boxes
 from detres.data.preprocessing import normalize
-from detres.detection.faster_rcnn import FasterRCNN, ImageOutputs
-from detres.detection.losses import StepOptions, region_losses, rpn_losses, training_losses
-from detres.detection.rpn import ProposalOptions
-from detres.detection.targets import AnchorSampling, RegionSampling, sample_anchors, sample_regions
-from detres.networks.config import NetworkConfig
+from detres.detection.config import RCNNConfig, RPNConfig
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.losses import anchor_losses, region_losses, training_losses
+from detres.detection.rpn import ImageOutputs
+from detres.detection.targets import sample_anchors, sample_regions
 
 CLASSES = 3
-OPTIONS = StepOptions(
-    anchors=AnchorSampling(count=64, positive_fraction=0.5, fg_iou_thresh=0.6, bg_iou_thresh=0.3),
-    proposals=ProposalOptions(before_nms=1500, after_nms=100, nms=0.7, min_size=4.0),
-    regions=RegionSampling(count=32, positive_fraction=0.25, fg_iou_thresh=0.5, bg_iou_thresh=0.5),
-    num_classes=CLASSES,
+RPN = RPNConfig(
+    fg_iou_thresh=0.6,
+    bg_iou_thresh=0.3,
+    batch_size_per_image=64,
+    positive_fraction=0.5,
+    pre_nms_top_n=1500,
+    proposals=100,
+    nms_thresh=0.7,
+    min_size=4.0,
 )
+RCNN = RCNNConfig(batch_size_per_image=32, positive_fraction=0.25, fg_iou_thresh=0.5, bg_iou_thresh=0.5)
 
 
 def plain_norm(norm: Any, maps: Tensor) -> Tensor:
@@ -66,19 +71,18 @@ def plain_outputs(network: FasterRCNN, image: Tensor) -> ImageOutputs:
         for block in stage:
             maps = plain_block(block, maps)
     hidden = F.relu(F.conv2d(maps, rpn.conv.weight, rpn.conv.bias, 1, 1))
-    objectness = F.conv2d(hidden, rpn.objectness.weight, rpn.objectness.bias)[0].permute(1, 2, 0).flatten()
-    deltas = F.conv2d(hidden, rpn.deltas.weight, rpn.deltas.bias)[0].permute(1, 2, 0).reshape(-1, 4)
+    objectness = F.conv2d(hidden, rpn.cls_logits.weight, rpn.cls_logits.bias)[0].permute(1, 2, 0).flatten()
+    deltas = F.conv2d(hidden, rpn.bbox_pred.weight, rpn.bbox_pred.bias)[0].permute(1, 2, 0).reshape(-1, 4)
     anchors = grid_anchors(network.cell_anchors, maps.shape[2], maps.shape[3], network.stride)
     return ImageOutputs(maps, objectness, deltas, anchors, (image.shape[1], image.shape[2]))
 
 
 def plain_proposals(output: ImageOutputs) -> Tensor:
-    options = OPTIONS.proposals
-    order = output.objectness.detach().argsort(descending=True, stable=True)[: options.before_nms]
+    order = output.objectness.detach().argsort(descending=True, stable=True)[: RPN.pre_nms_top_n]
     boxes = clip_boxes(decode_boxes(output.deltas.detach()[order], output.anchors[order]), *output.size)
-    large = boxes_at_least(boxes, options.min_size, options.min_size)
+    large = boxes_at_least(boxes, RPN.min_size, RPN.min_size)
     boxes, scores = boxes[large], output.objectness.detach()[order][large]
-    return boxes[torchvision.ops.nms(boxes, scores, options.nms)[: options.after_nms]]
+    return boxes[torchvision.ops.nms(boxes, scores, RPN.nms_thresh)[: RPN.proposals]]
 
 
 def plain_losses(
@@ -87,15 +91,15 @@ def plain_losses(
     generator = torch.Generator().manual_seed(seed)
     outputs = [plain_outputs(network, image) for image in images]
     anchors = [
-        sample_anchors(output.anchors, objects, output.size, OPTIONS.anchors, generator)
+        sample_anchors(output.anchors, objects, output.size, RPN, generator)
         for output, objects in zip(outputs, boxes, strict=True)
     ]
     regions = [
-        sample_regions(plain_proposals(output), objects, of_image, CLASSES, OPTIONS.regions, generator)
+        sample_regions(plain_proposals(output), objects, of_image, CLASSES, RCNN, generator)
         for output, objects, of_image in zip(outputs, boxes, labels, strict=True)
     ]
     pool: Any = partial(torchvision.ops.roi_align, sampling_ratio=2)
-    if network.region_head.pooling.kind == "roi_pool":
+    if network.roi_head.pooler.kind == "roi_pool":
         pool = torchvision.ops.roi_pool
     logits, deltas = [], []
     for output, sampled in zip(outputs, regions, strict=True):
@@ -103,16 +107,16 @@ def plain_losses(
         whole = sampled.boxes.new_tensor([[0, 0, width, height]])
         regions_and_whole = [torch.cat((sampled.boxes, whole))]
         cells = pool(output.features, regions_and_whole, output_size=14, spatial_scale=1 / network.stride)
-        for block in network.region_head.body.layer4:
+        for block in network.roi_head.body.layer4:
             cells = plain_block(block, cells)
         features, context = cells.mean(dim=(2, 3)).split([len(sampled.boxes), 1])
-        if network.region_head.context:
+        if network.roi_head.global_context:
             features = torch.cat((features, context.expand_as(features)), dim=1)
-        logits.append(network.region_head.class_logits(features))
-        deltas.append(network.region_head.box_deltas(features).view(len(features), CLASSES, 4))
+        logits.append(network.roi_head.box_predictor.cls_score(features))
+        deltas.append(network.roi_head.box_predictor.bbox_pred(features).view(len(features), CLASSES, 4))
     return {
-        **rpn_losses(outputs, anchors, OPTIONS.anchor_beta),
-        **region_losses(torch.cat(logits), torch.cat(deltas), regions, OPTIONS.region_beta),
+        **anchor_losses(outputs, anchors, RPN.smooth_l1_beta),
+        **region_losses(torch.cat(logits), torch.cat(deltas), regions, RCNN.smooth_l1_beta),
     }
 
 
@@ -121,8 +125,10 @@ def detector_and_images(
 ) -> tuple[FasterRCNN, list[Tensor], list[Tensor], list[Tensor]]:
     parts = [drawn_images(*size, CLASSES, count=1) for size in sizes]
     images, boxes, labels = ([image for part in parts for image in part[kind]] for kind in range(3))
-    network_config = NetworkConfig.model_validate({"name": name, "width": 0.125, "stride_in": stride_in})
-    architecture = small_architecture(network=network_config, pooler=pooling, global_context=context)
+    network_config = {"name": name, "width": 0.125, "stride_in": stride_in}
+    architecture = small_architecture(
+        model={"network": network_config, "pooler": pooling, "global_context": context}
+    )
     network = detector_with_spread_scores(architecture, CLASSES, images[0]).double().train()
     return network, images, [objects.double() for objects in boxes], labels
 
@@ -131,7 +137,7 @@ def our_losses(
     network: FasterRCNN, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor], seed: int
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return training_losses(network, images, boxes, labels, [(1.0, 1.0)] * len(images), OPTIONS, generator)
+    return training_losses(network, samples_of((images, boxes, labels)), RPN, RCNN, generator)
 
 
 @pytest.mark.parametrize("sizes", [((96, 128), (96, 128)), ((96, 128), (133, 101))], ids=["same", "differ"])

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from detres.boxes.anchors import cell_anchors, grid_anchors
-from detres.detection.targets import AnchorSampling, RegionSampling, sample_anchors, sample_regions
+from detres.detection.config import RCNNConfig, RPNConfig
+from detres.detection.targets import sample_anchors, sample_regions
 
 NO_BOXES = torch.zeros(0, 4)
 NO_LABELS = torch.zeros(0, dtype=torch.int64)
@@ -30,8 +31,8 @@ def test_anchors_by_hand():
             [90, 90, 100, 100],  # 0: negative
         ]
     )
-    sampling = AnchorSampling(count=8)
-    targets = sample_anchors(anchors, objects, (100, 100), sampling, seeded())
+    config = RPNConfig(batch_size_per_image=8)
+    targets = sample_anchors(anchors, objects, (100, 100), config, seeded())
     assert targets.positives == 2
     assert set(targets.indices[:2].tolist()) == {0, 3}
     assert set(targets.indices[2:].tolist()) == {2, 5}
@@ -47,22 +48,22 @@ def test_anchors_across_the_border_take_part_where_told_to():
     anchors = torch.tensor([[-5.0, 0, 10, 10], [-9, 0, 3, 10]])
     objects = torch.tensor([[0.0, 0, 10, 10]])
     across = sample_anchors(
-        anchors, objects, (100, 100), AnchorSampling(count=4, cross_boundary=True), seeded()
+        anchors, objects, (100, 100), RPNConfig(batch_size_per_image=4, cross_boundary=True), seeded()
     )
     assert (across.indices.tolist(), across.positives) == ([0, 1], 1)  # the object's best, though 2/3 < 0.7
-    inside = sample_anchors(anchors, objects, (100, 100), AnchorSampling(count=4), seeded())
+    inside = sample_anchors(anchors, objects, (100, 100), RPNConfig(batch_size_per_image=4), seeded())
     assert (inside.indices.tolist(), inside.positives, inside.deltas.shape) == ([], 0, (0, 4))
 
 
 def test_no_anchor_inside_a_small_image():
     anchors = grid_anchors(cell_anchors((64, 128), (0.5, 1, 2)), 3, 3, 16)
-    targets = sample_anchors(anchors, torch.tensor([[4.0, 4, 30, 30]]), (40, 40), AnchorSampling(), seeded())
+    targets = sample_anchors(anchors, torch.tensor([[4.0, 4, 30, 30]]), (40, 40), RPNConfig(), seeded())
     assert (len(targets.indices), targets.positives, targets.deltas.shape) == (0, 0, (0, 4))
 
 
 def test_anchors_of_a_image_without_objects_are_negative():
     anchors = grid_anchors(cell_anchors((16,), (1,)), 4, 4, 16)
-    targets = sample_anchors(anchors, NO_BOXES, (64, 64), AnchorSampling(count=5), seeded())
+    targets = sample_anchors(anchors, NO_BOXES, (64, 64), RPNConfig(batch_size_per_image=5), seeded())
     assert (len(targets.indices), targets.positives, targets.deltas.shape) == (5, 0, (0, 4))
 
 
@@ -71,8 +72,8 @@ def test_anchors_of_a_image_without_objects_are_negative():
 )
 def test_anchor_counts(count, share, expected):
     anchors = torch.tensor([[0.0, 0, 10, 10]] * 10 + [[50, 50, 60, 60]] * 6)
-    sampling = AnchorSampling(count=count, positive_fraction=share)
-    targets = sample_anchors(anchors, anchors[:1], (100, 100), sampling, seeded())
+    config = RPNConfig(batch_size_per_image=count, positive_fraction=share)
+    targets = sample_anchors(anchors, anchors[:1], (100, 100), config, seeded())
     assert (targets.positives, len(targets.indices) - targets.positives) == expected
     assert len(targets.deltas) == targets.positives
     assert (targets.indices[: targets.positives] < 10).all()
@@ -91,7 +92,7 @@ def test_regions_by_hand():
         ]
     )
     targets = sample_regions(
-        proposals, objects, labels, 3, RegionSampling(count=16, positive_fraction=0.5), seeded()
+        proposals, objects, labels, 3, RCNNConfig(batch_size_per_image=16, positive_fraction=0.5), seeded()
     )
     rows = {
         tuple(box): label for box, label in zip(targets.boxes.tolist(), targets.labels.tolist(), strict=True)
@@ -118,18 +119,18 @@ def test_regions_under_the_lowest_overlap_are_left_out():
     proposals = torch.tensor([[0.0, 0, 10, 2], [80, 80, 90, 90]])
     objects, labels = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([1])
     targets = sample_regions(
-        proposals, objects, labels, 2, RegionSampling(count=16, bg_iou_thresh_lo=0.1), seeded()
+        proposals, objects, labels, 2, RCNNConfig(batch_size_per_image=16, bg_iou_thresh_lo=0.1), seeded()
     )
     assert targets.labels.tolist() == [1, 2]
     assert targets.boxes.tolist() == [[0, 0, 10, 10], [0, 0, 10, 2]]
     empty = sample_regions(
-        proposals, NO_BOXES, NO_LABELS, 2, RegionSampling(count=16, bg_iou_thresh_lo=0.1), seeded()
+        proposals, NO_BOXES, NO_LABELS, 2, RCNNConfig(batch_size_per_image=16, bg_iou_thresh_lo=0.1), seeded()
     )
     assert empty.labels.tolist() == [2, 2], "a picture without objects has background only"
 
 
 def test_regions_of_nothing():
-    targets = sample_regions(NO_BOXES, NO_BOXES, NO_LABELS, 2, RegionSampling(), seeded())
+    targets = sample_regions(NO_BOXES, NO_BOXES, NO_LABELS, 2, RCNNConfig(), seeded())
     assert (targets.boxes.shape, targets.labels.shape, targets.deltas.shape) == ((0, 4), (0,), (0, 4))
 
 
@@ -137,11 +138,11 @@ def test_the_draw_follows_the_generator_and_nothing_else():
     proposals = torch.rand(200, 4, generator=seeded(3)) * 50
     proposals[:, 2:] += proposals[:, :2] + 1
     objects, labels = proposals[:2] + 1, torch.tensor([0, 1])
-    sampling = RegionSampling(count=32)
+    config = RCNNConfig(batch_size_per_image=32)
     torch.manual_seed(1)
-    first = sample_regions(proposals, objects, labels, 2, sampling, seeded(7))
+    first = sample_regions(proposals, objects, labels, 2, config, seeded(7))
     torch.manual_seed(2)
-    again = sample_regions(proposals, objects, labels, 2, sampling, seeded(7))
-    other = sample_regions(proposals, objects, labels, 2, sampling, seeded(8))
+    again = sample_regions(proposals, objects, labels, 2, config, seeded(7))
+    other = sample_regions(proposals, objects, labels, 2, config, seeded(8))
     assert first.boxes.equal(again.boxes)
     assert not first.boxes.equal(other.boxes)
