@@ -23,8 +23,8 @@ def test_everything_is_made_from_the_seed():
 
 
 def test_anchors_follow_the_size_of_the_images():
-    assert DetectorOptions().architecture.anchor_sizes == (128, 256, 512)
-    assert DetectorOptions(size=(400, 300)).architecture.anchor_sizes == (64, 128, 256)
+    assert DetectorOptions().architecture.rpn.anchor_sizes == (128, 256, 512)
+    assert DetectorOptions(size=(400, 300)).architecture.rpn.anchor_sizes == (64, 128, 256)
 
 
 def test_torchvision_does_the_same_in_images_that_it_would_pad():

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectors import detector_with_spread_scores, drawn_images, small_architecture
-from detres.weights.starting import start_network
 
 from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing
 from detres.detection.build import build_detector, load_backbone, prepare_for_training, read_detector
@@ -18,6 +17,7 @@ from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
 from detres.weights.checkpoint import Metadata, read_weights, save_weights
 from detres.weights.foreign import read_backbone
+from detres.weights.starting import start_network
 
 FORM = {"name": "resnet18", "width": 0.125, "stride_in": "3x3", "pool": "caffe", "eps": 2e-5}
 CLASS_NAMES = ("cat", "dog")
