@@ -16,13 +16,14 @@ from detectors import (
     member_of,
     small_architecture,
 )
+from tiny_models import read_detector
 
 from detres.data.preprocessing import TORCHVISION
-from detres.detection.build import build_detector, detector_from_tensors
+from detres.detection.build import build_detector
 from detres.detection.config import DetectionTestConfig
 from detres.detection.context import check_context, concat_global_context
 from detres.errors import WeightsError
-from detres.weights.checkpoint import Metadata, read_weights, save_weights
+from detres.weights.checkpoint import Metadata, save_weights
 
 CLASSES = 2
 WITH, WITHOUT = (small_architecture(model={"global_context": context}) for context in (True, False))
@@ -119,8 +120,7 @@ def saved(path, tensors_of, described_by):
 
 
 def test_weights_say_whether_they_have_it(tmp_path):
-    path = saved(tmp_path / "with.safetensors", WITH, WITH)
-    network, architecture = detector_from_tensors(*read_weights(path), str(path))
+    network, architecture, _ = read_detector(saved(tmp_path / "with.safetensors", WITH, WITH))
     assert architecture.model.global_context
     assert network.roi_head.global_context
 
@@ -141,9 +141,8 @@ def test_weights_say_whether_they_have_it(tmp_path):
     ],
 )
 def test_weights_of_the_other_kind_are_refused_in_one_line(tmp_path, given, model, message):
-    path = saved(tmp_path / "x.safetensors", given, model)
     with pytest.raises(WeightsError, match=message) as caught:
-        detector_from_tensors(*read_weights(path), str(path))
+        read_detector(saved(tmp_path / "x.safetensors", given, model))
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""One image's way through a test: original coordinates, empty cases, whole splits; the network on images of any size."""
+"""One image's way through a test: original coordinates, empty cases, whole splits; images of any size in one call."""
 
 from __future__ import annotations
 
