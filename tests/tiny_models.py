@@ -12,11 +12,11 @@ from detres.classification.config import ClassifierArchitecture
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shape_forms import CLASS_NAMES
-from detres.detection.build import build_detector
+from detres.detection.build import build_detector, detector_from_tensors
 from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
-from detres.weights.checkpoint import Metadata, save_weights
+from detres.weights.checkpoint import Metadata, read_weights, save_weights
 
 SHORT_SIDE, LONG_SIDE = 96, 160
 NETWORK = NetworkConfig.model_validate({"name": "resnet18", "width": 0.25})
@@ -55,6 +55,12 @@ def write_detector(
     )
     save_weights(path, network.state_dict(), metadata)
     return path
+
+
+def read_detector(path: Path) -> tuple[FasterRCNN, DetectorArchitecture, Metadata]:
+    """The detector of a weights file, with its BN layers as they were trained."""
+    tensors, metadata = read_weights(path)
+    return *detector_from_tensors(tensors, metadata, str(path)), metadata
 
 
 def write_tiny_classifier(path: Path, class_names: Sequence[str] = CLASS_NAMES) -> Path:

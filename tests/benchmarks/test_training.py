@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from tiny_models import write_detector
 
 from benchmarks.peers.composition import torchvision_faster_rcnn
-from benchmarks.peers.training import losses_side_by_side
+from benchmarks.peers.training import build_peer, losses_side_by_side
 from detres.config import load_config
 from detres.data.preprocessing import TORCHVISION
 from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig
 from detres.detection.data import read_training_data
 from detres.errors import ConfigError
+from detres.weights.checkpoint import read_weights
 
 SETTINGS = [
     "data.train=[{dir: 'shapes:20', split: train}]",
@@ -53,3 +56,15 @@ def test_what_torchvision_has_nothing_like_is_not_left_out_in_silence(key):
     network = build_detector(architecture, 2, TORCHVISION)
     with pytest.raises(ConfigError, match=f"{key}: torchvision's composition has nothing like it"):
         torchvision_faster_rcnn(network, architecture, config.test)
+
+
+def test_it_starts_from_a_detector_as_ours_does(tmp_path):
+    names = ("cat", "dog")
+    init = write_detector(tmp_path / "a.safetensors", names)
+    config = load_config(DetectionConfig, None, [*SETTINGS, "rpn.channels=32", f"model.init={init}"])
+    peer, (tensors, _) = build_peer(config, names), read_weights(init)
+    for ours, theirs in (("conv", "conv.0.0"), ("cls_logits", "cls_logits")):
+        assert torch.equal(peer.get_parameter(f"rpn.head.{theirs}.weight"), tensors[f"rpn.{ours}.weight"])
+    cls_score = tensors["roi_head.box_predictor.cls_score.weight"]  # background last, there first
+    own = peer.get_parameter("roi_heads.box_predictor.cls_score.weight")
+    assert torch.equal(own, cls_score.roll(1, dims=0))

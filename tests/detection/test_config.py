@@ -1,12 +1,14 @@
-"""The configuration of a detector: contradictions are refused, keys arrive where they are used."""
+"""The configuration of a detector: contradictions are refused, defaults are the paper's, sections stay whole."""
 
 from __future__ import annotations
+
+import json
 
 import pydantic
 import pytest
 
 from detres.config import load_config
-from detres.detection.config import DetectionConfig
+from detres.detection.config import DetectionConfig, DetectionModelConfig, DetectorArchitecture
 from detres.errors import ConfigError, UserError
 from detres.networks.config import NetworkConfig
 
@@ -35,55 +37,48 @@ def test_contradictions_and_typos_are_the_users_errors(override, message):
 def test_defaults_are_the_papers():
     """He et al. 2015, Appendix A; Ren et al. 2015, §3.1 and §3.3; Girshick 2015, §2.3 and §3.1."""
     config = DetectionConfig()
-    step = config.step_options(20)
+    rpn, rcnn, test = config.rpn, config.rcnn, config.test
     assert (config.data.short_side, config.data.long_side) == (600, 1000)
-    assert (step.anchors.count, step.anchors.positive_fraction) == (256, 0.5)
-    assert (step.anchors.fg_iou_thresh, step.anchors.bg_iou_thresh, step.anchors.cross_boundary) == (
-        0.7,
-        0.3,
-        False,
-    )
-    assert (step.proposals.before_nms, step.proposals.after_nms, step.proposals.nms) == (12000, 2000, 0.7)
-    assert (step.regions.count, step.regions.positive_fraction, step.regions.fg_iou_thresh) == (
-        128,
-        0.25,
-        0.5,
-    )
-    test = config.architecture(NetworkConfig()).proposal_options(config.test)
-    assert (test.before_nms, test.after_nms) == (6000, 300)
+    assert (rpn.batch_size_per_image, rpn.positive_fraction) == (256, 0.5)
+    assert (rpn.fg_iou_thresh, rpn.bg_iou_thresh, rpn.cross_boundary) == (0.7, 0.3, False)
+    assert (rpn.pre_nms_top_n, rpn.proposals, rpn.nms_thresh) == (12000, 2000, 0.7)
+    assert (rcnn.batch_size_per_image, rcnn.positive_fraction, rcnn.fg_iou_thresh) == (128, 0.25, 0.5)
+    assert (test.pre_nms_top_n, test.proposals) == (6000, 300)
     assert config.model.pooler == "roi_pool"
     assert config.model.freeze_at == 2
 
 
-def test_keys_reach_the_step_and_the_architecture():
+def test_an_architecture_keeps_what_rebuilds_the_detector():
+    """The sections as they are set, the network as the weights complete it, and not where the weights came from."""
     config = load_config(
         DetectionConfig,
         None,
         [
             "rpn.anchor_sizes=[16, 48]",
-            "rpn.batch_size_per_image=64",
-            "rpn.smooth_l1_beta=0.5",
-            "rpn.min_size=3",
-            "rcnn.batch_size_per_image=32",
-            "rcnn.bg_iou_thresh_lo=0.1",
-            "rcnn.smooth_l1_beta=0.25",
             "rcnn.target_stds=[1, 1, 1, 1]",
-            "model.aligned=true",
+            "model={aligned: true, init: a.pth, init_partial: true, init_classes: {a: b}, freeze_at: 3}",
         ],
     )
-    step, architecture = config.step_options(7), config.architecture(NetworkConfig(name="resnet18"))
-    assert (step.num_classes, step.anchors.count, step.anchor_beta) == (7, 64, 0.5)
-    assert (step.regions.count, step.regions.bg_iou_thresh_lo, step.region_beta) == (32, 0.1, 0.25)
-    assert step.proposals.min_size == architecture.proposal_min_size == 3
-    assert step.regions.target_stds == architecture.target_stds == (1, 1, 1, 1)
-    assert architecture.anchor_sizes == (16, 48)
-    assert architecture.aligned
-    assert architecture.network.name == "resnet18"
+    network = NetworkConfig(name="resnet18")
+    architecture = config.architecture(network)
+    assert (architecture.rpn, architecture.rcnn) == (config.rpn, config.rcnn)
+    assert architecture.model == DetectionModelConfig(network=network, aligned=True, freeze_at=3)
+    written = architecture.model_dump(mode="json")
+    assert DetectorArchitecture.model_validate(json.loads(json.dumps(written))) == architecture
+
+
+def test_keys_of_an_alternating_stage_beat_those_of_train():
+    config = load_config(
+        DetectionConfig, None, ["train={lr: 0.5, batch: 2, rpn_stage: {batch: 4}, rcnn_stage: {lr: 1}}"]
+    )
+    rpn, rcnn = config.train.for_stage("rpn"), config.train.for_stage("rcnn")
+    assert ((rpn.batch, rpn.lr), (rcnn.batch, rcnn.lr)) == ((4, 0.5), (2, 1))
+    assert rpn.model_copy(update={"batch": 2}) == rcnn.model_copy(update={"lr": 0.5})
 
 
 def test_configurations_are_frozen():
     with pytest.raises(pydantic.ValidationError):
-        DetectionConfig().rpn.samples = 3  # type: ignore[misc]
+        DetectionConfig().rpn.proposals = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,25 @@ import pytest
 import torch
 from detectors import (
     Calls,
+    detect_with,
     detector_with_spread_scores,
     drawn_images,
-    found_by,
+    features_of,
     member_of,
     small_architecture,
-    view_of,
 )
+from tiny_models import read_detector
 
 from detres.data.preprocessing import TORCHVISION
-from detres.detection.build import build_detector, read_detector
+from detres.detection.build import build_detector
+from detres.detection.config import DetectionTestConfig
 from detres.detection.context import check_context, concat_global_context
-from detres.detection.detect import TestConfig
 from detres.errors import WeightsError
 from detres.weights.checkpoint import Metadata, save_weights
 
 CLASSES = 2
-WITH, WITHOUT = small_architecture(global_context=True), small_architecture(global_context=False)
-TEST = TestConfig(score_thresh=0.02, proposals=20, pre_nms_top_n=300)
+WITH, WITHOUT = (small_architecture(model={"global_context": context}) for context in (True, False))
+TEST = DetectionTestConfig(score_thresh=0.02, proposals=20, pre_nms_top_n=300)
 
 
 @pytest.fixture(scope="module")
@@ -47,63 +48,63 @@ def test_features_stand_side_by_side():
 
 @torch.no_grad()
 @pytest.mark.parametrize("scales", [None, (64, 96, 128)])
-@pytest.mark.parametrize("pooling", ["roi_align", "roi_pool"])
-def test_the_whole_image_as_only_region_is_its_own_context(image, pooling, scales):
-    network = detector_with_spread_scores(
-        small_architecture(global_context=True, pooler=pooling), CLASSES, image
-    )
+@pytest.mark.parametrize("pooler", ["roi_align", "roi_pool"])
+def test_the_whole_image_as_only_region_is_its_own_context(image, pooler, scales):
+    architecture = small_architecture(model={"global_context": True, "pooler": pooler})
+    network = detector_with_spread_scores(architecture, CLASSES, image)
     test = TEST.model_copy(update={"scales": scales})
-    view = view_of(member_of(network, WITH, test), image, test)
+    features = features_of(member_of(network, architecture), image, test)
     seen: list[torch.Tensor] = []
-    handle = network.region_head.class_logits.register_forward_pre_hook(
+    handle = network.roi_head.box_predictor.cls_score.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
     )
     whole = torch.tensor([[0.0, 0, 128, 96]])
-    (outputs,) = view.score([whole])
-    logits, _ = network.region_head(view.maps[0], [whole], [view.sizes[0]])
+    predictions = features.predict(whole)
+    logits, _ = network.roi_head(features.maps[0], [whole], [features.size])
     handle.remove()
-    for features in seen:
-        assert features.shape == (1, network.region_head.class_logits.in_features)
-        first, second = features.chunk(2, dim=1)
+    for inputs in seen:
+        assert inputs.shape == (1, network.roi_head.box_predictor.cls_score.in_features)
+        first, second = inputs.chunk(2, dim=1)
         assert first.equal(second)
         assert first.abs().max() > 0
     if scales is None:
-        torch.testing.assert_close(outputs.scores, logits.softmax(dim=1)[:, :-1])
+        torch.testing.assert_close(predictions.scores, logits.softmax(dim=1)[:, :-1])
 
 
 def test_it_is_computed_once_an_image(network, image):
     test = TEST.model_copy(update={"refine": True})
-    with Calls(trunk=network.trunk, head=network.region_head.body) as calls:
-        found_by([member_of(network, WITH, test)], [image], test)
+    with Calls(trunk=network.trunk, head=network.roi_head.body) as calls:
+        detect_with([member_of(network, WITH)], image, test)
     assert calls == {"trunk": 1, "head": 3}, "whole image, proposals, refined boxes"
 
 
 def test_gradients_reach_the_map_and_the_head_through_it_alone(network):
     """The region's own channels have weight 0: what is left comes from the whole image, also from far of the region."""
-    head = build_detector(
-        small_architecture(global_context=True, pooler="roi_align"), CLASSES, TORCHVISION
-    ).region_head
+    head = build_detector(WITH, CLASSES, TORCHVISION).roi_head
+    cls_score = head.box_predictor.cls_score
     features = torch.rand(1, 64, 6, 8).requires_grad_()
     with torch.no_grad():
-        head.class_logits.weight[:, : head.body.out_channels] = 0
+        cls_score.weight[:, : head.body.out_channels] = 0
     logits, _ = head([features], [torch.tensor([[0.0, 0, 16, 16]])], [(96, 128)])
     logits[:, 0].sum().backward()
     assert features.grad is not None
     assert (features.grad.abs().sum(dim=1) > 0).float().mean() > 0.9
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.body.parameters())
-    assert head.class_logits.weight.grad is not None
+    assert cls_score.weight.grad is not None
 
 
 def test_detections_depend_on_it(network, image):
-    (found,) = found_by([member_of(network, WITH, TEST)], [image], TEST)
-    assert len(found.scores) > 3
+    member = member_of(network, WITH)
+    detections = detect_with([member], image, TEST)
+    assert len(detections.scores) > 3
     with torch.no_grad():
-        width = network.region_head.body.out_channels
-        kept = network.region_head.class_logits.weight[:, width:].clone()
-        network.region_head.class_logits.weight[:, width:] = 0
-        (without,) = found_by([member_of(network, WITH, TEST)], [image], TEST)
-        network.region_head.class_logits.weight[:, width:] = kept
-    assert without.scores.tolist() != found.scores.tolist()
+        width = network.roi_head.body.out_channels
+        weight = network.roi_head.box_predictor.cls_score.weight
+        kept = weight[:, width:].clone()
+        weight[:, width:] = 0
+        without = detect_with([member], image, TEST)
+        weight[:, width:] = kept
+    assert without.scores.tolist() != detections.scores.tolist()
 
 
 def saved(path, tensors_of, described_by):
@@ -120,11 +121,8 @@ def saved(path, tensors_of, described_by):
 
 def test_weights_say_whether_they_have_it(tmp_path):
     network, architecture, _ = read_detector(saved(tmp_path / "with.safetensors", WITH, WITH))
-    assert architecture.global_context
-    assert network.region_head.context
-    older = WITHOUT.model_dump(mode="json")
-    del older["global_context"]
-    assert type(WITHOUT).model_validate(older) == WITHOUT, "files from before context have none"
+    assert architecture.model.global_context
+    assert network.roi_head.global_context
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from detres.data.shapes import shapes_annotations
 from detres.data.writers import write_coco, write_voc, write_yolo
 from detres.detection.config import DetectionConfig
 from detres.detection.data import (
+    TrainingData,
     choose_splits,
-    hold_out,
     log_training_data,
     read_training_data,
     with_data,
     with_init,
 )
+from detres.detection.train import read_training
 from detres.errors import ConfigError, DataError, UserError
 
 
@@ -32,6 +33,10 @@ def folder_with(root: Path, *splits: str) -> str:
 
 def configured(*overrides: str) -> DetectionConfig:
     return load_config(DetectionConfig, None, overrides)
+
+
+def read(config: DetectionConfig, seed: int = 0) -> TrainingData:
+    return read_training_data(config.data, seed)
 
 
 @pytest.mark.parametrize(
@@ -101,33 +106,46 @@ def test_init_beats_the_configuration():
 
 def test_no_data_at_all():
     with pytest.raises(ConfigError, match="give --data DIR"):
-        read_training_data(configured())
+        read(configured())
 
 
-def test_hold_out_parts_the_images():
-    """Every picture is in one part; the same seed gives the same parts; the objects stay with their pictures."""
+def test_images_are_held_out_where_no_validation_data_is_named(caplog):
+    """The same seed gives the same parts; the objects stay with their images."""
+    config = configured("data.train=[{dir: 'shapes:20', split: train}]")
     scenes = shapes_annotations("train", 20)
-    data = hold_out(scenes, 0.15, seed=0)
-    assert data.val is not None
-    ids = [[part.image_ids[i] for i in range(len(part))] for part in (data.train, data.val)]
-    assert (len(ids[0]), len(ids[1])) == (17, 3)
-    assert sorted(ids[0] + ids[1]) == sorted(scenes.image_ids[i] for i in range(20))
-    again = hold_out(scenes, 0.15, seed=0).val
-    other = hold_out(scenes, 0.15, seed=1).val
-    assert again is not None
-    assert other is not None
-    assert ids[1] == [again.image_ids[i] for i in range(3)] != [other.image_ids[i] for i in range(3)]
-    original = {scenes.image_ids[i]: scenes.boxes[scenes.objects(i)] for i in range(20)}
-    for index in range(3):
-        boxes = data.val.boxes[data.val.objects(index)]
-        assert np.array_equal(boxes, original[data.val.image_ids[index]])
+    boxes = {scenes.image_ids[i]: scenes.boxes[scenes.objects(i)] for i in range(20)}
+    held = []
+    for seed in (0, 0, 1):
+        data = read(config, seed)
+        assert data.val is not None
+        ids = [[part.image_ids[i] for i in range(len(part))] for part in (data.train, data.val)]
+        assert (len(ids[0]), len(ids[1])) == (17, 3)
+        assert sorted(ids[0] + ids[1]) == sorted(boxes)
+        for index, name in enumerate(ids[1]):
+            assert np.array_equal(data.val.boxes[data.val.objects(index)], boxes[name])
+        held.append(ids[1])
+    assert held[0] == held[1] != held[2]
+    with caplog.at_level(logging.INFO, "detres"):
+        log_training_data(data)
+    assert "no validation data is named: 3 of 20 images are held out for it" in caplog.messages
 
 
-@pytest.mark.parametrize(("images", "share", "held"), [(20, 0.0, 0), (2, 0.15, 0), (1, 0.9, 0), (3, 0.99, 2)])
-def test_hold_out_of_few(images, share, held):
-    data = hold_out(shapes_annotations("train", images), share, seed=0)
+@pytest.mark.parametrize(
+    ("images", "keys", "held"),
+    [
+        (20, ["data.val_fraction=0"], 0),
+        (2, [], 0),
+        (1, ["data.val_fraction=0.9"], 0),
+        (3, ["data.val_fraction=0.99"], 2),
+        (20, ["data.val_count=4"], 4),
+        (20, ["data.val_count=4", "data.val=[{dir: shapes, split: val}]"], 4),
+    ],
+)
+def test_how_many_are_held_out(images, keys, held):
+    data = read(configured(f"data.train=[{{dir: 'shapes:{images}', split: train}}]", *keys))
     assert len(data.train) == images - held
     assert (len(data.val) if data.val else 0) == held
+    assert data.held_out
 
 
 def test_what_readers_dropped_is_logged(tmp_path, caplog):
@@ -135,10 +153,9 @@ def test_what_readers_dropped_is_logged(tmp_path, caplog):
     scenes.boxes[0, 2] = scenes.boxes[0, 0]
     write_coco(scenes, tmp_path, "train")
     with caplog.at_level(logging.INFO, "detres"):
-        config = with_data(configured(), str(tmp_path))
-        data = read_training_data(config)
+        data = read(with_data(configured(), str(tmp_path)))
         assert not caplog.messages
-        log_training_data(config, data)
+        log_training_data(data)
     assert any("none is held out" in message for message in caplog.messages)
     assert any("1 x zero-size box" in message and "annotation 1" in message for message in caplog.messages)
     assert len(data.train.boxes) == len(scenes.boxes) - 1
@@ -150,8 +167,8 @@ def test_validation_images_that_are_trained_on(caplog):
         "data.train=[{dir: 'shapes:3', split: train}]", "data.val=[{dir: 'shapes:2', split: train}]"
     )
     with caplog.at_level(logging.WARNING, "detres"):
-        log_training_data(config, read_training_data(config))
-    assert "2 of 2 validation pictures are training pictures too" in caplog.text
+        log_training_data(read(config))
+    assert "2 of 2 validation images are training images too" in caplog.text
 
 
 def test_class_names_that_differ_between_splits(tmp_path):
@@ -160,11 +177,11 @@ def test_class_names_that_differ_between_splits(tmp_path):
     path = tmp_path / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace('"star"', '"stars"'))
     with pytest.raises(DataError, match=r"missing there: star; unknown: stars \(did you mean 'star'\?\)"):
-        read_training_data(with_data(configured(), str(tmp_path)))
+        read(with_data(configured(), str(tmp_path)))
 
 
 def test_an_engine_that_is_not_there_is_told_before_training(monkeypatch):
     monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
     asked = configured("evaluation.engine=hotcoco", "data.train=[{dir: 'shapes:4', split: train}]")
     with pytest.raises(UserError, match="hotcoco is not installed"):
-        read_training_data(asked)
+        read_training(asked)

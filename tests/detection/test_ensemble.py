@@ -11,28 +11,33 @@ import torch
 from detectors import (
     Calls,
     assert_same_detections,
+    changed,
+    detect_with,
     detector_with_spread_scores,
     drawn_images,
-    found_by,
+    features_of,
     member_of,
-    sized_for,
+    resized_for,
     small_architecture,
-    view_of,
 )
 
 from detres.boxes.geometry import scale_boxes
 from detres.data.preprocessing import MSRA
-from detres.detection.detect import TestConfig
-from detres.detection.ensemble import class_order, mean_outputs, union_of_boxes
-from detres.detection.roi_head import RegionOutputs, regressed, suppress
-from detres.errors import WeightsError
+from detres.detection.config import DetectionTestConfig
+from detres.detection.ensemble import mean_predictions, union_of_boxes
+from detres.detection.postprocess import decode_predictions, postprocess_detections, select_candidates
+from detres.detection.roi_head import RegionPredictions
+from detres.tasks.ensemble import class_order
 
 CLASSES = 3
 ARCHITECTURE = small_architecture()
 OTHER = small_architecture(
-    "resnet50", 0.125, pooler="roi_pool", global_context=True, target_stds=(1, 1, 1, 1), aligned=True
+    "resnet50",
+    0.125,
+    model={"pooler": "roi_pool", "global_context": True, "aligned": True},
+    rcnn={"target_stds": (1, 1, 1, 1)},
 )
-TEST = TestConfig(score_thresh=0.02, proposals=30, pre_nms_top_n=400)
+TEST = DetectionTestConfig(score_thresh=0.02, proposals=30, pre_nms_top_n=400)
 ALL = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
 
 
@@ -50,7 +55,7 @@ def network(image):
 def members(image, network):
     """ResNet-18 at 96 px and ResNet-50 at 80 px: other depth, pooling, context, preprocessing and target_stds."""
     other = detector_with_spread_scores(OTHER, CLASSES, image, MSRA, seed=1)
-    return [member_of(network, ARCHITECTURE, TEST), member_of(other, OTHER, TEST, 80, 120)]
+    return [member_of(network, ARCHITECTURE), member_of(other, OTHER, 80, 120)]
 
 
 def test_the_union_leaves_out_what_is_there_already():
@@ -65,10 +70,11 @@ def test_the_union_leaves_out_what_is_there_already():
 
 
 def test_the_mean_by_hand():
-    outputs = [
-        RegionOutputs(torch.full((2, 3), value), torch.full((2, 3, 4), -value)) for value in (0.2, 0.4, 0.9)
+    predictions = [
+        RegionPredictions(torch.full((2, 3), value), torch.full((2, 3, 4), -value))
+        for value in (0.2, 0.4, 0.9)
     ]
-    mean = mean_outputs(outputs)
+    mean = mean_predictions(predictions)
     torch.testing.assert_close(mean.scores, torch.full((2, 3), 0.5))
     torch.testing.assert_close(mean.offsets, torch.full((2, 3, 4), -0.5))
 
@@ -76,8 +82,8 @@ def test_the_mean_by_hand():
 @pytest.mark.parametrize("switches", [{}, {"refine": True, "box_voting": True}, ALL])
 def test_of_a_model_with_itself_it_is_the_model(network, image, switches):
     test = TEST.model_copy(update=switches)
-    member = member_of(network, ARCHITECTURE, test)
-    (alone,), (twice,) = found_by([member], [image], test), found_by([member, member], [image], test)
+    member = member_of(network, ARCHITECTURE)
+    alone, twice = detect_with([member], image, test), detect_with([member, member], image, test)
     assert len(alone.scores) > 5
     assert twice.boxes.equal(alone.boxes)
     assert twice.scores.equal(alone.scores)
@@ -88,48 +94,41 @@ def test_of_a_model_with_itself_in_other_words(network, image):
     """The same function with its classes in another order and its offsets divided by other numbers."""
     order, target_stds = [2, 0, 1], (0.2, 0.4, 0.1, 0.5)
     again = copy.deepcopy(network)
-    head, ratio = again.region_head, torch.tensor(ARCHITECTURE.target_stds) / torch.tensor(target_stds)
+    predictor, original = again.roi_head.box_predictor, network.roi_head.box_predictor
+    ratio = torch.tensor(ARCHITECTURE.rcnn.target_stds) / torch.tensor(target_stds)
     with torch.no_grad():
-        head.class_logits.weight[:3] = network.region_head.class_logits.weight[order]
-        head.class_logits.bias[:3] = network.region_head.class_logits.bias[order]
+        predictor.cls_score.weight[:3] = original.cls_score.weight[order]
+        predictor.cls_score.bias[:3] = original.cls_score.bias[order]
         for parameter, source in zip(
-            head.box_deltas.parameters(), network.region_head.box_deltas.parameters(), strict=True
+            predictor.bbox_pred.parameters(), original.bbox_pred.parameters(), strict=True
         ):
             parts = source.view(3, 4, -1)[order] * ratio[:, None]
             parameter.copy_(parts.view_as(parameter))
     names = ("cat", "dog", "cow")
-    place = class_order(names, [names[label] for label in order], "a", "b")
-    member = member_of(network, ARCHITECTURE, TEST)
-    reworded = replace(member, network=again, target_stds=target_stds, class_order=place)
-    (alone,), (both,) = found_by([member], [image], TEST), found_by([member, reworded], [image], TEST)
-    (only,) = found_by([reworded], [image], TEST)
-    for found in (both, only):
-        assert_same_detections(found, alone, score=1e-5, box=0.01, lowest=TEST.score_thresh)
+    places = class_order([names[label] for label in order], names, "b", "a")
+    member = member_of(network, ARCHITECTURE)
+    other_stds = changed(ARCHITECTURE, rcnn={"target_stds": target_stds})
+    reworded = replace(member, network=again, architecture=other_stds, class_order=places)
+    alone = detect_with([member], image, TEST)
+    for detections in (detect_with([member, reworded], image, TEST), detect_with([reworded], image, TEST)):
+        assert_same_detections(detections, alone, score=1e-5, box=0.01, lowest=TEST.score_thresh)
 
 
 @torch.no_grad()
 def test_members_that_differ_are_averaged_on_the_union_of_their_proposals(members, image):
-    (found,) = found_by(members, [image], TEST)
-    views = [view_of(member, image, TEST) for member in members]
-    assert [view.sizes[0] for view in views] == [(96, 128), (80, 107)]
+    detections = detect_with(members, image, TEST)
+    passes = [features_of(member, image, TEST) for member in members]
+    assert [features.size for features in passes] == [(96, 128), (80, 107)]
     to_second = (80 / 96, 107 / 128)
-    own, others = (view.proposals()[0] for view in views)
+    own, others = (features.propose(TEST) for features in passes)
     regions = torch.cat((own, scale_boxes(others, (1 / to_second[0], 1 / to_second[1]))))
-    outputs = [views[0].score([regions])[0], views[1].score([scale_boxes(regions, to_second)])[0]]
-    mean = RegionOutputs(
-        (outputs[0].scores + outputs[1].scores) / 2, (outputs[0].offsets + outputs[1].offsets) / 2
-    )
-    scored = regressed(mean, regions, (96, 128))
-    expected = suppress(
-        scored.scores,
-        scored.boxes,
-        score_thresh=TEST.score_thresh,
-        nms=TEST.nms_thresh,
-        detections_per_img=TEST.detections_per_img,
-    )
-    assert len(found.scores) > 5
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.boxes, expected.boxes * 1.25, rtol=1e-4, atol=1e-2)
+    first, second = passes[0].predict(regions), passes[1].predict(scale_boxes(regions, to_second))
+    mean = RegionPredictions((first.scores + second.scores) / 2, (first.offsets + second.offsets) / 2)
+    candidates = select_candidates(decode_predictions(mean, regions, (96, 128)), TEST.score_thresh)
+    expected = postprocess_detections(candidates, TEST.nms_thresh, TEST.detections_per_img)
+    assert len(detections.scores) > 5
+    torch.testing.assert_close(detections.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(detections.boxes, expected.boxes * 1.25, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("count", range(1, 5))
@@ -138,37 +137,22 @@ def test_switches_combine(members, image, count):
     for names in itertools.combinations(ALL, count):
         test = TEST.model_copy(update={name: ALL[name] for name in names})
         with Calls(first=members[0].network.trunk, second=members[1].network.trunk) as calls:
-            (found,) = found_by(members, [image], test)
+            detections = detect_with(members, image, test)
         assert calls == ({"first": 3, "second": 4} if "scales" in names else {"first": 1, "second": 1})
-        assert 0 < len(found.scores) <= TEST.detections_per_img
-        assert (found.scores.diff() <= 0).all()
-        assert found.boxes.min() >= -1e-3
-        assert (found.boxes <= torch.tensor([160.0, 120, 160, 120]) + 1e-3).all()
-
-
-def test_a_batch_gives_what_its_images_give_alone(members, image):
-    test = TEST.model_copy(update=ALL)
-    images = [image, drawn_images(90, 160, CLASSES, count=1)[0][0]]
-    for together, picture in zip(found_by(members, images, test), images, strict=True):
-        (alone,) = found_by(members, [picture], test)
-        assert_same_detections(together, alone, score=1e-4, box=0.1, lowest=TEST.score_thresh)
+        assert 0 < len(detections.scores) <= TEST.detections_per_img
+        assert (detections.scores.diff() <= 0).all()
+        assert detections.boxes.min() >= -1e-3
+        assert (detections.boxes <= torch.tensor([160.0, 120, 160, 120]) + 1e-3).all()
 
 
 @pytest.mark.parametrize("switches", [{}, ALL])
-def test_nothing_proposed_nothing_found(members, image, switches):
+def test_nothing_proposed_nothing_detected(members, image, switches):
     test = TEST.model_copy(update=switches)
-    none = [replace(member, proposals=replace(member.proposals, min_size=1000)) for member in members]
-    assert [len(found.scores) for found in found_by(none, [image], test)] == [0]
+    none = [
+        replace(member, architecture=changed(member.architecture, rpn={"min_size": 1000}))
+        for member in members
+    ]
+    assert len(detect_with(none, image, test).scores) == 0
     sure = test.model_copy(update={"score_thresh": 0.9999})
-    assert [found.boxes.shape for found in found_by(members, [image], sure)] == [(0, 4)]
-    assert len(sized_for(members, image, test)) == 2
-
-
-def test_classes_by_name():
-    assert class_order(("a", "b", "c"), ("c", "a", "b"), "x", "y") == (1, 2, 0)
-    with pytest.raises(
-        WeightsError, match=r"y: its 2 classes are not the 2 of x: it lacks b and adds d; an ensemble"
-    ):
-        class_order(("a", "b"), ("a", "d"), "x", "y")
-    with pytest.raises(WeightsError, match="it lacks b;"):
-        class_order(("a", "b"), ("a",), "x", "y")
+    assert detect_with(members, image, sure).boxes.shape == (0, 4)
+    assert len(resized_for(members, image, test)) == 2

@@ -1,4 +1,4 @@
-"""The pictures that a run draws unasked: boxes lie where the objects are, whatever the pictures' size."""
+"""The images that a run draws unasked: boxes lie where the objects are, whatever the images' size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detres.data.decoding import read_image
 from detres.data.detection_samples import DetectionSample
 from detres.data.drawing import class_color, write_image
 from detres.data.records import DetectionTable
-from detres.detection.visualize import LARGEST_SIDE, READABLE_SIDE, draw_batch, draw_split
+from detres.detection.visualize import LARGEST_SIDE, READABLE_SIDE, draw_samples, draw_split
 
 GAP = 4
 
@@ -28,23 +28,20 @@ def sample(height: int, width: int) -> DetectionSample:
     )
 
 
-def test_a_batch(tmp_path):
-    draw_batch(tmp_path / "b.png", [sample(300, 400), sample(320, 300)], ["thing"])
-    sheet = read_image(tmp_path / "b.png")
-    assert sheet.shape == (320 + 2 * GAP, 2 * (400 + GAP) + GAP, 3)
-    top, left = GAP + (320 - 300) // 2, GAP
-    upper_edge = sheet[top + 20, left + 10 : left + 40]
+def test_samples():
+    first, second = draw_samples([sample(300, 400), sample(320, 300)], ["thing"])
+    assert (first.shape, second.shape) == ((300, 400, 3), (320, 300, 3))
+    upper_edge = first[20, 10:40]
     assert (upper_edge == class_color(0)).all(axis=-1).sum() >= 12  # the dashes
-    assert (sheet[top + 19, left + 10 : left + 40] == 200).all()
-    assert (sheet[top + 35, left + 20] == 200).all()  # inside
+    assert (first[19, 10:40] == 200).all()
+    assert (first[35, 20] == 200).all()  # inside
 
 
-def test_small_images_are_enlarged(tmp_path):
-    draw_batch(tmp_path / "b.png", [sample(96, 100)], ["thing"])
+def test_small_images_are_enlarged():
+    (drawn,) = draw_samples([sample(96, 100)], ["thing"])
     factor = -(-READABLE_SIDE // 96)
-    sheet = read_image(tmp_path / "b.png")
-    assert sheet.shape == (96 * factor + 2 * GAP, 100 * factor + 2 * GAP, 3)
-    assert (sheet[GAP + 20 * factor, GAP + 10 * factor] == class_color(0)).all()
+    assert drawn.shape == (96 * factor, 100 * factor, 3)
+    assert (drawn[20 * factor, 10 * factor] == class_color(0)).all()
 
 
 def test_a_split(tmp_path):
