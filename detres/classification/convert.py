@@ -20,7 +20,7 @@ from detres.files import atomic_path
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
 from detres.weights.checkpoint import Metadata, save_weights
-from detres.weights.foreign import OURS, TORCHVISION_NETWORKS, Backbone, read_backbone
+from detres.weights.foreign import DETRES_LAYOUT, TORCHVISION_NETWORKS, Backbone, read_backbone
 from detres.weights.layouts import tagged_safetensors
 from detres.weights.layouts.torchvision import FORM
 
@@ -45,7 +45,7 @@ def convert_to_detres(
         WeightsError: Not recognized, parts are missing, or another number of classes than `class_names`.
     """
     backbone = read_backbone(source)
-    if backbone.layout == OURS:
+    if backbone.layout == DETRES_LAYOUT:
         raise WeightsError(f"{source}: a file of detres already; --to torchvision converts it")
     if backbone.missing:
         raise WeightsError(

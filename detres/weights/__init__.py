@@ -1,1 +1,1 @@
-"""Weights files: ours, and each foreign layout."""
+"""Weights files: those of detres, and those of other programs."""

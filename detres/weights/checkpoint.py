@@ -1,6 +1,6 @@
-"""Our weights file: one `.safetensors` with the tensors by name and, as JSON text, all that rebuilds the network.
+"""The weights file of detres: a `.safetensors` with the tensors, and metadata that are enough to rebuild the network.
 
-Nothing in it can run code. The recipe of the input travels with the weights (He et al. 2015, §3.4; Appendix A).
+Nothing in it can run code. The preprocessing travels with the weights (He et al. 2015, §3.4; Appendix A).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError
 from detres.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 was that of before the first release: other names of tensors and keys
 METADATA_KEY = "detres"
 Architecture = TypeVar("Architecture", bound=Section)
 
 
 class Metadata(Section):
-    """What a weights file says beside its tensors."""
+    """The metadata of a weights file."""
 
-    format_version: Literal[1] = Field(default=FORMAT_VERSION, description="version of the file's form")
+    format_version: Literal[2] = Field(default=FORMAT_VERSION, description="version of the file format")
     task: Literal["detection", "classification", "localization"] = Field(description="what the network does")
-    architecture: dict[str, Any] = Field(description="the task's model configuration, whole")
-    class_names: tuple[str, ...] = Field(description="ordered names; a label is a place in this list")
+    architecture: dict[str, Any] = Field(description="all options of the task's network")
+    class_names: tuple[str, ...] = Field(description="ordered names; a label is an index into them")
     category_ids: tuple[int, ...] | None = Field(
-        default=None, description="ids of the classes as the data had them"
+        default=None, description="category ids of the classes in the training data"
     )
     preprocessing: Preprocessing = Field(description="how pixels become network input")
-    sizes: dict[str, Any] = Field(description="short_side and long_side, or crop, of the pictures; pixels")
+    sizes: dict[str, Any] = Field(description="short_side and long_side, or crop, of the images; pixels")
     test: dict[str, Any] = Field(
-        default={}, description="test options that are not the defaults (score threshold...)"
+        default={}, description="test options that differ from the defaults (score threshold...)"
     )
     source: str = Field(default="", description="where the weights came from")
 
@@ -51,14 +51,14 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Meta
     Args:
         path: The `.safetensors` file to make or replace.
         tensors: Name -> tensor of any device and dtype (a network's `state_dict()`).
-        metadata: The rest of what rebuilds the network.
+        metadata: What else is needed to rebuild the network.
 
     Raises:
-        UserError: No space left, or the place cannot be written.
+        UserError: No space is left, or the file cannot be written.
     """
-    # A clone each: safetensors refuses tensors that share memory.
+    # Each is cloned, because safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    # One entry, for safetensors writes several in any order: the same weights are the same bytes.
+    # One entry, because safetensors writes several in any order, and the same weights should give the same bytes.
     content = save(plain, metadata={METADATA_KEY: metadata.model_dump_json()})
     with atomic_path(path) as beside:
         beside.write_bytes(content)
@@ -68,23 +68,23 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     """The tensors (on the CPU) and metadata of a file that `save_weights` wrote.
 
     Raises:
-        WeightsError: Missing, truncated, not one of ours, or of a newer version.
+        WeightsError: Missing, truncated, not a file of detres, or of another version.
     """
     tensors, entries = read_safetensors(path)
     if METADATA_KEY not in entries:
         raise WeightsError(
-            f"{path}: a safetensors file without detres metadata; a file of model.safetensors' form is needed here "
-            "(a backbone goes to --init)"
+            f"{path}: a safetensors file without detres metadata: a model.safetensors of a run is needed here "
+            "(other weights are given as --init)"
         )
     return tensors, parse_metadata(entries[METADATA_KEY], path)
 
 
 def architecture_of(metadata: Metadata, section: type[Architecture], where: str) -> Architecture:
-    """The task's model configuration that a weights file keeps.
+    """The options of the network in a weights file.
 
     Args:
-        metadata: The file's.
-        section: The task's own form of it.
+        metadata: Of the file.
+        section: The task's type of them.
         where: The file, for messages.
 
     Raises:
@@ -94,11 +94,6 @@ def architecture_of(metadata: Metadata, section: type[Architecture], where: str)
         return section.model_validate(metadata.architecture)
     except pydantic.ValidationError as error:
         raise _wrong_key(error, f"{where}: architecture key", "newer") from error
-
-
-def is_ours(entries: Mapping[str, str]) -> bool:
-    """Whether a safetensors file's metadata is that of `save_weights`."""
-    return METADATA_KEY in entries
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -113,7 +108,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             entries = file.metadata() or {}
-            # Copied out of the mapped file, which may be replaced while the tensors live.
+            # Copied, because the mapped file may be replaced while the tensors live.
             return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}, dict(entries)  # noqa: SIM118
     except SafetensorError as error:
         raise WeightsError(
@@ -124,10 +119,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def parse_metadata(text: str, path: str | Path) -> Metadata:
-    """The metadata of a file of ours, from their JSON text.
+    """The metadata of a weights file of detres, from the JSON text under `METADATA_KEY`.
 
     Raises:
-        WeightsError: The file is damaged, or of a newer version.
+        WeightsError: The file is damaged, or of another version.
     """
     try:
         version = json.loads(text).get("format_version")
@@ -135,8 +130,12 @@ def parse_metadata(text: str, path: str | Path) -> Metadata:
         raise WeightsError(f"{path}: the metadata are not JSON ({error}); the file is damaged") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise WeightsError(
-            f"{path}: written by a newer detres (format {version}, this one reads up to {FORMAT_VERSION}): "
-            "update detres"
+            f"{path}: written by a newer detres (format {version}; this one reads {FORMAT_VERSION}): update detres"
+        )
+    if version == 1:
+        raise WeightsError(
+            f"{path}: written by a detres from before the first release (format 1, with other names of tensors and "
+            "keys): train or convert it again"
         )
     try:
         return Metadata.model_validate_json(text)
@@ -144,7 +143,7 @@ def parse_metadata(text: str, path: str | Path) -> Metadata:
         raise _wrong_key(error, f"{path}: metadata key", "edited") from error
 
 
-def _wrong_key(error: pydantic.ValidationError, where: str, otherwise: str) -> WeightsError:
+def _wrong_key(error: pydantic.ValidationError, where: str, cause: str) -> WeightsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    return WeightsError(f"{where} {key}: {first['msg']}; the file is damaged or {otherwise}")
+    return WeightsError(f"{where} {key}: {first['msg']}; the file is damaged or {cause}")

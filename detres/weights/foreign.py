@@ -1,7 +1,7 @@
-"""A backbone to start from, whoever trained it, with the recipe that it needs: where a detector's `--init` ends.
+"""Reads the weights that a training starts from, in any layout, with their recipe (`--init`).
 
-Torchvision's or MSRA's weights under the other's preprocessing, stride or pool still load and quietly cost many points;
-so these come with the weights (He et al. 2015, §3.3-3.4), and a file that is not recognized is refused.
+MSRA's weights with torchvision's preprocessing, stride or pool still load, but the network loses many points. So the
+recipe comes with the weights (He et al. 2015, §3.3-3.4), and a file that is not recognized is refused.
 
 Tensor names are torchvision's: conv1, bn1, layer1.0.conv1 ... layer4 (conv5_x), fc; VGG: features.N, classifier.N.
 """
@@ -23,37 +23,57 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
-from detres.weights.checkpoint import METADATA_KEY, Metadata, is_ours, parse_metadata, read_safetensors
+from detres.weights.checkpoint import METADATA_KEY, Metadata, parse_metadata, read_safetensors
 from detres.weights.layouts import caffe, caffe2, cifar, detectron2, tagged_safetensors, timm, torchvision
-from detres.weights.layouts.common import ParsedWeights, is_norm
+from detres.weights.layouts.common import ForeignFile, Layout, ParsedWeights, conv_of, is_norm
 from detres.weights.loading import COUNTER
 from detres.weights.pickles import is_npz, read_arrays, read_pickle
-from detres.weights.plausibility import contradiction
+from detres.weights.plausibility import find_contradiction
 
 TORCHVISION_PREFIX = torchvision.PREFIX
 TORCHVISION_NETWORKS = torchvision.NETWORKS
-OURS = "detres's"
+DETRES_LAYOUT = "detres's"
 CLASSIFICATION_LAYERS = ("fc.", "classifier.6.")
-# Where a detector keeps the parts of the classification network: conv1..conv4_x and conv5_x (VGG: fc6, fc7).
+# Where a detector has the parts of the classification network: conv1..conv4_x and conv5_x (VGG: fc6, fc7).
 DETECTOR_PARTS = ("trunk.", "roi_head.body.")
+# The first that fits is read: names of torchvision's are the least specific and come last.
+LAYOUTS = (
+    Layout(
+        "recipe in the metadata of a .safetensors",
+        "key architecture",
+        tagged_safetensors.fits,
+        tagged_safetensors.read,
+    ),
+    Layout("Caffe", "conv1 with res2a_branch2a, or conv1_1 with conv5_3", caffe.fits, caffe.read),
+    Layout("Caffe2", "conv1_w with res2_0_branch2a_w", caffe2.fits, caffe2.read),
+    Layout("detectron2", "stem.conv1.weight", detectron2.fits, detectron2.read),
+    Layout("published CIFAR ResNets", "linear.weight with layer3, no layer4", cifar.fits, cifar.read),
+    Layout("timm", "pre_logits.fc1.weight (VGG), or torchvision's with config.json", timm.fits, timm.read),
+    Layout(
+        "torchvision",
+        "conv1.weight (ResNet) or features.0.weight (VGG)",
+        torchvision.fits,
+        torchvision.read,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Weights of a classification network, whole or in part, and how to use them.
+    """Weights of a classification network, whole or partial, with their recipe.
 
     Attributes:
         tensors: torchvision's names -> tensors on the CPU.
-        network: The `NetworkConfig` fields that the file settles (name, width, stride_in, pool, eps...).
+        network: The `NetworkConfig` fields that the file tells (name, width, stride_in, pool, eps...).
         preprocessing: How pixels become this network's input.
-        source: Where it was read, for messages and metadata.
+        source: The user's name for the file, for messages and metadata.
         missing: Names of the network's tensors that the file does not have (the classification layer included).
-        dropped: Names in the file that are of no use: BN vectors whose convolution is missing.
-        class_names: The classes of the classification layer, where the file names them.
+        dropped: Names of tensors that are left out: BN vectors whose convolution is missing.
+        class_names: The classes of the classification layer; None: the file does not name them.
         layout: Whose file it is, for messages.
-        crop: The crops it was trained and tested on, where the file or its layout says.
+        crop: The crops that it was trained and tested on; None: not known.
         folded: The file has no BN statistics: its norms are constant scales and offsets.
-        checkpoint: Where the file is a weights file of ours, all its tensors and its metadata.
+        checkpoint: All tensors and the metadata of the file where it is one of detres.
     """
 
     tensors: dict[str, Tensor]
@@ -69,7 +89,7 @@ class Backbone:
     checkpoint: tuple[dict[str, Tensor], Metadata] | None = None
 
     def features(self) -> dict[str, Tensor]:
-        """The tensors without the classification layer: what a detector takes over."""
+        """The tensors without the classification layer: those that a detector has too."""
         return {
             name: tensor
             for name, tensor in self.tensors.items()
@@ -78,41 +98,51 @@ class Backbone:
 
 
 def read_backbone(source: str | Path) -> Backbone:
-    """Read a backbone.
+    """Read the weights of a classification network, or those that a detector has of one; the file is read once.
 
     Args:
-        source: Our `.safetensors` (classification or detection); a file in one of the layouts in `weights/layouts/`
-            (`.pth`, `.th`, `.pkl`, `.npz`, `.safetensors`), recognized by its names and shapes; a partial
-            `.safetensors` whose metadata give the recipe; or `torchvision:NAME`, which lets torchvision find it in its
-            cache or download it. A relative path is looked up from here, then in `DETRES_DATA`, then in `datasets/`.
+        source: A `.safetensors` of detres (any task); a file in one of `LAYOUTS` (`.pth`, `.th`, `.pkl`, `.npz`,
+            `.safetensors`); or `torchvision:NAME`, which torchvision finds in its cache or downloads. A relative path
+            is looked up in the current folder, then in `DETRES_DATA`, then in `datasets/`.
 
     Raises:
         WeightsError: Not found, damaged, not recognized (with the reason), or the download failed.
     """
-    if str(source).startswith(TORCHVISION_PREFIX):
-        name, tensors = torchvision.download(str(source))
-        found = _checked(torchvision.read(tensors), str(source))
-        if found.network["name"] != name:
+    text = str(source)
+    if text.startswith(TORCHVISION_PREFIX):
+        name, tensors = torchvision.download(text)
+        backbone = _check_network(torchvision.read(ForeignFile(text, tensors)), text)
+        if backbone.network["name"] != name:
             raise WeightsError(
-                f"{source}: torchvision's cached file holds a {found.network['name']}; delete it"
+                f"{text}: torchvision's cached file holds a {backbone.network['name']}: delete it"
             )
-        return found
+        return backbone
     path = find_weights(source)
-    if not _starts_as_safetensors(path):
-        return _recognized(read_arrays(path) if is_npz(path) else read_pickle(path), path, str(source))
-    tensors, entries = read_safetensors(path)
-    if is_ours(entries):
-        return _from_ours(tensors, parse_metadata(entries[METADATA_KEY], path), str(source))
-    if tagged_safetensors.fits(entries):
-        return _checked(tagged_safetensors.read(tensors, entries, str(source)), str(source))
-    return _recognized(tensors, path, str(source))
+    metadata: dict[str, str] = {}
+    if _starts_as_safetensors(path):
+        content, metadata = read_safetensors(path)
+        if METADATA_KEY in metadata:
+            return _checkpoint_backbone(content, parse_metadata(metadata[METADATA_KEY], path), text)
+    else:
+        content = read_arrays(path) if is_npz(path) else read_pickle(path)
+    file = ForeignFile(text, _state_dict(content), content, metadata, path)
+    for layout in LAYOUTS:
+        if layout.fits(file):
+            return _check_network(layout.read(file), text)
+    if not file.tensors:
+        raise WeightsError(f"{text}: holds no tensors by name (its keys: {listed(content, 5)})")
+    marks = "; ".join(f"{layout.name}: {layout.marks}" for layout in LAYOUTS)
+    raise WeightsError(
+        f"{text}: not recognized: its {len(file.tensors)} tensors ({listed(file.tensors, 3)}) have no known layout's "
+        f"names ({marks})"
+    )
 
 
 def find_weights(source: str | Path) -> Path:
-    """The weights file meant by `source`: as given, else in `DETRES_DATA`, else in `datasets/`.
+    """The path of a weights file: `source` itself, else in `DETRES_DATA`, else in `datasets/`.
 
     Raises:
-        WeightsError: None of them is a file; all that was tried is listed.
+        WeightsError: None of these is a file; the message lists them.
     """
     path = Path(source).expanduser()
     tried = [path]
@@ -124,145 +154,114 @@ def find_weights(source: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise WeightsError(
-        f"{source}: no such weights file (tried {listed(tried)}); or {TORCHVISION_PREFIX}NAME, of"
-        f" {listed(TORCHVISION_NETWORKS)}"
+        f"{source}: no such weights file (tried {listed(tried)}); {TORCHVISION_PREFIX}NAME takes torchvision's, of "
+        f"{listed(TORCHVISION_NETWORKS)}"
     )
 
 
-def _from_ours(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> Backbone:
-    """A network trained here: a classifier whole, of a detector the parts that a classifier has too."""
+def _checkpoint_backbone(tensors: dict[str, Tensor], metadata: Metadata, source: str) -> Backbone:
+    """The backbone in a weights file of detres: a classifier whole, of a detector the parts that a classifier has."""
     network = _network_fields(metadata.architecture)
     if "name" not in network:
         raise WeightsError(
             f"{source}: the metadata's architecture names no network; the file is damaged or edited"
         )
-    kept = tensors
+    parts, classes = tensors, metadata.class_names
     if metadata.task != "classification":
-        parts = [(name, prefix) for name in tensors for prefix in DETECTOR_PARTS if name.startswith(prefix)]
-        kept = {name.removeprefix(prefix): tensors[name] for name, prefix in parts}
-    classes = metadata.class_names if metadata.task == "classification" else None
-    parsed = ParsedWeights(OURS, kept, (network,), metadata.preprocessing, class_names=classes)
-    return replace(_checked(parsed, source), checkpoint=(tensors, metadata))
+        prefixes = [
+            (name, prefix) for name in tensors for prefix in DETECTOR_PARTS if name.startswith(prefix)
+        ]
+        parts, classes = {name.removeprefix(prefix): tensors[name] for name, prefix in prefixes}, None
+    parsed = ParsedWeights(DETRES_LAYOUT, parts, (network,), metadata.preprocessing, class_names=classes)
+    return replace(_check_network(parsed, source), checkpoint=(tensors, metadata))
 
 
 def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's keys of a task's model configuration, where they stand by themselves or among the others."""
+    """The keys of `NetworkConfig` in a task's architecture, where they may be in a section of their own."""
     model = architecture.get("model", architecture)
     inner = model.get("network", model) if isinstance(model, Mapping) else architecture
     fields = inner if isinstance(inner, Mapping) else architecture
     return {key: fields[key] for key in NetworkConfig.model_fields if key in fields}
 
 
-def _recognized(content: Mapping[str, Any], path: Path, source: str) -> Backbone:
-    """The layout that the names tell, translated and compared with the network.
-
-    A wrapped state_dict is unwrapped first; Caffe's arrays may be lists, so they are looked at before tensors are
-    picked.
-    """
-    if caffe.fits(content):
-        return _checked(caffe.read(content, source), source)
-    tensors = _state_dict(content, path)
-    if caffe2.fits(tensors):
-        return _checked(caffe2.read(tensors, source), source)
-    if detectron2.fits(tensors):
-        return _checked(detectron2.read(tensors, str(content.get("__author__", "")), source), source)
-    if cifar.fits(tensors):
-        return _checked(cifar.read(tensors), source)
-    recipe = timm.recipe_beside(path)
-    if recipe is None and "arch" in content and "state_dict" in content:
-        recipe = {"architecture": content["arch"]}  # a training checkpoint
-    if timm.fits(tensors) or (recipe is not None and torchvision.fits(tensors)):
-        return _checked(timm.read(tensors, recipe, source), source)
-    if torchvision.fits(tensors):
-        return _checked(torchvision.read(tensors), source)
-    looked_for = "; ".join(
-        layout.LOOKED_FOR for layout in (torchvision, timm, cifar, detectron2, caffe2, caffe)
-    )
-    raise WeightsError(
-        f"{source}: not recognized: among its {len(tensors)} tensors ({listed(tensors, 3)}) there is neither "
-        f"{looked_for}"
-    )
-
-
-def _checked(reading: ParsedWeights, source: str) -> Backbone:
-    """The backbone, its tensors compared with the networks that it may be."""
-    broken = [name for name, tensor in reading.tensors.items() if not tensor.isfinite().all()]
+def _check_network(parsed: ParsedWeights, source: str) -> Backbone:
+    """Compare the tensors with the networks that they may be of."""
+    broken = [name for name, tensor in parsed.tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(f"{source}: not finite: {listed(broken, 4)}; the file is damaged or diverged")
-    weights = [name for name in reading.tensors if is_norm(name) and name.endswith(".weight")]
-    bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in reading.tensors]
+    weights = [name for name in parsed.tensors if is_norm(name) and name.endswith(".weight")]
+    bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in parsed.tensors]
     if bare:
         raise WeightsError(
-            f"{source}: norms without running_mean ({listed(bare, 3)}): group normalization, or weights cut out of a "
-            "network; batch normalization with its statistics is needed"
+            f"{source}: norms without running_mean ({listed(bare, 3)}): they are group normalization, or statistics "
+            "were left out; batch normalization with its statistics is needed"
         )
-    dropped = _orphans(reading.tensors)
-    kept = {name: tensor for name, tensor in reading.tensors.items() if name not in dropped}
-    network, missing = _network_of(kept, reading, source)
-    against = None if reading.layout == OURS or reading.folded else contradiction(kept, reading.preprocessing)
-    if against:
+    dropped = _orphans(parsed.tensors)
+    kept = {name: tensor for name, tensor in parsed.tensors.items() if name not in dropped}
+    network, missing = _network_of(kept, parsed, source)
+    known = parsed.layout == DETRES_LAYOUT or parsed.folded
+    problem = None if known else find_contradiction(kept, parsed.preprocessing)
+    if problem:
         raise WeightsError(
-            f"{source}: taken as {reading.layout}, but {against}: another's weights under these names? Their recipe "
-            "can be said in the metadata of a .safetensors (docs/weights.md)"
+            f"{source}: read as {parsed.layout}, but {problem}; weights with another recipe need it in the metadata of "
+            "a .safetensors (docs/weights.md)"
         )
     return Backbone(
         tensors=kept,
         network=network,
-        preprocessing=reading.preprocessing,
+        preprocessing=parsed.preprocessing,
         source=source,
         missing=tuple(missing),
         dropped=tuple(dropped),
-        class_names=reading.class_names,
-        layout=reading.layout,
-        crop=reading.crop,
-        folded=reading.folded,
+        class_names=parsed.class_names,
+        layout=parsed.layout,
+        crop=parsed.crop,
+        folded=parsed.folded,
     )
 
 
 def _network_of(
-    tensors: Mapping[str, Tensor], reading: ParsedWeights, source: str
+    tensors: Mapping[str, Tensor], parsed: ParsedWeights, source: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """The network that fits of those that the reading allows, and what the tensors lack of it."""
+    """The first network that the tensors fit, and the names of its tensors that they lack."""
     fits: list[tuple[int, list[str], dict[str, Any]]] = []
     refusals: list[tuple[int, str, str]] = []
-    for network in reading.networks:
+    for network in parsed.networks:
         missing, differences = _compare(tensors, network)
         if differences:
             refusals.append((len(differences) + len(missing), network["name"], listed(differences, 3)))
         else:
             fits.append((len(missing), missing, network))
     if fits:
-        # A part of ResNet-18 is a part of ResNet-34 too: the network with the fewest missing is meant.
+        # A part of ResNet-18 is a part of ResNet-34 too: the network with the fewest missing tensors is taken.
         _, missing, network = min(fits, key=lambda fit: fit[0])
         return network, missing
     _, name, reason = min(refusals)
     if len(refusals) == 1:
-        raise WeightsError(f"{source}: says {name} but is not: {reason}")
-    names = listed(network["name"] for network in reading.networks)
+        raise WeightsError(f"{source}: is not the {name} that it is said to be: {reason}")
+    names = listed(network["name"] for network in parsed.networks)
     raise WeightsError(
-        f"{source}: not recognized as one of {names}, though its names are {reading.layout}; as {name}: {reason}"
+        f"{source}: not recognized: its names are {parsed.layout}, but it is none of {names}; as {name}: {reason}"
     )
 
 
 def _orphans(tensors: Mapping[str, Tensor]) -> list[str]:
-    """BN vectors whose convolution is missing: statistics of another layer than the fresh one."""
+    """Names of BN vectors whose convolution is missing: a re-initialized convolution has other statistics."""
     names = []
     for name in tensors:
-        norm = re.fullmatch(r"(.*\.)(?:bn(\d)|downsample\.1)\.\w+", name)
-        if norm:
-            layer = f"conv{norm.group(2)}" if norm.group(2) else "downsample.0"
-            if f"{norm.group(1)}{layer}.weight" not in tensors:
-                names.append(name)
+        norm = re.fullmatch(r"(.*\.(?:bn\d|downsample\.1))\.\w+", name)
+        if norm and f"{conv_of(norm.group(1))}.weight" not in tensors:
+            names.append(name)
     return names
 
 
 def _compare(tensors: Mapping[str, Tensor], network: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names that `tensors` lack of the described network; and what they have beside it or in other shapes."""
+    """The network's names that `tensors` lack; and differences: names that it does not have, shapes that differ."""
     try:
         config = NetworkConfig.model_validate(network)
     except ValueError as error:
         raise WeightsError(
-            f"the file's network is not known here: {network} ({str(error).splitlines()[-1].strip()})"
+            f"detres does not build the file's network {network} ({str(error).splitlines()[-1].strip()})"
         ) from error
     with torch.device("meta"):
         expected = build_network(config, _num_classes(tensors)).state_dict()
@@ -284,20 +283,18 @@ def _num_classes(tensors: Mapping[str, Tensor]) -> int:
     return 1000
 
 
-def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: itself or under a usual key, without DataParallel's prefix."""
+def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, itself or under a usual key, without DataParallel's prefix."""
     for key in ("state_dict", "model", "blobs"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name (its keys: {listed(content, 5)})")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _starts_as_safetensors(path: Path) -> bool:
-    """Eight bytes of length, then JSON; a file that only calls itself so is let through to its own error."""
+    """Whether the file is a safetensors file by its start (8 bytes of length, then JSON) or by its name."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"

@@ -1,6 +1,6 @@
-"""Tensors into a module: all of them or an error that names the first that differ.
+"""Loads tensors into a module: all of them, or an error that names the first differences.
 
-A partial load happens only where it is asked for, and what stays random is returned by name.
+A partial load happens only where it is asked for; the names that keep their values are returned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detres.errors import WeightsError, listed
 
 NAMED_DIFFERENCES = 4
-# BatchNorm2d counts batches; frozen BN and Caffe's weights do not. The count changes nothing at fixed momentum.
+# BatchNorm2d counts batches; frozen BN and Caffe's weights do not. With a fixed momentum the count has no effect.
 COUNTER = "num_batches_tracked"
 
 
@@ -25,14 +25,13 @@ def load_tensors(
         module: The network, or a part of one.
         tensors: Name -> tensor, names as in `module.state_dict()`.
         where: The file, for messages.
-        partial: Allow tensors that are missing, and leave out those that the module does not have.
+        partial: Allow missing tensors, and ignore those that the module does not have.
 
     Returns:
-        The module's names that `tensors` do not have and that stay as they were (empty unless `partial`).
+        Names of the module's tensors that are not in `tensors` and keep their values (none unless `partial`).
 
     Raises:
-        WeightsError: Another architecture: names missing or unexpected, or shapes that differ (shapes also when
-            `partial`; a partial load that would load nothing is refused too).
+        WeightsError: Shapes differ; names are missing or unexpected and `partial` is false; or no name is shared.
     """
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}

@@ -1,6 +1,6 @@
-"""Foreign pickles (`.pth`, `.pt`, `.pkl`) and `.npz` without their power to run code: only arrays and plain values.
+"""Reads pickles (`.pth`, `.pt`, `.pkl`) and `.npz` of other programs without running their code.
 
-A global name outside the short list is refused by name and never imported.
+Only arrays and plain values are read. A pickle that names any other global is refused, and the global is not imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from detres.errors import WeightsError
 from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
-# torch.save's older form starts with this number, pickled by itself (torch/serialization.py, MAGIC_NUMBER).
+# The older format of torch.save starts with this number in a pickle of its own (torch/serialization.py, MAGIC_NUMBER).
 TORCH_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -27,13 +27,13 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     """The dictionary that a pickle holds; numpy arrays become tensors on the CPU.
 
     Args:
-        path: A file of `torch.save` (either of its forms) or a plain pickle of numpy arrays (Python 2's included).
+        path: A file of `torch.save` (old or new format), or a plain pickle of numpy arrays (also from Python 2).
 
     Returns:
         The outermost dictionary; nested ones are kept.
 
     Raises:
-        WeightsError: Missing, truncated, not a dictionary, or it names a global that is not needed for weights.
+        WeightsError: Missing, truncated, not a dictionary, or with a global that weights do not need.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,7 +43,7 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     except RefusedGlobal as error:
         raise _refusal(path, error.name) from error
     except pickle.UnpicklingError as error:
-        # torch's restricted reader names the global in its message alone.
+        # torch's restricted unpickler names the global in its message only.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
             raise _refusal(path, named.group(1)) from error
@@ -65,7 +65,7 @@ def is_npz(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except DAMAGE:
-        return False  # reading it as a pickle says what is wrong
+        return False  # read_pickle tells what is wrong
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
@@ -94,7 +94,7 @@ def _starts_as_zip(path: Path) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
-    # Training checkpoints of timm and others keep their options beside the weights in argparse's plain record.
+    # Training checkpoints of timm and others hold their options in an argparse.Namespace.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -109,7 +109,7 @@ def _tensors(value: Any) -> Any:
         if value.dtype.kind not in "biuf":
             return value.tolist()
         native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("=")))
-        return torch.from_numpy(native).reshape(value.shape)  # a single number has become a list of one
+        return torch.from_numpy(native).reshape(value.shape)  # ascontiguousarray makes () to (1,)
     if isinstance(value, Mapping):
         return {str(key): _tensors(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -119,15 +119,15 @@ def _tensors(value: Any) -> Any:
 
 def _refusal(path: Path, name: str) -> WeightsError:
     return WeightsError(
-        f"{path}: the pickle names '{name}', which weights do not need and which could run code; refused, nothing was "
-        "run. Save the tensors alone (a state_dict, or .safetensors)"
+        f"{path}: refused: the pickle names '{name}', which weights do not need and which could run code; nothing was "
+        "run. Save only the tensors (a state_dict, or .safetensors)"
     )
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    # torch puts advice to load without restriction in front of what happened; that advice is not passed on.
+    # torch's message starts with the advice to load without restrictions, which is left out.
     lines = [
         line for line in str(error).splitlines() if line and not line.startswith("Weights only load failed")
     ]
-    said = lines[0][:200] if lines else type(error).__name__
-    return WeightsError(f"{path}: truncated or not a weights pickle ({said}); copy or download it again")
+    reason = lines[0][:200] if lines else type(error).__name__
+    return WeightsError(f"{path}: truncated or not a weights pickle ({reason}); copy or download it again")

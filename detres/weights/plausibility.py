@@ -1,6 +1,6 @@
-"""Whether weights can have been trained with a preprocessing: the first BN layer remembers how large its input was.
+"""Checks weights against a preprocessing: the statistics of the first BN layer tell the scale of the input.
 
-MSRA's weights (0..255, no std) under torchvision's names load, run and lose many points (maskrcnn-benchmark, issue
+MSRA's weights (0..255, no std) with torchvision's recipe load and run but lose many points (maskrcnn-benchmark, issue
 643). The deviation s of conv1's input follows from bn1's stored variance v of a channel with the weights w:
 v = s^2 w' C w, C the correlation of the pixels under the kernel. On MSRA's ResNet-50 that gives 66 (its pixels'
 deviation is about 58), on torchvision's ResNet-18 1.2, on the published CIFAR networks 1.2 to 1.3.
@@ -15,34 +15,34 @@ from torch import Tensor
 
 from detres.data.preprocessing import Preprocessing
 
-# Of photographs: pixels at distance d correlate by about exp(-0.05 d), the colors of one pixel by about 0.9.
+# In photographs pixels at distance d correlate by about exp(-0.05 d), the colors of a pixel by about 0.9.
 DECAY, COLORS = 0.05, 0.9
-PIXEL_DEVIATION = 0.226  # of a photograph's pixel, as a share of the range: mean of torchvision's std
+PIXEL_DEVIATION = 0.226  # of pixels of photographs, as a share of the range: the mean of torchvision's std
 TOLERANCE = 10.0
 
 
-def contradiction(tensors: Mapping[str, Tensor], preprocessing: Preprocessing) -> str | None:
-    """What conv1 and bn1 say against `preprocessing`; None where nothing, or where they cannot tell.
+def find_contradiction(tensors: Mapping[str, Tensor], preprocessing: Preprocessing) -> str | None:
+    """How conv1 and bn1 contradict `preprocessing`; None where they do not, or cannot tell.
 
     Args:
         tensors: By torchvision's names.
-        preprocessing: What is held to be the recipe.
+        preprocessing: The recipe that is assumed.
     """
-    found = input_deviation(tensors)
-    if found is None:
+    deviation = estimate_input_deviation(tensors)
+    if deviation is None:
         return None
     std = sum(preprocessing.std) / 3
     expected = PIXEL_DEVIATION * preprocessing.value_range / std
-    if expected / TOLERANCE < found < expected * TOLERANCE:
+    if expected / TOLERANCE < deviation < expected * TOLERANCE:
         return None
     return (
-        f"by bn1's statistics the inputs of conv1 had a deviation of about {found:.2g}, but this recipe (0.."
+        f"by bn1's statistics the inputs of conv1 had a deviation of about {deviation:.2g}, but this recipe (0.."
         f"{preprocessing.value_range}, std {std:.3g}) makes it {expected:.2g}"
     )
 
 
-def input_deviation(tensors: Mapping[str, Tensor]) -> float | None:
-    """The deviation s of conv1's input (median over its channels); None without statistics, or untrained ones."""
+def estimate_input_deviation(tensors: Mapping[str, Tensor]) -> float | None:
+    """The deviation s of conv1's input (median over its channels); None without statistics of a trained network."""
     weight, variance = tensors.get("conv1.weight"), tensors.get("bn1.running_var")
     if weight is None or variance is None or weight.ndim != 4 or weight.shape[1] != 3:
         return None
@@ -55,5 +55,5 @@ def input_deviation(tensors: Mapping[str, Tensor]) -> float | None:
     between = torch.full((3, 3), COLORS, dtype=torch.float64).fill_diagonal_(1)
     filters = weight.double().flatten(1)  # (C, 3 * side^2)
     expected = ((filters @ torch.kron(between, within)) * filters).sum(dim=1)  # w' C w
-    seen = expected > 0
-    return float((variance[seen] / expected[seen]).sqrt().median()) if bool(seen.any()) else None
+    valid = expected > 0
+    return float((variance[valid] / expected[valid]).sqrt().median()) if bool(valid.any()) else None

@@ -1,4 +1,4 @@
-"""Our file: what is written is what is read; what is not ours, damaged or newer is refused by name."""
+"""The weights file: what is written is what is read; other files, damage and other versions are refused by name."""
 
 from __future__ import annotations
 
@@ -70,12 +70,13 @@ def test_missing_and_foreign_files_are_refused(tmp_path, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "newer detres"),
+        ({"format_version": 3}, "newer detres"),
+        ({"format_version": 1}, "before the first release .*train or convert it again$"),
         ({"task": "poetry"}, "metadata key task"),
         ({"preprocessing": {"mean": [1.0]}}, "metadata key preprocessing"),
     ],
 )
-def test_newer_or_edited_metadata_are_refused(tmp_path, change, message):
+def test_metadata_of_another_version_or_edited_are_refused(tmp_path, change, message):
     entries = json.loads(METADATA.model_dump_json()) | change
     save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {METADATA_KEY: json.dumps(entries)})
     with pytest.raises(WeightsError, match=message):

@@ -62,7 +62,7 @@ def test_timm_s_names_of_one_network(tmp_path, name):
 def test_timm_networks_that_hide_behind_the_same_names_are_refused(tmp_path, name):
     torch.save(state_of("resnet50"), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(hub_config(name))
-    with pytest.raises(WeightsError, match=f"timm's {name} is not built here"):
+    with pytest.raises(WeightsError, match=f"does not build timm's {name}"):
         read_backbone(tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text("{not json")
     with pytest.raises(WeightsError, match=r"config.json: not JSON"):
@@ -185,7 +185,7 @@ def test_norms_without_statistics_and_numbers_that_are_none_are_refused(tmp_path
 def test_unknown_names_are_refused_with_what_was_looked_for(tmp_path):
     torch.save({"patch_embed.weight": torch.zeros(1), "blocks.0.weight": torch.zeros(1)}, tmp_path / "w.pth")
     reason = (
-        r"its 2 tensors \(patch_embed.weight, blocks.0.weight\).*torchvision.*timm.*CIFAR.*detectron2.*Caffe2"
+        r"its 2 tensors \(patch_embed.weight, blocks.0.weight\) .*Caffe.*Caffe2.*CIFAR.*timm.*torchvision"
     )
     with pytest.raises(WeightsError, match=reason):
         read_backbone(tmp_path / "w.pth")

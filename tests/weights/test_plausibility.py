@@ -12,7 +12,7 @@ from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
 from detres.weights.foreign import read_backbone
 from detres.weights.layouts.tagged_safetensors import entries_of
-from detres.weights.plausibility import contradiction, input_deviation
+from detres.weights.plausibility import estimate_input_deviation, find_contradiction
 
 MSRA_FILE = "resnet50-msra-conv1-layer3.safetensors"
 TORCHVISION_FILE = "resnet18-tv-conv1-layer3.safetensors"
@@ -22,14 +22,14 @@ def test_published_weights_agree_with_their_own_recipe_and_not_with_the_other(re
     """Truth: what their authors say of them (data 0..255 without std; 0..1 with std)."""
     msra = load_file(real_data / "weights" / MSRA_FILE)
     theirs = load_file(real_data / "weights" / TORCHVISION_FILE)
-    assert contradiction(msra, MSRA) is None
-    assert contradiction(theirs, TORCHVISION) is None
-    assert contradiction(msra, TORCHVISION) is not None
-    assert contradiction(theirs, MSRA) is not None
+    assert find_contradiction(msra, MSRA) is None
+    assert find_contradiction(theirs, TORCHVISION) is None
+    assert find_contradiction(msra, TORCHVISION) is not None
+    assert find_contradiction(theirs, MSRA) is not None
     for path in sorted((real_data / "cifar10_resnets").glob("*.th")):
         tensors = read_backbone(path).tensors
-        assert contradiction(tensors, TORCHVISION) is None
-        assert contradiction(tensors, MSRA) is not None
+        assert find_contradiction(tensors, TORCHVISION) is None
+        assert find_contradiction(tensors, MSRA) is not None
 
 
 def test_msra_weights_under_torchvision_s_names_are_refused(real_data, tmp_path):
@@ -53,9 +53,12 @@ def test_wrong_recipe_in_the_metadata_is_refused(real_data, tmp_path):
 def test_what_cannot_be_told_is_let_through():
     """Fresh statistics, none at all, and a network without conv1."""
     network = build_network(NetworkConfig(name="resnet18", width=0.125), 3)
-    assert input_deviation(network.state_dict()) is None
-    assert input_deviation({"conv1.weight": torch.randn(8, 3, 7, 7)}) is None
-    assert input_deviation(build_network(NetworkConfig(name="vgg16", width=0.125), 3).state_dict()) is None
+    assert estimate_input_deviation(network.state_dict()) is None
+    assert estimate_input_deviation({"conv1.weight": torch.randn(8, 3, 7, 7)}) is None
+    assert (
+        estimate_input_deviation(build_network(NetworkConfig(name="vgg16", width=0.125), 3).state_dict())
+        is None
+    )
 
 
 def test_deviation_of_inputs_drawn_with_that_correlation():
@@ -64,5 +67,5 @@ def test_deviation_of_inputs_drawn_with_that_correlation():
     for channel, factor in enumerate((0.5, 1.0, 2.0, -3.0)):
         weight[channel, channel % 3, 3, 2] = factor
     variance = torch.tensor([0.25, 1.0, 4.0, 9.0]) * 25
-    found = input_deviation({"conv1.weight": weight, "bn1.running_var": variance})
-    assert found == pytest.approx(5.0)
+    deviation = estimate_input_deviation({"conv1.weight": weight, "bn1.running_var": variance})
+    assert deviation == pytest.approx(5.0)

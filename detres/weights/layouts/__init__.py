@@ -1,5 +1,5 @@
-"""Weights of others, each layout in a file of its own: by its names alone it is known, and the recipe with it.
+"""Weights of other programs, a module for each layout; `detres.weights.foreign.LAYOUTS` is the table of them.
 
-Every file has `fits(names)`, whether a file with these tensor names is of the layout, and `read`, which gives the
-tensors under torchvision's names.
+A module has `fits`, whether a file has this layout, and `read`, the file's tensors under torchvision's names with the
+recipe.
 """

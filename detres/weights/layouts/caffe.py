@@ -9,7 +9,7 @@ by; Scale: scale, offset. BGR, 0..255, no std, stride in the first 1x1, max pool
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from detres.errors import WeightsError, listed
 from detres.weights.layouts.common import (
     MSRA_FORM,
     MSRA_NETWORKS,
+    ForeignFile,
     ParsedWeights,
     caffe_block,
     caffe_vgg_layers,
@@ -27,8 +28,7 @@ from detres.weights.layouts.common import (
     norm_of,
 )
 
-LOOKED_FOR = "conv1 with res2a_branch2a, or conv1_1 with fc6: Caffe"
-# The mean of the ILSVRC pictures that the VGG nets were published with (BGR).
+# The mean of the ILSVRC images, as published with the VGG networks (BGR).
 VGG_MEAN = Preprocessing(
     channel_order="BGR", value_range=255, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0)
 )
@@ -36,19 +36,19 @@ LAYER = re.compile(r"(res|bn|scale)(\d)([a-z]|b\d+)_branch(1|2[abc])")
 STEM = re.compile(r"(?:(bn|scale)_)?conv1")
 
 
-def fits(names: Collection[str]) -> bool:
-    """Whether these are Caffe's names of a ResNet or VGG, blobs in lists or numbered."""
-    layers = {_layer_and_blob(name)[0] for name in names}
+def fits(file: ForeignFile) -> bool:
+    """Whether the file has Caffe's names of a ResNet or VGG, blobs in lists or numbered."""
+    layers = {_layer_and_blob(name)[0] for name in file.content}
     return {"conv1", "res2a_branch2a"} <= layers or {"conv1_1", "conv5_3"} <= layers
 
 
-def read(content: Mapping[str, Any], where: str) -> ParsedWeights:
-    """The arrays of such a file.
+def read(file: ForeignFile) -> ParsedWeights:
+    """Translate the arrays of such a file.
 
     Raises:
-        WeightsError: Layers that are none of such a network's, or another number of blobs than a layer has.
+        WeightsError: A layer that such a network does not have, or a layer with a wrong number of blobs.
     """
-    layers = _blobs_by_layer(content)
+    layers, where = _blobs_by_layer(file.content), file.source
     if "conv1_1" in layers:
         return _read_vgg(layers, where)
     renamed: dict[str, Tensor] = {}
@@ -60,19 +60,19 @@ def read(content: Mapping[str, Any], where: str) -> ParsedWeights:
             continue
         kind, conv = place
         if kind == "bn":
-            _need(layer, blobs, (3,), where)
-            # Caffe keeps sums over its moving window, and the factor that they are of (1 in MSRA's files).
+            _check_blobs(layer, blobs, (3,), where)
+            # Caffe keeps sums over its moving window; the third blob is what to divide them by (1 in MSRA's files).
             factor = blobs[2].flatten()[0]
             share = 1 / factor if factor != 0 else factor
             renamed[f"{norm_of(conv)}.running_mean"] = blobs[0].flatten() * share
             renamed[f"{norm_of(conv)}.running_var"] = blobs[1].flatten() * share
         else:
-            _need(layer, blobs, (1, 2) if kind == "res" else (2,), where)
+            _check_blobs(layer, blobs, (1, 2) if kind == "res" else (2,), where)
             target = conv if kind == "res" else norm_of(conv)
             for part, blob in zip(("weight", "bias"), blobs, strict=False):
                 renamed[f"{target}.{part}"] = blob if part == "weight" and kind == "res" else blob.flatten()
     if unknown:
-        raise WeightsError(f"{where}: Caffe's names, but also {listed(unknown, 4)}")
+        raise WeightsError(f"{where}: has Caffe's names, but also {listed(unknown, 4)}")
     whole, folded = constant_norms(renamed, MSRA_FORM["eps"])
     networks = networks_of(MSRA_NETWORKS, MSRA_FORM, whole)
     return ParsedWeights("MSRA's (Caffe's names)", whole, networks, MSRA, folded=folded)
@@ -83,10 +83,10 @@ def _read_vgg(layers: Mapping[str, list[Tensor]], where: str) -> ParsedWeights:
     names = caffe_vgg_layers(depth)
     unknown = [layer for layer in layers if layer not in names]
     if unknown:
-        raise WeightsError(f"{where}: Caffe's names of VGG, but also {listed(unknown, 4)}")
+        raise WeightsError(f"{where}: has Caffe's names of VGG, but also {listed(unknown, 4)}")
     renamed = {}
     for layer, blobs in layers.items():
-        _need(layer, blobs, (2,), where)
+        _check_blobs(layer, blobs, (2,), where)
         weight = blobs[0] if layer.startswith("conv") else blobs[0].reshape(blobs[0].shape[-2:])
         renamed[f"{names[layer]}.weight"], renamed[f"{names[layer]}.bias"] = weight, blobs[1].flatten()
     network = networks_of((f"vgg{depth}",), {"pool": "caffe"}, renamed)
@@ -99,10 +99,10 @@ def _place_of(layer: str) -> tuple[str, str] | None:
         return "res", "fc"
     if stem := STEM.fullmatch(layer):
         return stem.group(1) or "res", "conv1"
-    found = LAYER.fullmatch(layer)
-    if found is None:
+    match = LAYER.fullmatch(layer)
+    if match is None:
         return None
-    kind, stage, letter, branch = found.groups()
+    kind, stage, letter, branch = match.groups()
     # Blocks are a, b, c ..., and in the deeper networks a, b1, b2 ...
     block = int(letter[1:]) if len(letter) > 1 else ord(letter) - ord("a")
     return kind, caffe_block(int(stage), block, branch)
@@ -123,11 +123,11 @@ def _blobs_by_layer(content: Mapping[str, Any]) -> dict[str, list[Tensor]]:
 
 def _layer_and_blob(name: str) -> tuple[str, int]:
     """`fc1000/1` is blob 1 of fc1000; a name without a number is blob 0, or a list of all."""
-    found = re.fullmatch(r"(.+)[/.](\d)", name)
-    return (found.group(1), int(found.group(2))) if found else (name, 0)
+    match = re.fullmatch(r"(.+)[/.](\d)", name)
+    return (match.group(1), int(match.group(2))) if match else (name, 0)
 
 
-def _need(layer: str, blobs: list[Any], counts: tuple[int, ...], where: str) -> None:
+def _check_blobs(layer: str, blobs: list[Any], counts: tuple[int, ...], where: str) -> None:
     if len(blobs) not in counts or not all(isinstance(blob, Tensor) for blob in blobs):
         raise WeightsError(
             f"{where}: layer {layer} has {len(blobs)} arrays, not {' or '.join(map(str, counts))} as in Caffe"

@@ -8,15 +8,13 @@ first 1x1. The weights were trained with Caffe's max pool, so that is their pool
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-
-from torch import Tensor
 
 from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.weights.layouts.common import (
     MSRA_FORM,
     MSRA_NETWORKS,
+    ForeignFile,
     ParsedWeights,
     caffe_block,
     constant_norms,
@@ -24,7 +22,6 @@ from detres.weights.layouts.common import (
     norm_of,
 )
 
-LOOKED_FOR = "conv1_w and res2_0_branch2a_w: Caffe2, R-50.pkl"
 DETECTRON = Preprocessing(
     channel_order="BGR", value_range=255, mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0)
 )
@@ -35,27 +32,27 @@ NORM_PARTS = {
     **{"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
     **{"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"},
 }
-# What training left in the file beside the weights.
-BESIDE = re.compile(r".*_momentum|weight_order|lr|model_iter")
+# Entries of a training checkpoint that are no weights.
+TRAINING_STATE = re.compile(r".*_momentum|weight_order|lr|model_iter")
 
 
-def fits(names: Collection[str]) -> bool:
-    """Whether these are Caffe2's names of a ResNet."""
-    return "conv1_w" in names and any(CONVOLUTION.fullmatch(name) for name in names)
+def fits(file: ForeignFile) -> bool:
+    """Whether the file has Caffe2's names of a ResNet."""
+    return "conv1_w" in file.tensors and any(CONVOLUTION.fullmatch(name) for name in file.tensors)
 
 
-def read(tensors: Mapping[str, Tensor], where: str) -> ParsedWeights:
-    """The blobs of R-50.pkl and its like.
+def read(file: ForeignFile) -> ParsedWeights:
+    """Translate the blobs of a file such as R-50.pkl.
 
     Raises:
-        WeightsError: Names that are none of such a network's; tells those of group normalization.
+        WeightsError: A name that such a network does not have; group normalization is named as the reason.
     """
-    translated = {name: _torchvision_name(name) for name in tensors if not BESIDE.fullmatch(name)}
-    unknown = [name for name, ours in translated.items() if ours is None]
+    new_names = {name: _torchvision_name(name) for name in file.tensors if not TRAINING_STATE.fullmatch(name)}
+    unknown = [name for name, new in new_names.items() if new is None]
     if unknown:
         grouped = "; group normalization is not built here" if any("_gn_" in name for name in unknown) else ""
-        raise WeightsError(f"{where}: Caffe2's names, but also {listed(unknown, 4)}{grouped}")
-    renamed = {ours: tensors[name] for name, ours in translated.items() if ours is not None}
+        raise WeightsError(f"{file.source}: has Caffe2's names, but also {listed(unknown, 4)}{grouped}")
+    renamed = {new: file.tensors[name] for name, new in new_names.items() if new is not None}
     whole, folded = constant_norms(renamed, MSRA_FORM["eps"])
     networks = networks_of(MSRA_NETWORKS, MSRA_FORM, whole)
     return ParsedWeights(
@@ -75,7 +72,7 @@ def _torchvision_name(name: str) -> str | None:
 
 
 def _part_of(layer: str, part: str) -> str | None:
-    """Of `w`, `b`, `bn_s`, `bn_rm`...: the tensor's name below `layer`, or below the norm behind it."""
+    """The tensor's name in `layer` or in the norm behind it; `part` is `w`, `b`, `bn_s`, `bn_rm`..."""
     if part in ("w", "b"):
         return f"{layer}.{'weight' if part == 'w' else 'bias'}"
     known = NORM_PARTS.get(part.removeprefix("bn_"))

@@ -6,43 +6,27 @@ RGB, 0..1, mean and std of ImageNet; option A with half of the zero channels in 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-
-from torch import Tensor
 
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
-from detres.weights.layouts.common import ParsedWeights
+from detres.weights.layouts.common import ForeignFile, ParsedWeights
 
-LOOKED_FOR = "linear.weight and layer3 without layer4: published CIFAR ResNets"
-# In the order of the labels of CIFAR-10 (its batches.meta).
-CLASS_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+# In the order of CIFAR-10's labels (batches.meta).
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CROP = CropConfig(size=32, train_sides=None, test_side=None, pad=4)
 
 
-def fits(names: Collection[str]) -> bool:
-    """Whether these are names of a network with three stages and a last layer `linear`."""
-    stages = {name.split(".")[0] for name in names}
-    ends = "conv1.weight" in names and "linear.weight" in names
-    return ends and "layer3" in stages and "layer4" not in stages
+def fits(file: ForeignFile) -> bool:
+    """Whether the file has a network of three stages with a last layer `linear`."""
+    modules = {name.split(".")[0] for name in file.tensors}
+    return {"conv1", "layer3", "linear"} <= modules and "layer4" not in modules
 
 
-def read(tensors: Mapping[str, Tensor]) -> ParsedWeights:
-    """A state_dict of one; depth 6n + 2 from the blocks, projections where the file has them (option B)."""
+def read(file: ForeignFile) -> ParsedWeights:
+    """Translate a state_dict: the depth is 6n + 2 for n blocks a stage, projections mean option B."""
     renamed = {
         re.sub(r"^linear\.", "fc.", name).replace(".shortcut.", ".downsample."): tensor
-        for name, tensor in tensors.items()
+        for name, tensor in file.tensors.items()
     }
     blocks = len({name.split(".")[1] for name in renamed if name.startswith("layer1.")})
     network = {

@@ -1,18 +1,14 @@
-"""Torchvision's tensor names with the recipe in the metadata of a safetensors file, one key each, all text.
+"""A `.safetensors` with torchvision's tensor names and the recipe in its metadata, a key of text for each value.
 
-For weights, whole or a part, whose recipe cannot be seen from their names: MSRA's brought to torchvision's names.
+For weights, whole or partial, whose names do not tell the recipe, such as MSRA's under torchvision's names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError
 from detres.networks.config import NetworkConfig
-from detres.weights.layouts.common import ParsedWeights, networks_of
+from detres.weights.layouts.common import ForeignFile, ParsedWeights, networks_of
 
 POOLS = {
     "caffe": "kernel 3, stride 2, padding 0, ceil_mode true",
@@ -20,17 +16,18 @@ POOLS = {
 }
 
 
-def fits(entries: Mapping[str, str]) -> bool:
-    """Whether a safetensors file's metadata name an architecture."""
-    return "architecture" in entries
+def fits(file: ForeignFile) -> bool:
+    """Whether the metadata name an architecture."""
+    return "architecture" in file.metadata
 
 
-def read(tensors: Mapping[str, Tensor], entries: Mapping[str, str], where: str) -> ParsedWeights:
-    """Tensors and the recipe in `entries`.
+def read(file: ForeignFile) -> ParsedWeights:
+    """The tensors, and the recipe of the metadata.
 
     Raises:
-        WeightsError: A key of the recipe is missing or not of its form.
+        WeightsError: A key of the recipe is missing or malformed.
     """
+    entries = file.metadata
     try:
         mean, std = (tuple(float(number) for number in entries[key].split(",")) for key in ("mean", "std"))
         form = {
@@ -47,15 +44,15 @@ def read(tensors: Mapping[str, Tensor], entries: Mapping[str, str], where: str) 
         preprocessing = Preprocessing.model_validate(recipe)
     except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"{where}: metadata without a usable recipe ({error}); needed are architecture, stride_in_1x1, maxpool, "
-            "bn_eps, channel_order, value_range, mean, std"
+            f"{file.source}: the metadata hold no usable recipe ({error}); architecture, stride_in_1x1, maxpool, "
+            "bn_eps, channel_order, value_range, mean and std are needed"
         ) from error
-    networks = networks_of((entries["architecture"],), form, tensors)
-    return ParsedWeights("described in its metadata", dict(tensors), networks, preprocessing)
+    networks = networks_of((entries["architecture"],), form, file.tensors)
+    return ParsedWeights("as its metadata say", dict(file.tensors), networks, preprocessing)
 
 
 def entries_of(network: NetworkConfig, preprocessing: Preprocessing) -> dict[str, str]:
-    """The metadata that `read` takes; the preprocessing is said per channel."""
+    """The metadata that `read` takes; the mean is per channel."""
     return {
         "architecture": network.name,
         "stride_in_1x1": "true" if network.stride_in == "1x1" else "false",

@@ -1,8 +1,9 @@
-"""timm's ResNets and VGGs (pytorch-image-models): torchvision's names and form, with a recipe file where there is one.
+"""timm's ResNets and VGGs (pytorch-image-models): torchvision's names, with a recipe where there is one.
 
-On its hub each file has a config.json beside it, with the network's name and the preprocessing; a training checkpoint
-says its network as `arch`. Without either a ResNet of timm is like one of torchvision, which it equals in stride, pool
-and preprocessing; only networks that hide behind the same names (resnetaa50, resnetblur50) cannot be told then.
+On timm's hub each file has a config.json beside it, with the network's name and the preprocessing. A training
+checkpoint names its network as `arch`. A ResNet of timm without either is read as torchvision's: stride, pool and
+preprocessing are the same. Other networks with the same tensor names (resnetaa50, resnetblur50) cannot be told apart
+then.
 """
 
 from __future__ import annotations
@@ -10,23 +11,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.errors import WeightsError
 from detres.weights.layouts import torchvision
-from detres.weights.layouts.common import ParsedWeights, networks_of
+from detres.weights.layouts.common import ForeignFile, ParsedWeights, networks_of
 
 log = logging.getLogger("detres")
 
-HUB_NAMES = ("model.safetensors", "pytorch_model.bin")  # the files that a config.json beside them is of
-USUAL_SIDE = 224
-LOOKED_FOR = "pre_logits.fc1.weight (VGG): timm"
+HUB_NAMES = ("model.safetensors", "pytorch_model.bin")  # the files that a config.json beside them describes
+DEFAULT_SIDE = 224
 # Old names say where the weights came from (tv_resnet50, gluon_resnet50_v1b); the network is the same.
 KNOWN = re.compile(r"(?:tv_|gluon_|ssl_|swsl_)?(resnet(?:18|34|50|101|152)|vgg(?:16|19))(?:_v1b)?(?:\..*)?")
 VGG_LAYERS = {
@@ -36,52 +34,19 @@ VGG_LAYERS = {
 }
 
 
-def fits(names: Collection[str]) -> bool:
-    """Whether these are names that only timm uses: those of its VGGs' last layers."""
-    return "pre_logits.fc1.weight" in names
+def fits(file: ForeignFile) -> bool:
+    """Whether the file has timm's names of a VGG, or torchvision's names and a recipe of timm's."""
+    return "pre_logits.fc1.weight" in file.tensors or (torchvision.fits(file) and _recipe(file) is not None)
 
 
-def recipe_beside(path: Path) -> dict[str, Any] | None:
-    """What the hub's config.json beside a weights file says; None where there is none of timm's.
-
-    It is of the files by the hub's own names alone: a checkpoint by another name may lie there by chance; that is told.
+def read(file: ForeignFile) -> ParsedWeights:
+    """Translate a state_dict; a VGG without a recipe has torchvision's preprocessing.
 
     Raises:
-        WeightsError: The file is there and cannot be read.
+        WeightsError: The recipe is malformed, or names a network that detres does not build.
     """
-    beside = path.with_name("config.json")
-    if not beside.is_file():
-        return None
-    if path.name not in HUB_NAMES:
-        log.warning(
-            "%s is not read for %s: it says what a %s beside it is; give the weights that name where they are meant",
-            beside,
-            path.name,
-            " or ".join(HUB_NAMES),
-        )
-        return None
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise WeightsError(
-            f"{beside}: not JSON ({error}); it should say what {path.name} is, or not lie there"
-        ) from error
-    is_timm = isinstance(content, dict) and "architecture" in content
-    return content if is_timm else None
-
-
-def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where: str) -> ParsedWeights:
-    """A state_dict of timm's.
-
-    Args:
-        tensors: By timm's names.
-        recipe: The hub's config.json (`architecture`, `pretrained_cfg`); None: timm's VGG without one.
-        where: The file, for messages.
-
-    Raises:
-        WeightsError: The recipe names a network that is not built here, or is no recipe.
-    """
-    renamed = {_torchvision_name(name): tensor for name, tensor in tensors.items()}
+    where, recipe = file.source, _recipe(file)
+    renamed = {_torchvision_name(name): tensor for name, tensor in file.tensors.items()}
     for name in ("classifier.0.weight", "classifier.3.weight"):
         if name in renamed:
             renamed[name] = renamed[name].flatten(1)  # timm's fc6 and fc7 are convolutions
@@ -92,33 +57,70 @@ def read(tensors: Mapping[str, Tensor], recipe: Mapping[str, Any] | None, where:
         known = KNOWN.fullmatch(str(recipe["architecture"]))
         if known is None:
             raise WeightsError(
-                f"{where}: timm's {recipe['architecture']} is not built here, though its names may look so; "
-                "resnet18, 34, 50, 101, 152, vgg16 and vgg19 are"
+                f"{where}: detres does not build timm's {recipe['architecture']}, though its tensor names may be the "
+                "same; it builds resnet18, 34, 50, 101, 152, vgg16 and vgg19"
             )
         names = [known.group(1)]
-        preprocessing, crop = _recipe_of(recipe, where)
+        preprocessing, crop = _parse_recipe(recipe, where)
         _warn_of_differences(recipe.get("pretrained_cfg", recipe), where)
     networks = networks_of(names, torchvision.FORM, renamed)
     return ParsedWeights("timm's", renamed, networks, preprocessing, crop)
 
 
+def _recipe(file: ForeignFile) -> Mapping[str, Any] | None:
+    """The hub's config.json (`architecture`, `pretrained_cfg`), or the network that a training checkpoint names."""
+    recipe = _hub_recipe(file.path) if file.path else None
+    if recipe is None and "arch" in file.content and "state_dict" in file.content:
+        return {"architecture": file.content["arch"]}
+    return recipe
+
+
+def _hub_recipe(path: Path) -> dict[str, Any] | None:
+    """The hub's config.json beside a weights file; None where there is none of timm's.
+
+    It describes only files with the hub's own names; for another checkpoint that lies there a warning is logged.
+
+    Raises:
+        WeightsError: The file is there and cannot be read.
+    """
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        return None
+    if path.name not in HUB_NAMES:
+        log.warning(
+            "%s is not read for %s: it describes %s; if it describes these weights, give them that name",
+            beside,
+            path.name,
+            " or ".join(HUB_NAMES),
+        )
+        return None
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise WeightsError(
+            f"{beside}: not JSON ({error}); it should describe {path.name}: mend or remove it"
+        ) from error
+    is_timm = isinstance(content, dict) and "architecture" in content
+    return content if is_timm else None
+
+
 def _torchvision_name(name: str) -> str:
-    for ours, theirs in VGG_LAYERS.items():
-        if name.startswith(f"{ours}."):
-            return theirs + name.removeprefix(ours)
+    for layer, new in VGG_LAYERS.items():
+        if name.startswith(f"{layer}."):
+            return new + name.removeprefix(layer)
     return name
 
 
-def _recipe_of(recipe: Mapping[str, Any], where: str) -> tuple[Preprocessing, CropConfig | None]:
-    said = recipe.get("pretrained_cfg", recipe)
+def _parse_recipe(recipe: Mapping[str, Any], where: str) -> tuple[Preprocessing, CropConfig | None]:
+    values = recipe.get("pretrained_cfg", recipe)
     try:
         preprocessing = Preprocessing(
-            mean=tuple(said.get("mean", TORCHVISION.mean)), std=tuple(said.get("std", TORCHVISION.std))
+            mean=tuple(values.get("mean", TORCHVISION.mean)), std=tuple(values.get("std", TORCHVISION.std))
         )
-        if "input_size" not in said:
+        if "input_size" not in values:
             return preprocessing, None
-        side = int(said["input_size"][-1])
-        test_side = int(side / float(said.get("crop_pct", 0.875)))
+        side = int(values["input_size"][-1])
+        test_side = int(side / float(values.get("crop_pct", 0.875)))
         train_sides = (round(side * 256 / 224), round(side * 480 / 224))  # §3.4's range for 224
         return preprocessing, CropConfig(size=side, train_sides=train_sides, test_side=test_side)
     except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
@@ -127,17 +129,19 @@ def _recipe_of(recipe: Mapping[str, Any], where: str) -> tuple[Preprocessing, Cr
         ) from error
 
 
-def _warn_of_differences(said: Mapping[str, Any], where: str) -> None:
-    """Name what timm would do with the pictures and is not done here."""
+def _warn_of_differences(values: Mapping[str, Any], where: str) -> None:
+    """Log what timm would do with the images and detres does not do."""
     different = []
-    if said.get("interpolation") not in (None, "bilinear"):
-        different.append(f"interpolation {said['interpolation']} (pictures are resized bilinearly)")
-    side = said["input_size"][-1] if "input_size" in said else USUAL_SIDE
-    if side != USUAL_SIDE:
-        different.append(f"input size {side} (kept when converted; training and detection take their own)")
-    if "test_input_size" in said and said["test_input_size"][-1] != side:
-        different.append(f"test size {said['test_input_size'][-1]} (tested on crops of {side})")
-    if said.get("crop_mode") not in (None, "center"):
-        different.append(f"crop mode {said['crop_mode']} (the center of the resized picture is taken)")
+    if values.get("interpolation") not in (None, "bilinear"):
+        different.append(f"interpolation {values['interpolation']} (images are resized bilinearly)")
+    side = values["input_size"][-1] if "input_size" in values else DEFAULT_SIDE
+    if side != DEFAULT_SIDE:
+        different.append(
+            f"input size {side} (kept by a conversion; training and detection have their own sizes)"
+        )
+    if "test_input_size" in values and values["test_input_size"][-1] != side:
+        different.append(f"test size {values['test_input_size'][-1]} (images are tested at {side})")
+    if values.get("crop_mode") not in (None, "center"):
+        different.append(f"crop mode {values['crop_mode']} (the center of the resized image is taken)")
     if different:
-        log.warning("%s: timm's recipe is followed but for %s", where, "; ".join(different))
+        log.warning("%s: timm's recipe is followed except for %s", where, "; ".join(different))

@@ -1,4 +1,4 @@
-"""torchvision's networks: the names that all layouts here are brought to.
+"""torchvision's networks, whose names all layouts are translated to.
 
 RGB, 0..1, mean and std of ImageNet; a bottleneck's stride in its 3x3; max pool with padding 1 (torchvision's
 models/resnet.py, models/vgg.py).
@@ -7,7 +7,6 @@ models/resnet.py, models/vgg.py).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -15,24 +14,24 @@ from torch import Tensor
 
 from detres.data.preprocessing import TORCHVISION, Preprocessing
 from detres.errors import WeightsError, listed, nearest
-from detres.weights.layouts.common import ParsedWeights, networks_of
+from detres.weights.layouts.common import ForeignFile, ParsedWeights, networks_of
 
 PREFIX = "torchvision:"
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
-# What torchvision's own networks are: not to be seen from a state_dict's shapes.
+# The options of torchvision's networks, which the shapes in a state_dict do not tell.
 FORM = {"stride_in": "3x3", "pool": "torchvision", "eps": 1e-5}
-LOOKED_FOR = "conv1.weight (ResNet) or features.0.weight (VGG): torchvision, timm"
-# torchvision's VGG16_Weights.IMAGENET1K_FEATURES, Caffe's weights in RGB; its classifier is filled with NaN.
+# Of torchvision's VGG16_Weights.IMAGENET1K_FEATURES: Caffe's weights in RGB; the classifier is filled with NaN.
 VGG_FEATURES = Preprocessing(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255, 1 / 255, 1 / 255))
 
 
-def fits(names: Collection[str]) -> bool:
-    """Whether these are names of torchvision's ResNets or VGGs, whole or in part."""
-    return "conv1.weight" in names or "features.0.weight" in names
+def fits(file: ForeignFile) -> bool:
+    """Whether the file has names of torchvision's ResNets or VGGs, whole or in part."""
+    return "conv1.weight" in file.tensors or "features.0.weight" in file.tensors
 
 
-def read(tensors: Mapping[str, Tensor]) -> ParsedWeights:
-    """A state_dict of torchvision's, taken as its own networks are."""
+def read(file: ForeignFile) -> ParsedWeights:
+    """The state_dict, with the recipe of torchvision's own networks."""
+    tensors = file.tensors
     kind = "resnet" if "conv1.weight" in tensors else "vgg"
     networks = networks_of((name for name in NETWORKS if name.startswith(kind)), FORM, tensors)
     last = tensors.get("classifier.6.weight")
@@ -51,7 +50,7 @@ def download(source: str) -> tuple[str, dict[str, Tensor]]:
     name = source.removeprefix(PREFIX)
     if name not in NETWORKS:
         raise WeightsError(
-            f"{source}: torchvision weights are taken of {listed(NETWORKS)}{nearest(name, NETWORKS)}"
+            f"{source}: no such weights{nearest(name, NETWORKS)}; torchvision has {listed(NETWORKS)}"
         )
     from torchvision.models import get_model_weights
 
@@ -63,12 +62,12 @@ def download(source: str) -> tuple[str, dict[str, Tensor]]:
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
-            f"{source}: torchvision could not download {weights.url} ({reason}); fetch it where there is internet and "
+            f"{source}: torchvision could not download {weights.url} ({reason}); download it elsewhere and "
             "give its path"
         ) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise WeightsError(
-            f"{source}: {cached} is damaged or not what torchvision published; delete it"
+            f"{source}: {cached} is damaged or not what torchvision published: delete it"
         ) from error
     return name, dict(tensors)
