@@ -2,7 +2,7 @@
 
 By default narrow and on small drawn pictures; with --slow as wide and large as the recipe says. Initial weights are
 random, for the recipes' own are to be downloaded or made. Recipes of the paper's tables say what the paper says, and so
-do the commands of README.md for rows that are another test of a recipe's weights.
+do the commands of docs/paper.md for rows that are another test of a recipe's weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_docs import CONFIGS, README, ROOT, config_class, name_of, text_of
+from test_docs import CONFIGS, ROOT, config_class, name_of, text_of
 
 import detres
 from detres.classification.classifier import build_classifier
@@ -279,7 +279,7 @@ PAPER_ROWS = {
         PYRAMID,
     ),
 }
-# Rows that test weights of another row: the comment over the command in README.md -> the recipe of the weights, how
+# Rows that test weights of another row: the comment over the command in docs/paper.md -> the recipe of the weights, how
 # many networks, the split tested on, and the test options.
 PAPER_COMMANDS = {
     "Table 9, row 3: + box refinement: 29.9 AP, 49.9 AP50": (
@@ -342,7 +342,9 @@ def test_a_row_of_the_paper_says_its_row_and_has_its_values(name: str):
 
 def test_a_row_of_the_paper_that_is_a_command_has_its_values():
     """Weights of the recipe's default run folder, other members of an ensemble beside it by their seed."""
-    commands = dict(re.findall(r"^# (Table .*)\n((?:.*\\\n)*.*)$", text_of(README), re.MULTILINE))
+    commands = dict(
+        re.findall(r"^# (Table .*)\n((?:.*\\\n)*.*)$", text_of(ROOT / "docs" / "paper.md"), re.MULTILINE)
+    )
     assert set(commands) == set(PAPER_COMMANDS)
     for head, (recipe, networks, split, options) in PAPER_COMMANDS.items():
         assert recipe in PAPER_ROWS

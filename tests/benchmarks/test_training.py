@@ -61,7 +61,8 @@ def test_what_torchvision_has_nothing_like_is_not_left_out_in_silence(key):
 def test_it_starts_from_a_detector_as_ours_does(tmp_path):
     names = ("cat", "dog")
     init = write_detector(tmp_path / "a.safetensors", names)
-    config = load_config(DetectionConfig, None, [*SETTINGS, "rpn.channels=32", f"model.init={init}"])
+    settings = [*SETTINGS, "rpn.channels=32", "model.network.stride_in=1x1", f"model.init={init}"]
+    config = load_config(DetectionConfig, None, settings)
     peer, (tensors, _) = build_peer(config, names), read_weights(init)
     for ours, theirs in (("conv", "conv.0.0"), ("cls_logits", "cls_logits")):
         assert torch.equal(peer.get_parameter(f"rpn.head.{theirs}.weight"), tensors[f"rpn.{ours}.weight"])

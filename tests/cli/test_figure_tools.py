@@ -56,7 +56,7 @@ def test_layer_responses_refuses(tmp_path, weights):
         layer_responses.main([*common, *data, "--labels", "one"])
     with pytest.raises(UserError, match="two weights files are called"):
         layer_responses.main([*common, *data])
-    with pytest.raises(UserError, match=r"a picture ends in \.png"):
+    with pytest.raises(UserError, match=r"an image ends in \.png"):
         layer_responses.main([*common, *data, "--out", "figure.txt"])
 
 

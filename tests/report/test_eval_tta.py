@@ -40,7 +40,7 @@ def test_intervals_and_differences_are_the_bootstraps_own(detector, monkeypatch)
     truth, against = shapes_annotations("val", IMAGES), moved_objects(99, 6)
     found = {row.name: moved_objects(number, 8 - number) for number, row in enumerate(ROWS)}
     given = iter(found.values())
-    monkeypatch.setattr("detres.report.eval_tta.detect_split", lambda *_, **__: (next(given), 0.5))
+    monkeypatch.setattr(Detector, "detect_split", lambda *_, **__: (next(given), 0.5))
     results = list(measure_rows(detector, truth, ROWS, resamples=50, against=against, quiet=True))
     assert [result.row for result in results] == list(ROWS)
     for result in results:

@@ -40,7 +40,7 @@ def test_detectors_parts():
     assert len(rows) == 18
     trunk, rpn, head = (rows["resnet50", part] for part in ("trunk", "RPN", "head per region"))
     config = DetectionConfig().architecture(NetworkConfig(name="resnet50"))
-    anchors = len(config.anchor_sizes) * len(config.anchor_ratios)
+    anchors = len(config.rpn.anchor_sizes) * len(config.rpn.aspect_ratios)
     assert trunk.output == (1024, 4, 6)
     assert rpn.output == (anchors * 5, 4, 6)
     assert rpn.multiply_adds == 4 * 6 * (9 * 1024 * 512 + 512 * anchors * 5)
