@@ -140,8 +140,9 @@ def waiting_share(options: LoaderOptions, data: str, split: str | None, workers:
             _only_errors(),
             RunFolder.open(Path(folder) / "run", config, resume=False, overwrite=False) as run,
         ):
-            training, start = read_training(config)
-            train_detector(config, training, start, run, torch.device(options.detector.device), quiet=True)
+            device = torch.device(options.detector.device)
+            training, start = read_training(config, device)
+            train_detector(config, training, start, run, device, quiet=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return float(json.loads(lines[-1])["data/wait_share"])
 

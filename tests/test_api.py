@@ -11,15 +11,17 @@ from PIL import Image
 from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classifier
 
 import detres
-from detres.api import Classifier, DetectionResult, Detector, as_image, detect_split
+from detres.api import Classifier, DetectionResult, Detector, as_image
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image
 from detres.data.preprocessing import to_tensor
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
-from detres.detection.build import read_detector
-from detres.detection.detect import TestConfig, detect
+from detres.detection.build import detector_from_tensors
+from detres.detection.config import DetectionTestConfig
+from detres.detection.detect import detect_image
+from detres.detection.features import DetectorMember, ResizedImage
 from detres.errors import DataError, UserError, WeightsError
 from detres.networks.config import NetworkConfig
 from detres.weights.checkpoint import Metadata, read_safetensors, read_weights, save_weights
@@ -95,19 +97,17 @@ def test_a_list_gives_what_its_images_give_alone(detector, images):
 
 
 def test_the_way_through_the_network(detector, weights, images):
-    """Against the network with its BN layers unfolded, by `inference.detect` on a picture resized by hand."""
-    network, architecture, _ = read_detector(weights)
+    """Against the network with its BN layers unfolded, on an image resized by hand."""
+    network, architecture = detector_from_tensors(*read_weights(weights), str(weights))
     image = read_image(images[0])
     height, width = SHORT_SIDE, round(image.shape[1] * SHORT_SIDE / image.shape[0])
     assert width <= LONG_SIDE
-    test = TestConfig(proposals=30)
-    (expected,) = detect(
-        network,
-        [to_tensor(resize_image(image, height, width))],
-        [(height / image.shape[0], width / image.shape[1])],
-        architecture.proposal_options(test),
-        architecture.target_stds,
-        test,
+    resized = to_tensor(resize_image(image, height, width))
+    scale = height / image.shape[0], width / image.shape[1]
+    expected = detect_image(
+        [DetectorMember(network, architecture, SHORT_SIDE, LONG_SIDE)],
+        [ResizedImage({SHORT_SIDE: resized}, scale)],
+        DetectionTestConfig(proposals=30),
     )
     found = detector(image)
     assert torch.equal(found.labels, expected.labels)
@@ -234,7 +234,7 @@ def test_to_coco(detector, images, tmp_path):
 
 def test_a_split_is_its_images_one_by_one(detector):
     scenes = shapes_annotations("val", 3)
-    table, seconds = detect_split(detector, scenes, options={"score_thresh": 0.3}, quiet=True)
+    table, seconds = detector.detect_split(scenes, options={"score_thresh": 0.3}, quiet=True)
     assert seconds > 0
     for index in range(3):
         rows = table.images == index
@@ -343,7 +343,7 @@ def test_an_ensemble_finds_a_split_as_its_images(weights, other_weights):
     both = detres.load([weights, other_weights], device="cpu")
     assert isinstance(both, Detector)
     scenes = shapes_annotations("val", 2)
-    table, _ = detect_split(both, scenes, options=ALL, quiet=True)
+    table, _ = both.detect_split(scenes, options=ALL, quiet=True)
     for index in range(2):
         found, rows = both(scenes.paths[index], **ALL), table.images == index
         assert np.array_equal(table.boxes[rows], found.boxes.numpy())
@@ -378,9 +378,9 @@ def test_files_that_make_no_ensemble(weights, tmp_path):
     ("changes", "message"),
     [
         ({"task": "localization"}, "weights for localization"),
-        ({"sizes": {}}, "metadata are damaged or newer: 'short_side'"),
+        ({"sizes": {}}, "the metadata lack 'short_side'; the file is damaged or newer"),
         ({"test": {"votes": True}}, "metadata are damaged or newer: unknown test option 'votes'"),
-        ({"architecture": {}}, "architecture key network"),
+        ({"architecture": {}}, "architecture key model"),
         ({"class_names": ("one", "two")}, "weights of another architecture"),
     ],
 )

@@ -90,7 +90,7 @@ def _train(
     )
     log.info("3 of 4: training the detector")
     config = with_init(config, str(frozen))
-    data, start = read_training(config)
+    data, start = read_training(config, device)
     with RunFolder.open(out, config, overwrite=True) as run:
         train_detector(config, data, start, run, device, quiet=quiet)
 

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     config = with_init(config, arguments.init)
     device, quiet, resume = select_device(arguments.device), arguments.quiet, arguments.resume
     out = arguments.out or default_out(arguments.cfg, "train_det")
-    data, start = read_training(config, out if resume else None)
+    data, start = read_training(config, device, out if resume else None)
     config = with_network(config, start.network)
     with RunFolder.open(out, config, resume=resume, overwrite=arguments.overwrite) as run:
         log_configuration(config)

@@ -14,16 +14,18 @@ from detres.detection.start import check_pretrained
 from detres.detection.task import build_detector_task
 from detres.evaluation.engines import chosen_engine
 from detres.tasks.start import Start, read_start
-from detres.training.config import make_plan
-from detres.training.loop import Figures
+from detres.training.loop import Figures, check_training
 from detres.training.run_folder import RunFolder
 
 
-def read_training(config: DetectionConfig, resumed: Path | None = None) -> tuple[TrainingData, Start]:
+def read_training(
+    config: DetectionConfig, device: torch.device, resumed: Path | None = None
+) -> tuple[TrainingData, Start]:
     """Read data and initial weights, and refuse what does not fit, before a run folder is opened.
 
     Args:
         config: The whole configuration.
+        device: Where to train.
         resumed: The run folder to go on in, where there is one.
 
     Returns:
@@ -37,8 +39,8 @@ def read_training(config: DetectionConfig, resumed: Path | None = None) -> tuple
         chosen_engine(config.evaluation.engine)
     if config.train.mode == "alternating":
         check_steps(config.train, len(data.train), resumed)
-    else:
-        make_plan(config.train, len(data.train))
+    evaluates = data.val is not None
+    check_training(config.train, len(data.train), device, evaluates=evaluates, training_error=None)
     start = read_start(config.model.network, config.model.init)
     check_pretrained(config.model, config.architecture(start.network), start, data.train.class_names)
     return data, start

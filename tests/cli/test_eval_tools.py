@@ -11,13 +11,13 @@ import pytest
 from tiny_models import write_detector
 
 import detres
-from detres.api import Detector, detect_split
+from detres.api import Detector
 from detres.cli import common, eval_coco, eval_det, eval_voc
 from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
 from detres.data.shape_forms import CLASS_NAMES
 from detres.data.shapes import shapes_annotations
-from detres.detection.detect import TestConfig
+from detres.detection.config import DetectionTestConfig
 from detres.errors import DataError, UserError
 
 FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -142,7 +142,7 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
     """The seam to `detres.api`: options by keyword, labels in the detector's order, seconds in the figures."""
     seen = {}
     trained = Detector.__new__(Detector)
-    trained.class_names, trained.test = ("mite", "clot", "cell"), TestConfig()
+    trained.class_names, trained.test = ("mite", "clot", "cell"), DetectionTestConfig()
 
     def load(weights, *, device):
         seen.update(weights=weights, device=device)
@@ -155,7 +155,7 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
         return DetectionTable(images, annotations.boxes, scores, annotations.labels), 0.25
 
     monkeypatch.setattr("detres.api.load", load)
-    monkeypatch.setattr("detres.api.detect_split", detect_split)
+    monkeypatch.setattr(Detector, "detect_split", detect_split)
     (folder / "annotations").mkdir()
     (folder / "truth.json").rename(folder / "annotations" / "instances_test.json")
     for image in BOXES:
@@ -227,9 +227,9 @@ def test_drawn_shapes_can_be_evaluated(tmp_path):
 def test_faults_are_found_before_anything_is_detected(folder, monkeypatch, tool, options, message):
     monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
     trained = Detector.__new__(Detector)
-    trained.class_names, trained.test = ("cell", "clot", "mite"), TestConfig()
+    trained.class_names, trained.test = ("cell", "clot", "mite"), DetectionTestConfig()
     monkeypatch.setattr("detres.api.load", lambda *_, **__: trained)
-    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    monkeypatch.setattr(Detector, "detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
     (folder / "bad.json").write_text('[{"image_id": 7}]')
     monkeypatch.chdir(folder)
     (folder / "annotations").mkdir()
@@ -283,7 +283,7 @@ def test_an_ensemble_with_all_switches(tool, tmp_path):
     detector, scenes = detres.load(weights, device="cpu"), shapes_annotations("val", 2)
     assert isinstance(detector, Detector)
     switches = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
-    expected, _ = detect_split(detector, scenes, options=switches, quiet=True)
+    expected, _ = detector.detect_split(scenes, options=switches, quiet=True)
     rows = json.loads(saved.read_text())
     assert [row["score"] for row in rows] == expected.scores.tolist()
     assert json.loads((tmp_path / "out.json").read_text())["test"]["scales"] == [64, 96, 128]
@@ -325,7 +325,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
             eval_coco.main([*options, "--submission", str(wrong)])
         assert not wrong.exists()
     info.write_text(json.dumps({"images": [{**images[0], "id": "seven"}], "categories": categories}))
-    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    monkeypatch.setattr(Detector, "detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
     with pytest.raises(DataError, match="image ids must be whole numbers"):
         eval_coco.main([*options, "--submission", str(target)])
     capsys.readouterr()
@@ -351,7 +351,7 @@ def test_detections_for_vocs_server(tmp_path, capsys, monkeypatch):
         assert 0 <= float(score) <= 1
         assert 1 <= float(x1) <= float(x2) + 1 <= 121.01
         assert 1 <= float(y1) <= float(y2) + 1 <= 81.01
-    monkeypatch.setattr("detres.api.detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
+    monkeypatch.setattr(Detector, "detect_split", lambda *_, **__: pytest.fail("pictures are tested"))
     other = write_detector(tmp_path / "other.safetensors", ("cat", "dog", "tv"))
     with pytest.raises(DataError, match="VOC's server does not know the class 'tv'"):
         eval_voc.main([*options[2:], "--weights", str(other), "--save-comp4", str(tmp_path / "other")])

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import write_detector
 
 import detres
-from detres.api import Detector, detect_split
+from detres.api import Detector
 from detres.cli import eval_tta
 from detres.data.drawing import write_image
 from detres.data.shape_forms import CLASS_NAMES
@@ -53,7 +53,7 @@ def test_each_row_is_the_test_with_its_switches(weights, measured):
     on = {"refine": True, "box_voting": True, "flip": True, "scales": (64, 96, 128)}
     for row in ROWS:
         options = {**every, **{name: on[name] for name in row.switches}}
-        expected, _ = detect_split(detector, truth, options=options, quiet=True)
+        expected, _ = detector.detect_split(truth, options=options, quiet=True)
         found = results_of(measured, row.name)
         assert found.scores.tolist() == expected.scores.tolist(), row.name
         assert found.boxes == pytest.approx(expected.boxes, abs=1e-3), row.name
@@ -105,7 +105,7 @@ def test_an_ensemble(weights, tmp_path):
     both = detres.load([weights, other], device="cpu")
     assert isinstance(both, Detector)
     switches = {"refine": False, "box_voting": True}
-    expected, _ = detect_split(both, shapes_annotations("val", 3), options=switches, quiet=True)
+    expected, _ = both.detect_split(shapes_annotations("val", 3), options=switches, quiet=True)
     assert results_of(tmp_path, "vote").scores.tolist() == expected.scores.tolist()
 
 
@@ -117,12 +117,14 @@ def test_without_resamples_there_are_no_intervals(weights, tmp_path, capsys):
 
 
 def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path, monkeypatch, capsys):
+    detect_split = Detector.detect_split
+
     def stopped(detector, truth, *, options, quiet):
         if options["box_voting"]:
             raise KeyboardInterrupt
         return detect_split(detector, truth, options=options, quiet=quiet)
 
-    monkeypatch.setattr("detres.report.eval_tta.detect_split", stopped)
+    monkeypatch.setattr(Detector, "detect_split", stopped)
     options = ["--rows", "plain,vote", "--bootstrap", "0", "--json", str(tmp_path / "rows.json")]
     with pytest.raises(KeyboardInterrupt):
         eval_tta.main(["--weights", str(weights), *DATA, *options])
@@ -163,7 +165,7 @@ def test_bad_input_is_told_before_anything_is_tested(weights, tmp_path, monkeypa
     foreign = [{"image_id": "foreign", "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.5}]
     for name, results in (("a.json", []), ("b.json", foreign), ("new/flip.json", [])):
         Path(name).write_text(json.dumps(results))
-    monkeypatch.setattr("detres.report.eval_tta.detect_split", lambda *_, **__: pytest.fail("it is tested"))
+    monkeypatch.setattr(Detector, "detect_split", lambda *_, **__: pytest.fail("it is tested"))
     with pytest.raises(UserError, match=message):
         eval_tta.main(["--weights", str(weights), *DATA, *options])
 

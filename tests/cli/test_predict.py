@@ -268,8 +268,8 @@ def test_stopped_in_a_video(weights, video, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return find(self, *arguments, **options)
 
-    find = detres.Detector._find
-    monkeypatch.setattr(detres.Detector, "_find", stopping)
+    find = detres.Detector._detect
+    monkeypatch.setattr(detres.Detector, "_detect", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(weights, video, "--out", tmp_path / "out")
     assert files(tmp_path / "out") == []

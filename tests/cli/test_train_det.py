@@ -24,7 +24,7 @@ def trained(monkeypatch, tmp_path):
     """The configurations and options of the trainings that the tool starts, here instead of in `runs/`."""
     calls = []
 
-    def read_training(config, resumed):  # no data and no weights are there
+    def read_training(config, device, resumed):  # no data and no weights are there
         return None, Start(config.model.network)
 
     def train_detector(config, data, start, run, device, *, resume, quiet):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from detres.config import load_config
 from detres.data.config import Source
@@ -184,4 +185,4 @@ def test_an_engine_that_is_not_there_is_told_before_training(monkeypatch):
     monkeypatch.setattr("detres.evaluation.engines._hotcoco_version", lambda: None)
     asked = configured("evaluation.engine=hotcoco", "data.train=[{dir: 'shapes:4', split: train}]")
     with pytest.raises(UserError, match="hotcoco is not installed"):
-        read_training(asked)
+        read_training(asked, torch.device("cpu"))

@@ -59,8 +59,8 @@ def test_images_of_different_sizes_go_through_together_as_each_alone(pooler):
         torch.testing.assert_close(network.maps(images)[place], alone.features, rtol=1e-4, atol=1e-4)
         rows = slice(20 * place, 20 * place + 20)
         together = region_predictions(logits[rows], deltas[rows], stds)
-        of_alone = network.roi_head([alone.features], [boxes[place]], [alone.size])
-        expected = region_predictions(*of_alone, stds)
+        alone_logits, alone_deltas = network.roi_head([alone.features], [boxes[place]], [alone.size])
+        expected = region_predictions(alone_logits, alone_deltas, stds)
         torch.testing.assert_close(together.scores, expected.scores, rtol=0, atol=1e-5)
         torch.testing.assert_close(together.offsets, expected.offsets, rtol=1e-4, atol=1e-4)
 

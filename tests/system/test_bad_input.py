@@ -105,7 +105,7 @@ def test_weights_to_test(tool, written_scenes, tmp_path, capsys):
     (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-100])
     from detres.weights.checkpoint import save_weights
 
-    wide = {**metadata.architecture, "rpn_channels": 33}
+    wide = {**metadata.architecture, "rpn": {**metadata.architecture["rpn"], "channels": 33}}
     save_weights(tmp_path / "other.safetensors", tensors, metadata.model_copy(update={"architecture": wide}))
     for name, words in (
         ("cut", ["truncated"]),

@@ -21,15 +21,16 @@ import os, signal, sys
 from detres.cli import common, train_det
 import detres.training.loop as loop
 number, step, place = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-inner = getattr(loop, place)
+owner = loop._Loop if place == "evaluate" else loop
+inner = getattr(owner, place)
 
-def signalled(task, *arguments):
-    state = next(argument for argument in arguments if isinstance(argument, loop.State))
+def signalled(first, *arguments):
+    state = next(part for part in (getattr(first, "state", None), *arguments) if isinstance(part, loop.State))
     if state.step == step:
         os.kill(os.getpid(), number)
-    return inner(task, *arguments)
+    return inner(first, *arguments)
 
-setattr(loop, place, signalled)
+setattr(owner, place, signalled)
 common.run(train_det.main, sys.argv[4:])
 """
 
@@ -61,7 +62,7 @@ def test_another_seed_is_another_run(unbroken, written_scenes, recipe, tmp_path,
 
 
 # Checkpoints are at 2, 3, 4 and 6, evaluations after 3 and 6: between two of them, and in an evaluation.
-@pytest.mark.parametrize(("step", "place"), [(5, "_step"), (3, "_evaluate")])
+@pytest.mark.parametrize(("step", "place"), [(5, "train_step"), (3, "evaluate")])
 def test_killed_and_resumed(step, place, unbroken, written_scenes, recipe, tmp_path, capsys):
     data, run = written_scenes / "coco", tmp_path / "run"
     arguments = ("--cfg", recipe, "--data", data, "--out", run, "--device", "cpu", "--set", "train.workers=1")
@@ -82,7 +83,7 @@ def test_killed_anywhere_and_resumed(unbroken, written_scenes, recipe, tmp_path,
     class Killed(BaseException):
         pass
 
-    inner = loop._step
+    inner = loop.train_step
     for dies_at in range(1, STEPS):
 
         def dying(task, config, plan, state, *rest, dies_at=dies_at):
@@ -90,10 +91,10 @@ def test_killed_anywhere_and_resumed(unbroken, written_scenes, recipe, tmp_path,
                 raise Killed
             return inner(task, config, plan, state, *rest)
 
-        monkeypatch.setattr(loop, "_step", dying)
+        monkeypatch.setattr(loop, "train_step", dying)
         with pytest.raises(Killed):
             train(capsys, recipe, written_scenes / "coco", tmp_path, "--resume")
-    monkeypatch.setattr(loop, "_step", inner)
+    monkeypatch.setattr(loop, "train_step", inner)
     assert train(capsys, recipe, written_scenes / "coco", tmp_path, "--resume").status == 0
     assert_same_runs(tmp_path, unbroken)
 
@@ -104,19 +105,19 @@ def test_stopped_by_a_signal_and_resumed(
 ):
     """The running step is finished and saved; status 130; nothing is trained twice."""
     data = written_scenes / "coco"
-    inner = loop._step
+    inner = loop.train_step
 
     def signalled(task, config, plan, state, *rest):
         if state.step == 4:
             os.kill(os.getpid(), number)
         return inner(task, config, plan, state, *rest)
 
-    monkeypatch.setattr(loop, "_step", signalled)
+    monkeypatch.setattr(loop, "train_step", signalled)
     ended = train(capsys, recipe, data, tmp_path)
     assert (ended.status, ended.err) == (130, "stopped\n")
     assert (tmp_path / "last").read_text() == "checkpoints/5\n"
     assert "stopped at step 5 of 6: --resume goes on" in (tmp_path / "log.txt").read_text()
-    monkeypatch.setattr(loop, "_step", inner)
+    monkeypatch.setattr(loop, "train_step", inner)
     assert train(capsys, recipe, data, tmp_path, "--resume").status == 0
     assert_same_runs(tmp_path, unbroken)
 
@@ -126,7 +127,7 @@ def test_ctrl_c_on_a_program_with_workers(unbroken, written_scenes, recipe, tmp_
     data, run = written_scenes / "coco", tmp_path / "run"
     arguments = ["--cfg", recipe, "--data", data, "--out", run, "--device", "cpu", "--set", "train.workers=2"]
     code = SIGNALLED.replace("os.kill(os.getpid(), number)", "os.killpg(os.getpgid(0), number)")
-    process = in_own_process(code, int(signal.SIGINT), 3, "_step", *arguments, "--quiet")
+    process = in_own_process(code, int(signal.SIGINT), 3, "train_step", *arguments, "--quiet")
     try:
         _, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired:

@@ -21,7 +21,7 @@ import multiprocessing, os, sys
 from detres.cli import common, train_det
 import detres.training.loop as loop
 of_workers, of_program = int(sys.argv[1]), int(sys.argv[2])
-inner = loop._step
+inner = loop.train_step
 
 def signalled(task, config, plan, state, *rest):
     if state.step == 3:
@@ -33,7 +33,7 @@ def signalled(task, config, plan, state, *rest):
             os.kill(os.getpid(), of_program)
     return inner(task, config, plan, state, *rest)
 
-loop._step = signalled
+loop.train_step = signalled
 common.run(train_det.main, sys.argv[3:])
 """
 # More steps than two workers read ahead.
@@ -98,6 +98,6 @@ def test_a_killed_worker_is_one_line(written_scenes, recipe, tmp_path):
     status, err = signalled(int(signal.SIGKILL), 0, recipe, data, run)
     assert status == 2, err
     line = err.splitlines()[-1]
-    assert line.startswith("error: a process that reads pictures was killed")
+    assert line.startswith("error: a process that reads images was killed")
     assert "train.workers" in line
     assert "Traceback" not in err
