@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,17 @@ from detres.data.preprocessing import TORCHVISION
 from detres.data.proposals import Proposals
 from detres.data.shapes import shapes_annotations
 from detres.detection import alternating
-from detres.detection.build import build_detector, read_detector
+from detres.detection.build import build_detector, detector_from_tensors
 from detres.detection.config import DetectionConfig
 from detres.detection.data import TrainingData
-from detres.detection.losses import training_losses
-from detres.detection.task import build_task, train_detector
+from detres.detection.faster_rcnn import FasterRCNN
+from detres.detection.losses import rcnn_losses, rpn_losses, training_losses
+from detres.detection.task import build_detector_task
+from detres.detection.train import read_training, train_detector
 from detres.errors import ConfigError, DataError, UserError
+from detres.tasks.start import Start
 from detres.training.run_folder import RunFolder
-from detres.weights.checkpoint import read_weights
+from detres.weights.checkpoint import Metadata, read_weights
 
 CPU = torch.device("cpu")
 SETTINGS = [
@@ -65,8 +67,14 @@ def configured(*more: str) -> DetectionConfig:
 
 
 def run_in(path: Path, config: DetectionConfig, *, resume: bool = False) -> dict[str, float | None]:
+    data, start = read_training(config, CPU, path if resume else None)
     with RunFolder.open(path, config, resume=resume) as run:
-        return train_detector(config, run, CPU, resume=resume, quiet=True)
+        return train_detector(config, data, start, run, CPU, resume=resume, quiet=True)
+
+
+def read_detector(path: Path) -> tuple[FasterRCNN, Metadata]:
+    tensors, metadata = read_weights(path)
+    return detector_from_tensors(tensors, metadata, str(path))[0], metadata
 
 
 def weights(run: Path, step: str) -> dict[str, torch.Tensor]:
@@ -107,15 +115,14 @@ def test_each_step_trains_its_own_and_starts_where_it_should(unbroken, context):
     one, two, three, four = (weights(unbroken, name) for name in NAMES)
     config = configured(context)
     data = TrainingData(shapes_annotations("train", 5), None)
-    initial = {
-        name: tensor.clone() for name, tensor in build_task(config, data, CPU).network.state_dict().items()
-    }
-    assert same(part(one, "region_head"), part(initial, "region_head"))
+    network = build_detector_task(config, data, Start(config.model.network), CPU).network
+    initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert same(part(one, "roi_head"), part(initial, "roi_head"))
     assert same(part(two, "rpn"), part(initial, "rpn"))
-    assert same(part(three, "region_head"), part(two, "region_head"))
+    assert same(part(three, "roi_head"), part(two, "roi_head"))
     assert same(part(four, "rpn"), part(three, "rpn"))
-    for before, after, name in ((initial, one, "rpn"), (initial, two, "region_head"), (two, three, "rpn"),
-                                (three, four, "region_head")):  # fmt: skip
+    for before, after, name in ((initial, one, "rpn"), (initial, two, "roi_head"), (two, three, "rpn"),
+                                (three, four, "roi_head")):  # fmt: skip
         assert not same(part(before, name), part(after, name))
     assert same(part(one, "trunk.conv1"), part(initial, "trunk.conv1")), "frozen by model.freeze_at"
     assert not same(part(two, "trunk.layer1"), part(initial, "trunk.layer1"))
@@ -125,26 +132,26 @@ def test_the_whole_detector_is_put_together(unbroken):
     assert (unbroken / "model.safetensors").read_bytes() == (
         unbroken / "steps" / NAMES[-1] / "model.safetensors"
     ).read_bytes()
-    network, _, metadata = read_detector(unbroken / "model.safetensors")
+    network, metadata = read_detector(unbroken / "model.safetensors")
     assert metadata.class_names == shapes_annotations("train", 1).class_names
     assert same(dict(network.state_dict()), weights(unbroken, NAMES[-1]))
     log = (unbroken / "log.txt").read_text()
     for number, step in enumerate(alternating.STEPS, start=1):
         assert f"step {number} of 4, {step.title}: done" in log
-    assert log.count("proposals a training picture reach IoU 0.5") == 2
+    assert log.count("proposals per training image reach IoU 0.5") == 2
 
 
 def test_lengths_of_the_steps(unbroken):
     ends = [(unbroken / "steps" / name / "last").read_text().strip() for name in NAMES]
     assert ends == ["checkpoints/3", "checkpoints/2", "checkpoints/3", "checkpoints/2"]
     train = configured("train.rcnn_stage.batch=4", "train.rpn_stage.lr=1").train
-    assert (train.of_step("regions").batch, train.of_step("regions").lr) == (4, 0.05)
-    assert (train.of_step("rpn").batch, train.of_step("rpn").lr) == (train.batch, 1)
-    assert train.of_step("regions").length == Length(2, "iterations")
+    assert (train.for_stage("rcnn").batch, train.for_stage("rcnn").lr) == (4, 0.05)
+    assert (train.for_stage("rpn").batch, train.for_stage("rpn").lr) == (train.batch, 1)
+    assert train.for_stage("rcnn").length == Length(2, "iterations")
 
 
 def test_all_steps_are_planned_before_the_first_one_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("the training has begun"))
+    monkeypatch.setattr(loop, "train_step", lambda *_: pytest.fail("the training has begun"))
     with pytest.raises(ConfigError, match="do not rise"):
         run_in(tmp_path / "run", configured("train.rcnn_stage.milestones=[2 iterations, 1 iterations]"))
     assert not (tmp_path / "run").exists()
@@ -163,7 +170,7 @@ class Killed(BaseException):
 
 def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
     """Dies at one optimizer step after another, while proposals are made, and stops at Ctrl-C; ends bit-equal."""
-    run, inner = tmp_path / "run", loop._step
+    run, inner = tmp_path / "run", loop.train_step
     taken = 0
 
     def dying(task, config, plan, state, *rest):
@@ -173,24 +180,24 @@ def test_stopped_anywhere_and_resumed(unbroken, context, tmp_path, monkeypatch):
             raise Killed
         return inner(task, config, plan, state, *rest)
 
-    monkeypatch.setattr(loop, "_step", dying)
+    monkeypatch.setattr(loop, "train_step", dying)
     for _ in range(5):  # one optimizer step further each time: into step 2
         taken = 0
         with pytest.raises(Killed):
             run_in(run, configured(context), resume=True)
     assert (run / "steps" / NAMES[1] / "last").exists()
-    monkeypatch.setattr(loop, "_step", inner)
+    monkeypatch.setattr(loop, "train_step", inner)
 
     def interrupted(task, config, plan, state, *rest):
-        if "rpn_box" in task.losses.func.__name__ or task.losses.func is alternating.rpn_step_losses:
+        if task.stage == "rpn":
             os.kill(os.getpid(), signal.SIGINT)
         return inner(task, config, plan, state, *rest)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):  # in step 3
         run_in(run, configured(context), resume=True)
     assert (run / "steps" / NAMES[2] / "last").read_text() == "checkpoints/1\n"
-    monkeypatch.setattr(loop, "_step", inner)
+    monkeypatch.setattr(loop, "train_step", inner)
     made = alternating.propose
 
     monkeypatch.setattr(alternating, "propose", _killed)
@@ -240,7 +247,7 @@ def test_the_tool_refuses_before_it_touches_a_run(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_in_the_last_iteration_of_a_step_stops_too(unbroken, context, tmp_path, monkeypatch):
-    run, inner, taken = tmp_path / "run", loop._step, 0
+    run, inner, taken = tmp_path / "run", loop.train_step, 0
 
     def interrupted(*arguments):
         nonlocal taken
@@ -249,7 +256,7 @@ def test_an_interrupt_in_the_last_iteration_of_a_step_stops_too(unbroken, contex
             os.kill(os.getpid(), signal.SIGINT)
         return inner(*arguments)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_in(run, configured(context))
     assert taken == 3
@@ -265,7 +272,7 @@ def test_a_fault_in_a_later_step_costs_no_earlier_one(tmp_path, monkeypatch):
     def at_fault(*arguments):
         raise UserError("a picture is gone")
 
-    monkeypatch.setattr(alternating, "region_step_losses", at_fault)
+    monkeypatch.setattr("detres.detection.task.rcnn_losses", at_fault)
     with pytest.raises(UserError, match="a picture is gone"):
         run_in(tmp_path / "run", configured())
     assert (tmp_path / "run" / "steps" / NAMES[0] / "model.safetensors").exists()
@@ -284,29 +291,23 @@ def test_the_losses_are_those_of_joint_training(unbroken, context):
         "data.augmentation.flip=0",
     )
     annotations = shapes_annotations("train", 5)
-    network, _, _ = read_detector(unbroken / "model.safetensors")
-    options = config.step_options(len(annotations.class_names))
+    network, _ = read_detector(unbroken / "model.safetensors")
+    rpn, rcnn = config.rpn, config.rcnn
     proposals = Proposals(unbroken / "steps" / "3_rpn" / "proposals.safetensors", annotations)
     dataset = DetectionDataset(annotations, 96, 128, proposals=proposals)
     samples = collate_detection([dataset[0], dataset[1]])
+    images = [sample.image for sample in samples]
+    given = [sample.proposals for sample in samples if sample.proposals is not None]
 
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
     with torch.no_grad():
         ours = {
-            **alternating.rpn_step_losses(network, options, CPU, samples, seeded()),
-            **alternating.region_step_losses(network, options, CPU, samples, seeded()),
+            **rpn_losses(network(images), samples, rpn, rcnn, seeded()),
+            **rcnn_losses(network, network.maps(images), given, samples, rcnn, seeded()),
         }
-        joint = training_losses(
-            network,
-            [sample.image for sample in samples],
-            [sample.boxes for sample in samples],
-            [sample.labels for sample in samples],
-            [sample.scale for sample in samples],
-            replace(options, proposals=config.step_options(5).proposals),
-            seeded(),
-        )
+        joint = training_losses(network, samples, rpn, rcnn, seeded())
     assert ours.keys() == joint.keys()
     for name, loss in joint.items():
         assert ours[name].item() == pytest.approx(loss.item(), rel=1e-3), name
@@ -320,10 +321,12 @@ def test_the_region_step_trains_global_context(unbroken):
     network = build_detector(config.architecture(config.model.network), classes, TORCHVISION)
     proposals = Proposals(unbroken / "steps" / "3_rpn" / "proposals.safetensors", annotations)
     samples = collate_detection([DetectionDataset(annotations, 96, 128, proposals=proposals)[0]])
+    maps = network.maps([sample.image for sample in samples])
+    given = [sample.proposals for sample in samples if sample.proposals is not None]
     generator = torch.Generator().manual_seed(0)
-    losses = alternating.region_step_losses(network, config.step_options(classes), CPU, samples, generator)
-    losses["region_class"].backward()
-    gradient = network.region_head.class_logits.weight.grad
+    losses = rcnn_losses(network, maps, given, samples, config.rcnn, generator)
+    losses["classifier"].backward()
+    gradient = network.roi_head.box_predictor.cls_score.weight.grad
     assert gradient is not None
     assert all(half.abs().max() > 0 for half in gradient.chunk(2, dim=1))
 
