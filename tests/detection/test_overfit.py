@@ -16,10 +16,11 @@ from detres.data.records import Annotations
 from detres.data.shapes import shapes_annotations
 from detres.detection.config import DetectionConfig
 from detres.detection.data import TrainingData
-from detres.detection.task import build_task
+from detres.detection.task import build_detector_task
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import pooled_statistics
 from detres.networks.resnet import build_network
+from detres.tasks.start import read_start
 from detres.training.loop import train
 from detres.training.run_folder import RunFolder
 from detres.weights.checkpoint import Metadata, save_weights
@@ -83,10 +84,10 @@ def learnt_by_heart(images: Annotations, overrides: list[str], run: Path) -> dic
     """The figures on the training pictures after a whole run on them."""
     config = load_config(DetectionConfig, None, [*COMMON, *overrides])
     device = torch.device("cpu")
-    task = build_task(config, TrainingData(images, images), device, quiet=True)
+    start = read_start(config.model.network, config.model.init)
+    task = build_detector_task(config, TrainingData(images, images), start, device, quiet=True)
     with RunFolder.open(run, config) as folder:
         train(task, config.train, folder, device, quiet=True)
-    assert task.evaluate is not None
     with torch.no_grad():
         return dict(task.evaluate(task.network.eval()))
 
@@ -100,6 +101,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_overfits_eight_images(tmp_path):
     folder = os.environ.get("DETRES_DATA")
