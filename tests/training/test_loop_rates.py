@@ -32,7 +32,7 @@ PLATEAU = {
     "schedule": "plateau",
     "patience": 2,
     "gamma": 0.5,
-    "lr": 0.08,
+    "lr": 0.008,
     "warmup_iterations": 0,
     "milestones": (),
     "evaluate_every": "2 iterations",
@@ -43,7 +43,7 @@ FIGURES = (1.0, 0.5, 0.5, 2.0, 1.0, 2.0, 9.0)  # a plateau at the third, another
 
 def test_rate_falls_after_evaluations_without_a_better_figure(tmp_path: Path) -> None:
     tiny_task.run(tmp_path / "run", made=scripted(iter(FIGURES)), **PLATEAU, length="14 iterations")
-    assert rates(tmp_path / "run") == pytest.approx([0.08] * 3 + [0.04] * 3 + [0.02])
+    assert rates(tmp_path / "run") == pytest.approx([0.008] * 3 + [0.004] * 3 + [0.002])
 
 
 @pytest.mark.parametrize("stop", [4, 6, 10])
