@@ -42,9 +42,9 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         from detres.data.shapes import draw
 
         return draw(str(path))
-    image = cifar_batches.MEMBER.fullmatch(str(path))
+    image = cifar_batches.IMAGE_NAME.fullmatch(str(path))
     if image:
-        return cifar_batches.read_member(image["file"], int(image["index"]))
+        return cifar_batches.read_batch_image(image["file"], int(image["index"]))
     return decode_image(read_bytes(path), str(path), upright=upright)
 
 

@@ -19,7 +19,7 @@ Color = tuple[int, int, int]
 
 GOLDEN_RATIO = 0.6180339887498949
 DASH = 6
-FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def draw_detections(
@@ -137,8 +137,10 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     import cv2
 
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(f"cannot write a picture as {path}: the name must end in one of {', '.join(FORMATS)}")
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"cannot write a picture as {path}: the name must end in one of {', '.join(SUFFIXES)}"
+        )
     _, encoded = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
     with atomic_path(path) as beside:
         beside.write_bytes(encoded.tobytes())

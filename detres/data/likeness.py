@@ -23,8 +23,8 @@ FLAT = 2.0  # standard deviation of gray levels under which a picture shows noth
 ROWS = 512  # compared with all others at once
 
 
-def signature(image: np.ndarray) -> np.ndarray | None:
-    """What `near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
+def compute_signature(image: np.ndarray) -> np.ndarray | None:
+    """What `find_near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -41,7 +41,7 @@ def signature(image: np.ndarray) -> np.ndarray | None:
     return np.concatenate((np.packbits(bits), thumbnail.ravel()))
 
 
-def near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
+def find_near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
     """Groups of pictures that are nearly the same.
 
     Every pair is compared, 512 rows at a time by one matrix product (tens of thousands of pictures: seconds); a group

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLASS_NAMES = ("square", "triangle", "star", "cross", "ring")  # no disc: a disc on a disc would be a ring
+SHAPE_CLASSES = ("square", "triangle", "star", "cross", "ring")  # no disc: a disc on a disc would be a ring
 DISTRACTORS = ("blob", "bar", "zigzag")
 
 SUBSAMPLES = 4
@@ -74,7 +74,7 @@ def bounding_box(contours: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def rasterise(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, slice, np.ndarray]:
+def rasterize(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, slice, np.ndarray]:
     """A form as the pixels of its bounding box.
 
     Args:
@@ -153,7 +153,7 @@ def paint_form(image: np.ndarray, contours: list[np.ndarray], texture: Texture) 
     """Fill a form on a (H, W, 3) float32 picture, anti-aliased."""
     import cv2
 
-    rows, columns, mask = rasterise(contours, SUBSAMPLES)
+    rows, columns, mask = rasterize(contours, SUBSAMPLES)
     under = image[rows, columns]
     share = cv2.merge([mask.astype(np.float32) * np.float32(1 / 255)] * 3)
     under += share * (texture_pixels(texture, rows, columns) - under)

@@ -155,7 +155,7 @@ def verify_images(place: Path, counts: dict[str, int]) -> dict[str, int]:
         UserError: A split lacks pictures, or has more, or anything a reader calls an error.
     """
     classes = {}
-    batches = cifar.find(place)
+    batches = cifar.find_folder(place)
     for split, expected in counts.items():
         found = cifar.read(batches, split) if batches else folders.read(place, split)[0]
         if len(found) != expected:
@@ -169,7 +169,7 @@ def _seems_there(place: Path) -> bool:
 
 
 def _has_images(place: Path) -> bool:
-    return place.is_file() or cifar.find(place) is not None or (place / "train").is_dir()
+    return place.is_file() or cifar.find_folder(place) is not None or (place / "train").is_dir()
 
 
 def _download(url: str, target: Path) -> None:
