@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.data.format_names import FORMAT_NAMES
 from detres.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,14 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         DataError: The data set has errors (after the whole report).
     """
-    from detres.data.checks import check_data_set
-    from detres.data.formats import FORMATS, resolve_directory
-
     parser = tool_parser("check-data", "Show the contents and defects of a data set for detection.", EXAMPLE)
     add_common_arguments(parser, "data", "json", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
     parser.add_argument(
-        "--format", choices=FORMATS, help="what to read, where the folder holds several formats"
+        "--format", choices=FORMAT_NAMES, help="what to read, where the folder holds several formats"
     )
     parser.add_argument(
         "--headers", action="store_true", help="read only the images' headers, which is faster but finds less"
@@ -44,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not arguments.data:
         parser.error("--data DIR is needed")
+
+    from detres.data.checks import check_data_set
+    from detres.data.formats import resolve_directory
 
     report = check_data_set(
         resolve_directory(arguments.data),

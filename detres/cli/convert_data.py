@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser
+from detres.data.format_names import FORMAT_NAMES, WRITABLE
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,16 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: The data set has errors, splits disagree on class names, or `--out` holds something.
     """
-    from detres.data.formats import FORMATS
-    from detres.data.writers import WRITERS
-
     parser = tool_parser("convert-data", "Write a data set for detection in another format.", EXAMPLE)
     add_common_arguments(parser, "data", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
     parser.add_argument(
-        "--format", choices=FORMATS, help="what to read, where the folder holds several formats"
+        "--format", choices=FORMAT_NAMES, help="what to read, where the folder holds several formats"
     )
-    parser.add_argument("--to", choices=WRITERS, required=True, help="what to write")
+    parser.add_argument("--to", choices=WRITABLE, required=True, help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="(default: copy)")
     parser.add_argument(
@@ -46,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--data DIR is needed")
     if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
         raise UserError(f"--out {options.out} is not empty: choose another folder or add --overwrite")
+
+    from detres.data.writers import WRITERS
 
     for name, part in _read(options).items():
         report = WRITERS[options.to](part, options.out, name, images=options.images)

@@ -42,11 +42,11 @@ class SplitCheck:
     Attributes:
         images: Their number.
         objects: Their number (crowds and difficult ones included).
-        empty: Pictures without objects.
+        empty: Images without objects.
         crowd: Objects that are crowds.
         difficult: Objects marked so.
         classes: Counts by class name.
-        sides: 0, 5, 50, 95, 100 % points of pictures' shorter and longer sides, and of the objects' sqrt(area).
+        sides: 0, 5, 50, 95, 100 % points of images' shorter and longer sides, and of the objects' sqrt(area).
         areas: Objects that are small, medium, large as COCO counts.
     """
 
@@ -69,8 +69,8 @@ class CheckReport:
         splits: Contents by split.
         errors: Defects that stop a training.
         defects: Defects that are dropped or mended with a count, and those of no consequence.
-        identical: Groups of pictures with the same pixels, as `split/id`.
-        near_identical: Groups of pictures that are nearly the same (see `likeness`) and not all in one of `identical`.
+        identical: Groups of images with the same pixels, as `split/id`.
+        near_identical: Groups of images that are nearly the same (see `likeness`) and not all in one of `identical`.
         across_splits: Groups of both kinds with two images, each of which is in a split that lacks the other: a leak.
     """
 
@@ -176,7 +176,7 @@ def summarize(annotations: Annotations) -> SplitCheck:
 
 
 def find_doubled_boxes(annotations: Annotations) -> list[Defect]:
-    """Pairs of boxes of one class in one picture that overlap by more than an IoU of 0.8 (crowds left out)."""
+    """Pairs of boxes of one class in one image that overlap by more than an IoU of 0.8 (crowds left out)."""
     import torch
 
     from detres.boxes.geometry import box_iou

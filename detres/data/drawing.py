@@ -1,7 +1,7 @@
-"""Boxes drawn on pictures, sheets of pictures, and pictures written whole or not at all. OpenCV only.
+"""Boxes drawn on images, sheets of images, and images written whole or not at all. OpenCV only.
 
 Detections are thick with a colored label above; annotations thin and dashed with a dark label below: both can stand
-in one picture.
+in one image.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def class_color(label: int) -> Color:
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, *, gap: int = 4) -> np.ndarray:
-    """Pictures in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
+    """Images in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
 
     Raises:
-        ValueError: No picture is given.
+        ValueError: No image is given.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one picture")
@@ -147,7 +147,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:
-    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the picture."""
+    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the image."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX

@@ -1,11 +1,11 @@
 """The embedded data set `shapes`: scenes and single forms drawn on the fly from a seed, with exact boxes.
 
-No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in pictures of
-256 x 320, none in one picture of ten; up to four distractors of no class; an object is covered by half at most
+No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in images of
+256 x 320, none in one image of ten; up to four distractors of no class; an object is covered by half at most
 (some scenes allow less).
 
-A picture is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
-`shapes://class/SIDE/SPLIT/SEED/INDEX` is a square picture of one form for classification.
+An image is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
+`shapes://class/SIDE/SPLIT/SEED/INDEX` is a square image of one form for classification.
 Boxes are tight boxes of whole forms, covered parts included: float xyxy in continuous pixel coordinates.
 """
 
@@ -49,7 +49,7 @@ class SceneForm:
 
     Attributes:
         label: Its class, `DISTRACTOR` for none.
-        contours: Its outlines in picture coordinates.
+        contours: Its outlines in image coordinates.
         visible: The share of it that other forms leave to be seen.
     """
 
@@ -60,7 +60,7 @@ class SceneForm:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, lowest form first."""
+    """What an image shows, lowest form first."""
 
     height: int
     width: int
@@ -74,7 +74,7 @@ class Scene:
 
 
 def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
-    """Scenes 0..count-1 of a split (`train`, `val`, `test`) as detection data; pictures are drawn when read."""
+    """Scenes 0..count-1 of a split (`train`, `val`, `test`) as detection data; images are drawn when read."""
     _check_split(split)
     scenes = [lay_out(split, seed, index) for index in range(count)]
     boxes, labels = zip(*(scene.objects() for scene in scenes), strict=True) if scenes else ((), ())
@@ -96,7 +96,7 @@ def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
 
 
 def shapes_labels(split: str, count: int, seed: int = 0, side: int = 64) -> ImageLabels:
-    """`count` pictures of side x side pixels with one form each, as classification data; classes take turns."""
+    """`count` images of side x side pixels with one form each, as classification data; classes take turns."""
     _check_split(split)
     return ImageLabels(
         paths=Strings([f"shapes://class/{side}/{split}/{seed}/{index}" for index in range(count)]),
@@ -107,7 +107,7 @@ def shapes_labels(split: str, count: int, seed: int = 0, side: int = 64) -> Imag
 
 
 def is_shapes(text: str) -> bool:
-    """Whether a data set's name means drawn pictures: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`."""
+    """Whether a data set's name means drawn images: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`."""
     return _SOURCE.fullmatch(text) is not None
 
 
@@ -120,14 +120,14 @@ def read_shapes(text: str, split: str | None) -> Annotations:
 
 
 def draw(path: str) -> np.ndarray:
-    """The picture of a `shapes://` path: (H, W, 3) uint8 RGB."""
+    """The image of a `shapes://` path: (H, W, 3) uint8 RGB."""
     side, split, seed, index = _parse(path)
     scene = lay_out(split, seed, index) if side is None else lay_out_single(split, seed, index, side)
     return paint(scene, _generator(split, seed, index, _PAINT))
 
 
 def drawn_size(path: str) -> tuple[int, int]:
-    """Height and width of the picture of a `shapes://` path, without drawing it."""
+    """Height and width of the image of a `shapes://` path, without drawing it."""
     side, split, seed, index = _parse(path)
     return _scene_size(_generator(split, seed, index, _LAYOUT)) if side is None else (side, side)
 
@@ -146,7 +146,7 @@ def lay_out(split: str, seed: int, index: int) -> Scene:
 
 
 def lay_out_single(split: str, seed: int, index: int, side: int) -> Scene:
-    """What the classification picture `index` shows: one form of a class, alone on its background.
+    """What the classification image `index` shows: one form of a class, alone on its background.
 
     Without distractors, which a detector learns soon enough to tell apart: among them a small network stays at chance
     for long.
@@ -215,7 +215,7 @@ def _random_placement(
     shrink: float,
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
-    """A form of random size (smaller ones somewhat more often) at a random place inside the picture."""
+    """A form of random size (smaller ones somewhat more often) at a random place inside the image."""
     low, high = sides
     side = low + (high - low) * shrink * generator.random() ** 1.25
     kind = SHAPE_CLASSES[label] if label != DISTRACTOR else DISTRACTORS[generator.integers(len(DISTRACTORS))]
