@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
-from detres.data.format_names import FORMAT_NAMES
 from detres.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         DataError: The data set has errors (after the whole report).
     """
+    from detres.data.format_names import FORMAT_NAMES
+
     parser = tool_parser("check-data", "Show the contents and defects of a data set for detection.", EXAMPLE)
     add_common_arguments(parser, "data", "json", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser
-from detres.data.format_names import FORMAT_NAMES, WRITABLE
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: The data set has errors, splits disagree on class names, or `--out` holds something.
     """
+    from detres.data.format_names import FORMAT_NAMES, WRITABLE
+
     parser = tool_parser("convert-data", "Write a data set for detection in another format.", EXAMPLE)
     add_common_arguments(parser, "data", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from detres.data.config import Source
+from detres.data.format_names import FORMAT_NAMES, WRITABLE
 from detres.data.formats import (
+    FORMATS,
     find_format,
     list_splits,
     read_annotations,
@@ -15,6 +17,7 @@ from detres.data.formats import (
     select_classes,
 )
 from detres.data.sources import read_sources
+from detres.data.writers import WRITERS
 from detres.errors import DataError, UserError
 
 
@@ -23,6 +26,10 @@ def source(directory, split, format=None):
 
 
 XML = make_data.xml([("dog", (1, 1, 9, 9))])
+
+
+def test_command_line_names_the_formats_of_the_tables():
+    assert (tuple(FORMATS), tuple(WRITERS)) == (FORMAT_NAMES, WRITABLE)
 
 
 def test_formats_are_found_by_looking(tmp_path):

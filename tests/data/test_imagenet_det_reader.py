@@ -152,7 +152,7 @@ def test_without_the_class_map(ilsvrc):
     with pytest.raises(DataError, match=r"map_det\.txt, line 1: should be `wnid number name`"):
         read_annotations(ilsvrc, "val")
     (ilsvrc / "map_det.txt").unlink()
-    with pytest.raises(DataError, match="development kit's data/"):
+    with pytest.raises(DataError, match="put the development kit's folder `devkit`"):
         read_annotations(ilsvrc, "val")
 
 
