@@ -15,7 +15,7 @@ from detres.api import Classifier, DetectionResult, Detector, as_image
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image
 from detres.data.preprocessing import to_tensor
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
 from detres.detection.build import detector_from_tensors
@@ -77,7 +77,7 @@ def test_what_is_found(detector, images):
     assert found.boxes.min() >= 0
     assert (found.boxes[:, 2] <= width + 1e-3).all()
     assert (found.boxes[:, 3] <= height + 1e-3).all()
-    assert found.names == [CLASS_NAMES[label] for label in found.labels]
+    assert found.names == [SHAPE_CLASSES[label] for label in found.labels]
 
 
 def test_a_path_an_image_and_an_array_are_one_image(detector, images):
@@ -254,7 +254,7 @@ def test_evaluate(detector):
 
 def test_evaluate_on_other_classes(tmp_path):
     other = detres.load(
-        write_detector(tmp_path / "o.safetensors", [*CLASS_NAMES[:-1], "rings"]), device="cpu"
+        write_detector(tmp_path / "o.safetensors", [*SHAPE_CLASSES[:-1], "rings"]), device="cpu"
     )
     with pytest.raises(DataError, match=r"class names differ.*missing there: rings; unknown: ring"):
         detres.evaluate(other, "shapes:2", split="val")  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def test_a_classifier(tmp_path, images):
     classifier = detres.load(write_tiny_classifier(tmp_path / "c.safetensors"), device="cpu")
     assert isinstance(classifier, Classifier)
     classified = classifier(images[0])
-    assert sorted(classified.names) == sorted(CLASS_NAMES)
+    assert sorted(classified.names) == sorted(SHAPE_CLASSES)
     assert classified.scores.sum().item() == pytest.approx(1)
     assert torch.equal(classified.scores, classified.scores.sort(descending=True).values)
     both = classifier([images[1], Image.open(images[0])])
@@ -288,8 +288,8 @@ def other_weights(tmp_path_factory) -> Path:
     """ResNet-50 with global context at 80 px, its classes in another order."""
     return write_detector(
         tmp_path_factory.mktemp("weights") / "o.safetensors",
-        CLASS_NAMES[::-1],
-        category_ids=tuple(range(10, 10 + len(CLASS_NAMES))),
+        SHAPE_CLASSES[::-1],
+        category_ids=tuple(range(10, 10 + len(SHAPE_CLASSES))),
         seed=1,
         network_config=NetworkConfig.model_validate({"name": "resnet50", "width": 0.125}),
         context=True,
@@ -332,7 +332,7 @@ def test_an_ensemble_of_different_networks(weights, other_weights, images):
         one, two = (ensemble(images[0], **options) for ensemble in ensembles)  # type: ignore[arg-type]
         assert isinstance(one, DetectionResult)
         assert isinstance(two, DetectionResult)
-        assert one.class_names == two.class_names[::-1] == CLASS_NAMES
+        assert one.class_names == two.class_names[::-1] == SHAPE_CLASSES
         assert len(one) > 5
         assert sorted(one.names) == sorted(two.names)
         assert torch.allclose(one.scores, two.scores, atol=1e-4)
@@ -351,10 +351,10 @@ def test_an_ensemble_finds_a_split_as_its_images(weights, other_weights):
 
 
 def test_files_that_make_no_ensemble(weights, tmp_path):
-    names = [*CLASS_NAMES[:-1], "rings"]
+    names = [*SHAPE_CLASSES[:-1], "rings"]
     other = write_detector(tmp_path / "o.safetensors", names)
     classifier = write_tiny_classifier(tmp_path / "c.safetensors")
-    lacking = rf"o\.safetensors has 5 \(.*\); missing there: {CLASS_NAMES[-1]}; unknown: rings"
+    lacking = rf"o\.safetensors has 5 \(.*\); missing there: {SHAPE_CLASSES[-1]}; unknown: rings"
     for paths, message in (
         ([weights, other], lacking),
         (
@@ -430,7 +430,7 @@ def test_an_ensemble_of_classifiers_averages_their_scores(tmp_path, images):
     save_weights(
         tmp_path / "b.safetensors",
         tensors,
-        metadata.model_copy(update={"class_names": tuple(reversed(CLASS_NAMES))}),
+        metadata.model_copy(update={"class_names": tuple(reversed(SHAPE_CLASSES))}),
     )
     alone = [
         detres.load(path, device="cpu")(images[0], flip=True) for path in (first, tmp_path / "b.safetensors")

@@ -11,7 +11,7 @@ from detres.classification.classifier import build_classifier, write_classifier
 from detres.classification.config import ClassifierArchitecture
 from detres.data.config import CropConfig
 from detres.data.preprocessing import TORCHVISION
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.detection.build import build_detector, detector_from_tensors
 from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
@@ -24,7 +24,7 @@ NETWORK = NetworkConfig.model_validate({"name": "resnet18", "width": 0.25})
 
 def write_detector(
     path: Path,
-    class_names: Sequence[str] = CLASS_NAMES,
+    class_names: Sequence[str] = SHAPE_CLASSES,
     *,
     category_ids: tuple[int, ...] | None = None,
     test: dict[str, object] | None = None,
@@ -63,7 +63,7 @@ def read_detector(path: Path) -> tuple[FasterRCNN, DetectorArchitecture, Metadat
     return *detector_from_tensors(tensors, metadata, str(path)), metadata
 
 
-def write_tiny_classifier(path: Path, class_names: Sequence[str] = CLASS_NAMES) -> Path:
+def write_tiny_classifier(path: Path, class_names: Sequence[str] = SHAPE_CLASSES) -> Path:
     """A classifier of random weights for crops of 32 px."""
     architecture = ClassifierArchitecture(network=NETWORK, frozen_stages=0, frozen_batch_norm=False)
     network = build_classifier(architecture, len(class_names), torch.Generator().manual_seed(0)).eval()

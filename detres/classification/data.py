@@ -111,7 +111,7 @@ def _read(source: Source, side: int) -> tuple[ImageLabels, ReadReport]:
         count, seed = [*numbers, *(DRAWN_IMAGES, 0)[len(numbers) :]]
         return shapes_labels(source.split or "train", count, seed, side), ReadReport()
     path = resolve_directory(source.dir)
-    batches = cifar.find(path)
+    batches = cifar.find_folder(path)
     if batches is not None:
         return cifar.read(batches, source.split), ReadReport()
     return folders.read(path, source.split)
@@ -121,4 +121,4 @@ def _splits(directory: str) -> list[str]:
     if is_shapes(directory):
         return list(SPLITS)
     path = resolve_directory(directory)
-    return folders.splits(path) if cifar.find(path) is None else cifar.splits()
+    return folders.splits(path) if cifar.find_folder(path) is None else cifar.splits()

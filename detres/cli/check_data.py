@@ -1,11 +1,11 @@
-"""`detres check-data`: what is in a data set and what is wrong with it.
+"""`detres check-data`: prints the contents of a data set, and every defect with its file and object.
 
-Prints the classes, sizes and every defect by file and object; ends with status 2 where a training would stop.
+The exit status is 2 if a defect would stop a training.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detres.data.records import Defect
 
 EXAMPLE = "python3 tools/check_data.py --data bccd --split train"
-SHOWN = 20
+DEFAULT_LIMIT = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,40 +26,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         DataError: The data set has errors (after the whole report).
     """
-    parser = tool_parser(
-        "check-data", "What is in a data set for detection, and what is wrong with it.", EXAMPLE
-    )
+    from detres.data.format_names import FORMAT_NAMES
+
+    parser = tool_parser("check-data", "Show the contents and defects of a data set for detection.", EXAMPLE)
     add_common_arguments(parser, "data", "json", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
     parser.add_argument(
-        "--format", metavar="coco|voc|yolo|imagenet_det", help="where the folder holds more than one format"
+        "--format", choices=FORMAT_NAMES, help="what to read, where the folder holds several formats"
     )
     parser.add_argument(
-        "--headers", action="store_true", help="read pictures' headers only: quick, finds less"
+        "--headers", action="store_true", help="read only the images' headers, which is faster but finds less"
     )
-    parser.add_argument("--all", action="store_true", help=f"show every defect, not {SHOWN} of a kind")
+    parser.add_argument(
+        "--all", action="store_true", help=f"show all defects, not only {DEFAULT_LIMIT} of a kind"
+    )
     arguments = parser.parse_args(argv)
     if not arguments.data:
         parser.error("--data DIR is needed")
 
-    from detres.data.checks import check
+    from detres.data.checks import check_data_set
     from detres.data.formats import resolve_directory
 
-    report = check(
+    report = check_data_set(
         resolve_directory(arguments.data),
         arguments.split,
         format=arguments.format,
         pixels=not arguments.headers,
         quiet=arguments.quiet,
     )
-    show(report, limit=None if arguments.all else SHOWN)
+    show(report, limit=None if arguments.all else DEFAULT_LIMIT)
     write_json(arguments.json, report.to_dict())
     if report.errors:
-        kinds = ", ".join(f"{kind}: {count}" for kind, count in _count(report.errors).items())
+        kinds = ", ".join(
+            f"{kind}: {count}" for kind, count in Counter(defect.kind for defect in report.errors).items()
+        )
         raise DataError(f"{report.source} has errors that stop a training ({kinds})")
 
 
-def show(report: CheckReport, limit: int | None = SHOWN) -> None:
+def show(report: CheckReport, limit: int | None = DEFAULT_LIMIT) -> None:
     """Print the report on standard output, at most `limit` defects of each kind."""
     from detres.console import table
 
@@ -69,36 +73,33 @@ def show(report: CheckReport, limit: int | None = SHOWN) -> None:
             for word, count in (("crowds", split.crowd), ("difficult", split.difficult))
             if count
         ]
-        of_them = f" ({', '.join(notes)})" if notes else ""
+        suffix = f" ({', '.join(notes)})" if notes else ""
         print(
-            f"{name}: {split.images} pictures, {split.empty} without objects; {split.objects} objects{of_them}"
+            f"{name}: {split.images} pictures, {split.empty} without objects; {split.objects} objects{suffix}"
         )
         rows = [(label, entry.objects, entry.images) for label, entry in split.classes.items()]
         table("", ("class", "objects", "images"), rows)
         sizes = [(what, *(points or [None] * 5)) for what, points in split.sides.items()]
-        table("", ("pixels", "least", "5 %", "median", "95 %", "most"), _whole(sizes))
+        table("", ("pixels", "least", "5 %", "median", "95 %", "most"), _round(sizes))
         total = max(split.objects, 1)
         shares = ", ".join(f"{count} {word} ({count / total:.0%})" for word, count in split.areas.items())
         print(f"objects by COCO's area: {shares}\n")
     _show_defects("errors (a training stops)", report.errors, limit)
-    _show_defects("dropped, mended, or worth knowing", report.defects, limit)
+    _show_defects("dropped, mended, or of no consequence", report.defects, limit)
     _show_groups("pictures with the same pixels", report.identical, report.across_splits, " = ", limit)
     _show_groups(
         "pictures that are nearly the same", report.near_identical, report.across_splits, " ~ ", limit
     )
     if report.across_splits:
-        print(
-            "A test picture whose copy is trained on measures memory, not detection: keep the pictures of a group in"
-            " one split."
-        )
+        print("Keep the images of a group in one split: figures on copies of training images are too good.")
     if not (report.errors or report.defects or report.identical or report.near_identical):
-        print("nothing is wrong with it")
+        print("no defects")
 
 
 def _show_groups(
     title: str, groups: list[list[str]], crossing: list[list[str]], sign: str, limit: int | None
 ) -> None:
-    """Groups of pictures, those that cross splits first: they spoil figures."""
+    """Print groups of images, first those that cross splits, because they distort the figures."""
     if not groups:
         return
     print(f"{title}: {len(groups)} groups, {sum(group in crossing for group in groups)} across splits")
@@ -111,10 +112,10 @@ def _show_defects(title: str, defects: list[Defect], limit: int | None) -> None:
     if not defects:
         return
     print(f"{title}:")
-    of_kind: dict[str, list[Defect]] = defaultdict(list)
+    by_kind: dict[str, list[Defect]] = defaultdict(list)
     for defect in defects:
-        of_kind[defect.kind].append(defect)
-    for kind, some in of_kind.items():
+        by_kind[defect.kind].append(defect)
+    for kind, some in by_kind.items():
         print(f"  {kind}: {len(some)}")
         for defect in some[:limit]:
             print(f"    {defect.where}: {defect.what}")
@@ -127,12 +128,5 @@ def _show_rest(count: int, limit: int | None) -> None:
         print(f"    ... and {count - limit} more (--all, --json)")
 
 
-def _count(defects: list[Defect]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for defect in defects:
-        counts[defect.kind] += 1
-    return dict(counts)
-
-
-def _whole(rows: list[tuple]) -> list[tuple]:
+def _round(rows: list[tuple]) -> list[tuple]:
     return [tuple(round(value) if isinstance(value, float) else value for value in row) for row in rows]

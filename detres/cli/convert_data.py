@@ -1,4 +1,4 @@
-"""`detres convert-data`: a data set for detection as COCO, VOC or YOLO; drawn pictures (`shapes`) go to disk too."""
+"""`detres convert-data`: writes a data set for detection, or drawn images (`shapes`), as COCO, VOC or YOLO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ EXAMPLE = """
 detres convert-data --data bccd --to coco --out datasets/bccd_coco
 detres convert-data --data shapes:200 --split test --to yolo --out datasets/drawn
 """
-FORMATS = ("coco", "voc", "yolo")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,21 +26,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: The data set has errors, splits disagree on class names, or `--out` holds something.
     """
+    from detres.data.format_names import FORMAT_NAMES, WRITABLE
+
     parser = tool_parser("convert-data", "Write a data set for detection in another format.", EXAMPLE)
     add_common_arguments(parser, "data", "quiet")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all)")
     parser.add_argument(
-        "--format", choices=FORMATS, help="what to read, where the folder holds several formats"
+        "--format", choices=FORMAT_NAMES, help="what to read, where the folder holds several formats"
     )
-    parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
+    parser.add_argument("--to", choices=WRITABLE, required=True, help="what to write")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
     parser.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="(default: copy)")
-    parser.add_argument("--overwrite", action="store_true", help="write into --out though it holds something")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write into --out even if it holds something"
+    )
     options = parser.parse_args(argv)
     if not options.data:
         parser.error("--data DIR is needed")
     if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
-        raise UserError(f"--out {options.out} is not empty: choose another folder or say --overwrite")
+        raise UserError(f"--out {options.out} is not empty: choose another folder or add --overwrite")
 
     from detres.data.writers import WRITERS
 
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _read(options: argparse.Namespace) -> dict[str, Annotations]:
-    """All splits that are asked for, with one class list; what reading dropped goes to standard error."""
+    """The splits to write, with one class list; what reading dropped is printed on standard error."""
     from detres.data.formats import list_splits, read_annotations, resolve_directory, select_classes
 
     directory = resolve_directory(options.data)

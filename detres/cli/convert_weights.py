@@ -1,6 +1,6 @@
-"""Weights in and out: torchvision, timm, detectron2, Caffe and published CIFAR networks to detres, and back.
+"""`detres convert-weights`: from torchvision, timm, detectron2, Caffe and published CIFAR networks to detres, and back.
 
-He et al. 2015, §3.3-3.4: preprocessing, stride, pool and eps are found out from the file and travel with the result.
+He et al. 2015, §3.3-3.4: preprocessing, stride, pool and eps are recognized in the file and written into the result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ detres convert-weights runs/imagenet/r50/model.safetensors resnet50.pth --to tor
 def main(argv: list[str]) -> int | None:
     """Run `detres convert-weights`."""
     parser = tool_parser(
-        "convert-weights", "Convert a network's weights; the recipe goes with them.", EXAMPLE
+        "convert-weights", "Convert a network's weights together with their recipe.", EXAMPLE
     )
     add = parser.add_argument
     add("input", metavar="IN", help="a weights file in any layout, or torchvision:resnet50")
@@ -55,18 +55,18 @@ def main(argv: list[str]) -> int | None:
         from detres.console import table
 
         print(arguments.input)
-        table("", ("found", "value"), facts.items())
+        table("", ("key", "value"), facts.items())
     for difference in foreign:
-        print(f"not as torchvision uses its own: {difference}")
+        print(f"differs from torchvision's networks: {difference}")
     if backbone.missing and arguments.to == "torchvision":
-        print(f"a part of the network: {len(backbone.missing)} tensors are not there")
+        print(f"partial network: {len(backbone.missing)} tensors are missing")
     print(f"{arguments.output}: {len(backbone.tensors)} tensors, for {arguments.to}")
     write_json(arguments.json, {**facts, "weights": str(arguments.output), "missing": list(backbone.missing)})
     return None
 
 
 def _facts(backbone: Backbone) -> dict[str, str]:
-    """What was found out from the file."""
+    """What the file tells about the network and its recipe."""
     from detres.errors import listed
     from detres.networks.config import NetworkConfig
 
@@ -87,14 +87,10 @@ def _facts(backbone: Backbone) -> dict[str, str]:
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, or those of a data set."""
+    """The class names in a text file, or those of a data set."""
     from detres.classification.data import read_image_labels, sources_of
-    from detres.errors import UserError
+    from detres.data.files import read_names
 
     if path.is_file() and path.suffix in (".txt", ".names", ""):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"--classes {path}: not a text file of names ({error.reason})") from error
-        return tuple(line.strip() for line in lines if line.strip())
+        return tuple(read_names(path))
     return read_image_labels(sources_of(str(path))[0]).class_names

@@ -1,4 +1,4 @@
-"""`detres prepare`: a public data set, downloaded where there is internet, or verified where it lies.
+"""`detres prepare`: downloads a public data set, or verifies one that is there.
 
 `datasets/prepare_<name>.py` are the same programs.
 """
@@ -27,14 +27,14 @@ YEARS = {
     "imagenet": ("2012",),
 }
 FOLDERS = {"voc": "", "coco": "coco", "bccd": "bccd", "cifar10": "", "imagenet": "imagenet"}
-IMAGES = ("cifar10", "imagenet")  # for classification
+CLASSIFICATION = ("cifar10", "imagenet")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool.
 
     Raises:
-        UserError: The data cannot be had, or is not what it should be.
+        UserError: The data cannot be downloaded, or is incomplete.
     """
     parser = tool_parser("prepare", "Download a public data set, or verify one that is there.", EXAMPLE)
     parser.add_argument("name", choices=sorted(YEARS), help="which data set")
@@ -62,21 +62,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     from detres.data.prepare.imagenet import unpack_imagenet
 
     root = resolve_directory(options.data) if options.data else options.out / FOLDERS[options.name]
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for year in years:
         part = _part(options.name, year, root)
-        images = options.name in IMAGES
+        images = options.name in CLASSIFICATION
         if options.name == "imagenet" and not options.data:
             unpack_imagenet(root, options.archives or root / "downloads")
-        found[year] = prepare(part, root, download_allowed=not options.data, images=images)
-        for split, count in found[year].items():
+        counts[year] = prepare(part, root, download_allowed=not options.data, images=images)
+        for split, count in counts[year].items():
             what = "classes" if images else "objects"
             print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {count} {what}: complete")
-    write_json(options.json, found)
+    write_json(options.json, counts)
 
 
 def _part(name: str, year: str, root: Path):
-    """What `detres.data.prepare.download` needs to know of one year of a data set."""
+    """One year of a data set, for `detres.data.prepare.download`."""
     from detres.data.prepare.download import Archive, Part
     from detres.data.prepare.imagenet import COUNTS
     from detres.data.readers import cifar
@@ -86,8 +86,8 @@ def _part(name: str, year: str, root: Path):
         return Part(archives, "", {"train": 205, "val": 87, "test": 72})
     if name == "cifar10":
         archives = (Archive(CIFAR10, "c58f30108f718f92721af3b95e74349a"),)
-        lies_here = root.is_file() or cifar.find(root) is not None or (root / "train").is_dir()
-        folder = "" if lies_here else "cifar-10-batches-py"
+        exists = root.is_file() or cifar.find_folder(root) is not None or (root / "train").is_dir()
+        folder = "" if exists else "cifar-10-batches-py"
         return Part(archives, folder, {"train": 50_000, "test": 10_000})
     if name == "imagenet":
         return Part((), "", dict(COUNTS))

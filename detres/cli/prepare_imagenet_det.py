@@ -1,6 +1,6 @@
-"""`detres prepare-imagenet-det`: verify ImageNet DET where it lies, and write the lists val1 and val2.
+"""`detres prepare-imagenet-det`: verifies ImageNet DET, and writes the lists val1 and val2.
 
-The data itself is behind a registration with image-net.org and is not downloaded.
+The data needs a registration with image-net.org, so it is not downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     """Run the tool.
 
     Raises:
-        UserError: The data is not there, or is not what it should be; other lists of these names are there.
+        UserError: The data is missing or incomplete, or other lists of these names exist.
     """
     parser = tool_parser(
         "prepare-imagenet-det",
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         EXAMPLE,
     )
     parser.add_argument(
-        "--val-only", action="store_true", help="leave the training pictures unread (they take minutes)"
+        "--val-only", action="store_true", help="do not read the training images (they take minutes)"
     )
     add_common_arguments(parser, "data", "json", "quiet")
     options = parser.parse_args(argv)
@@ -49,14 +49,14 @@ def main(argv: list[str]) -> None:
     print(f"{root} val: {len(val)} pictures, {len(val.boxes)} objects: complete")
     counts = class_counts(val)
     second = balanced_halves(counts)
-    there = splits(root)
+    existing = splits(root)
     halves = {"val1": ~second, "val2": second}
     lists = {
         name: [val.image_ids[index] for index in np.flatnonzero(chosen).tolist()]
         for name, chosen in halves.items()
     }
-    for name, ids in lists.items():  # both, before either is written
-        if name in there:
+    for name, ids in lists.items():  # both are checked before either is written
+        if name in existing:
             _refuse_another(root, name, ids)
     written: dict[str, object] = {}
     for name, chosen in halves.items():
@@ -66,23 +66,23 @@ def main(argv: list[str]) -> None:
         print(f"{path}: {len(ids)} pictures, {int(counts[chosen].sum())} objects")
     imbalance = relative_imbalance(counts, second)
     print(
-        f"imbalance of a class between the two: {imbalance.max():.1%} at most, median {np.median(imbalance):.1%}"
+        f"imbalance of the classes between the two: {imbalance.max():.1%} at most, median {np.median(imbalance):.1%}"
     )
     if not options.val_only:
         train, report = read_annotations(root, "train", format="imagenet_det")
         log_reports([report])
-        print(f"{root} train: {len(train)} pictures, {len(train.boxes)} objects: all there")
+        print(f"{root} train: {len(train)} pictures, {len(train.boxes)} objects: complete")
         written["train"] = len(train)
     figures = {"largest_imbalance": float(imbalance.max()), "median_imbalance": float(np.median(imbalance))}
     write_json(options.json, {"images": written, **figures})
 
 
 def _refuse_another(root, name: str, ids: list[str]) -> None:
-    """A list that somebody else made is not replaced."""
-    from detres.data.readers.imagenet_det import listed_images
+    """Refuse to replace a list of other images."""
+    from detres.data.readers.imagenet_det import read_list
 
-    path, found = listed_images(root, name)
-    if set(found) != set(ids):
+    path, image_ids = read_list(root, name)
+    if set(image_ids) != set(ids):
         raise UserError(
-            f"{path} is there and lists other pictures: move it away, and the list of this tool is written"
+            f"{path} exists and lists other images: move it away, so that this tool can write its list"
         )

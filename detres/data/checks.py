@@ -1,7 +1,7 @@
-"""What is in a data set and what is wrong with it: every split, every picture, nothing stops at the first defect.
+"""Checks a whole data set for detection: its contents and all its defects, without stopping at the first.
 
-Beyond what the readers find: pictures that cannot be decoded or have another size than annotated, the same picture
-twice or nearly so (within a split or across: a leak from training to test), and objects boxed twice.
+Beyond what the readers report: images that cannot be decoded or whose size differs from the annotation, copies of
+images, identical or nearly so, within a split or across (a leak from training to test), and objects boxed twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PERCENTILES = (0, 5, 50, 95, 100)
 
 @dataclass
 class ClassCheck:
-    """Objects of a class, and pictures that show one."""
+    """Number of objects of a class, and of images that show one."""
 
     objects: int
     images: int
@@ -42,11 +42,11 @@ class SplitCheck:
     Attributes:
         images: Their number.
         objects: Their number (crowds and difficult ones included).
-        empty: Pictures without objects.
+        empty: Images without objects.
         crowd: Objects that are crowds.
         difficult: Objects marked so.
         classes: Counts by class name.
-        sides: 0, 5, 50, 95, 100 % points of pictures' shorter and longer sides, and of the objects' sqrt(area).
+        sides: 0, 5, 50, 95, 100 % points of images' shorter and longer sides, and of the objects' sqrt(area).
         areas: Objects that are small, medium, large as COCO counts.
     """
 
@@ -62,16 +62,16 @@ class SplitCheck:
 
 @dataclass
 class CheckReport:
-    """All that was found.
+    """The result of a check.
 
     Attributes:
         source: The data set's folder.
         splits: Contents by split.
-        errors: What would stop a training.
-        defects: What is dropped or mended with a count, and what is only worth knowing.
-        identical: Groups of pictures with the same pixels, as `split/id`.
-        near_identical: Groups of pictures that are nearly the same (see `likeness`) and not all in one of `identical`.
-        across_splits: Groups of both kinds in which each of two pictures is in a split that lacks the other: a leak.
+        errors: Defects that stop a training.
+        defects: Defects that are dropped or mended with a count, and those of no consequence.
+        identical: Groups of images with the same pixels, as `split/id`.
+        near_identical: Groups of images that are nearly the same (see `likeness`) and not all in one of `identical`.
+        across_splits: Groups of both kinds with two images, each of which is in a split that lacks the other: a leak.
     """
 
     source: str
@@ -91,7 +91,7 @@ class CheckReport:
         return {**asdict(self), "counts": self.counts()}
 
 
-def check(
+def check_data_set(
     directory: Path,
     split: str | None = None,
     *,
@@ -100,13 +100,13 @@ def check(
     workers: int = 4,
     quiet: bool = False,
 ) -> CheckReport:
-    """Look at a data set for detection.
+    """Check a data set for detection.
 
     Args:
         directory: Its folder (or `shapes`).
         split: One split; all of them where None.
-        format: `coco`, `voc` or `yolo` where the folder holds more than one.
-        pixels: Decode every picture (finds truncated and like ones); False reads their headers only.
+        format: A name of `FORMATS`; None: that of the folder.
+        pixels: Decode every image, which finds truncated images and copies; False: read the headers only.
         workers: Threads that decode.
         quiet: Show no progress.
 
@@ -114,30 +114,30 @@ def check(
         UserError: The folder holds no data set that is known, or more than one format.
     """
     report = CheckReport(str(directory))
-    looks: dict[str, _Look] = {}
-    read: dict[str, Annotations] = {}
-    looked_at: set[str] = set()
+    checks: dict[str, _ImageCheck] = {}
+    parts: dict[str, Annotations] = {}
+    paths: set[str] = set()
     for name in [split] if split else list_splits(directory, format=format):
         try:
             annotations, findings = scan_annotations(directory, name, format=format)
         except DataError as error:
             report.errors.append(Defect("unreadable split", f"{directory} ({name})", str(error)))
             continue
-        read[name] = annotations
+        parts[name] = annotations
         report.splits[name] = summarize(annotations)
         report.errors += findings.errors
-        report.defects += [*findings.report.defects, *doubled_boxes(annotations)]
-        fresh = [index for index in range(len(annotations)) if annotations.paths[index] not in looked_at]
-        looked_at.update(annotations.paths[index] for index in fresh)
+        report.defects += [*findings.report.defects, *find_doubled_boxes(annotations)]
+        new = [index for index in range(len(annotations)) if annotations.paths[index] not in paths]
+        paths.update(annotations.paths[index] for index in new)
         with ThreadPoolExecutor(workers) as pool:
-            seen = pool.map(partial(_look, annotations, pixels=pixels), fresh)
-            shown = progress(seen, f"pictures of {name}", total=len(fresh), quiet=quiet)
-            for index, look in zip(fresh, shown, strict=True):
-                report.errors += look.errors
-                report.defects += look.defects
-                looks[f"{name}/{annotations.image_ids[index]}"] = look
-    _compare_splits(read, report)
-    _compare_images(read, looks, report)
+            results = pool.map(partial(_check_image, annotations, pixels=pixels), new)
+            results = progress(results, f"pictures of {name}", total=len(new), quiet=quiet)
+            for index, check in zip(new, results, strict=True):
+                report.errors += check.errors
+                report.defects += check.defects
+                checks[f"{name}/{annotations.image_ids[index]}"] = check
+    _compare_splits(parts, report)
+    _compare_images(parts, checks, report)
     report.errors = list(dict.fromkeys(report.errors))
     report.defects = list(dict.fromkeys(report.defects))
     return report
@@ -175,13 +175,13 @@ def summarize(annotations: Annotations) -> SplitCheck:
     )
 
 
-def doubled_boxes(annotations: Annotations) -> list[Defect]:
-    """Pairs of boxes of one class in one picture that overlap by more than an IoU of 0.8 (crowds left out)."""
+def find_doubled_boxes(annotations: Annotations) -> list[Defect]:
+    """Pairs of boxes of one class in one image that overlap by more than an IoU of 0.8 (crowds left out)."""
     import torch
 
     from detres.boxes.geometry import box_iou
 
-    found = []
+    defects = []
     for index in range(len(annotations)):
         rows = annotations.objects(index)
         if rows.stop - rows.start < 2:
@@ -193,14 +193,16 @@ def doubled_boxes(annotations: Annotations) -> list[Defect]:
         for first, second in np.argwhere(np.triu((overlaps > DOUBLED_IOU) & same, k=1)).tolist():
             name = annotations.class_names[labels[first]]
             where = f"{annotations.paths[index]}, objects {first + 1} and {second + 1}, {name}"
-            found.append(Defect("object boxed twice", where, f"IoU {overlaps[first, second]:.2f}: both kept"))
-    return found
+            defects.append(
+                Defect("object boxed twice", where, f"IoU {overlaps[first, second]:.2f}: both kept")
+            )
+    return defects
 
 
-def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
-    """Class lists that differ (an error), and pictures that two splits list (`test` must share none)."""
-    paths = {name: {part.paths[index] for index in range(len(part))} for name, part in read.items()}
-    for (name, part), (other_name, other) in combinations(read.items(), 2):
+def _compare_splits(parts: dict[str, Annotations], report: CheckReport) -> None:
+    """Report class lists that differ (an error), and images that two splits share."""
+    paths = {name: {part.paths[index] for index in range(len(part))} for name, part in parts.items()}
+    for (name, part), (other_name, other) in combinations(parts.items(), 2):
         where = f"{name} and {other_name}"
         differing = set(part.class_names) ^ set(other.class_names)
         if differing:
@@ -211,34 +213,36 @@ def _compare_splits(read: dict[str, Annotations], report: CheckReport) -> None:
             report.defects.append(Defect("splits share pictures", where, f"{shared} pictures"))
 
 
-def _compare_images(read: dict[str, Annotations], looks: dict[str, _Look], report: CheckReport) -> None:
-    """Pictures with the same pixels, those that are nearly the same, and which of both cross splits."""
-    from detres.data.likeness import near_copies
+def _compare_images(
+    parts: dict[str, Annotations], checks: dict[str, _ImageCheck], report: CheckReport
+) -> None:
+    """Report images with the same pixels, those that are nearly the same, and which groups of both cross splits."""
+    from detres.data.likeness import find_near_copies
 
     of_pixels: dict[str, list[str]] = defaultdict(list)
-    for name, look in looks.items():
-        if look.fingerprint:
-            of_pixels[look.fingerprint].append(name)
+    for name, check in checks.items():
+        if check.fingerprint:
+            of_pixels[check.fingerprint].append(name)
     report.identical = [group for group in of_pixels.values() if len(group) > 1]
-    signed = {name: look.signature for name, look in looks.items() if look.signature is not None}
+    signed = {name: check.signature for name, check in checks.items() if check.signature is not None}
     names = list(signed)
-    groups = [[names[place] for place in group] for group in near_copies(list(signed.values()))]
+    groups = [[names[place] for place in group] for group in find_near_copies(list(signed.values()))]
     report.near_identical = [
-        group for group in groups if len({looks[name].fingerprint for name in group}) > 1
+        group for group in groups if len({checks[name].fingerprint for name in group}) > 1
     ]
     splits_of: dict[str, set[str]] = defaultdict(set)
-    for split, part in read.items():
+    for split, part in parts.items():
         for index in range(len(part)):
             splits_of[part.paths[index]].add(split)
     for group in (*report.identical, *report.near_identical):
-        memberships = {frozenset(splits_of[looks[name].path]) for name in group}
+        memberships = {frozenset(splits_of[checks[name].path]) for name in group}
         if any(not (one <= other or other <= one) for one, other in combinations(memberships, 2)):
             report.across_splits.append(group)
 
 
 @dataclass
-class _Look:
-    """What one picture showed: what its pixels are compared by (None: not read, or flat), and what is wrong."""
+class _ImageCheck:
+    """The check of one image: what its pixels are compared by (None: not read, or of one color), and its defects."""
 
     path: str
     fingerprint: str | None = None
@@ -247,34 +251,34 @@ class _Look:
     defects: list[Defect] = field(default_factory=list)
 
 
-def _look(annotations: Annotations, index: int, *, pixels: bool) -> _Look:
+def _check_image(annotations: Annotations, index: int, *, pixels: bool) -> _ImageCheck:
     from detres.data.decoding import read_header, read_image
-    from detres.data.likeness import signature
+    from detres.data.likeness import compute_signature
 
     path = annotations.paths[index]
-    look = _Look(path)
+    check = _ImageCheck(path)
     try:
         stored_height, stored_width, orientation = read_header(path)
         if pixels:
             image = read_image(path, upright=False)
-            look.fingerprint = (
+            check.fingerprint = (
                 f"{image.shape} {hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()}"
             )
-            look.signature = signature(image)
+            check.signature = compute_signature(image)
     except UserError as error:
-        look.errors.append(Defect("unreadable picture", path, str(error).removeprefix(f"picture {path} ")))
-        return look
+        check.errors.append(Defect("unreadable picture", path, str(error).removeprefix(f"picture {path} ")))
+        return check
     height, width = (int(side) for side in annotations.sizes[index])
     upright = (stored_width, stored_height) if orientation >= 5 else (stored_height, stored_width)
     what = f"annotation says {width} x {height}, the picture is {upright[1]} x {upright[0]} (width x height)"
     if (height, width) == upright:
-        return look
+        return check
     if (height, width) == (stored_height, stored_width):
         reason = f"{what} upright, {stored_width} x {stored_height} as stored: read as stored"
-        look.defects.append(Defect("EXIF orientation ignored by the annotation", path, reason))
+        check.defects.append(Defect("EXIF orientation ignored by the annotation", path, reason))
     else:
-        look.errors.append(Defect("size differs", path, what))
-    return look
+        check.errors.append(Defect("size differs", path, what))
+    return check
 
 
 def _percentiles(values: Iterable[float]) -> list[float] | None:

@@ -1,6 +1,6 @@
-"""CIFAR-10's own files, its pickles for Python and its binary form: pictures and labels of one file.
+"""Reads the files of CIFAR-10, Python pickles or binary: the images and labels of one file.
 
-Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html. A picture is named by file and place, `data_batch_1!17`.
+Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html. An image is named by file and index, `data_batch_1!17`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.files import read_text
+from detres.data.files import read_names
 from detres.errors import DataError
 from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
-MEMBER = re.compile(r"(?P<file>(?:.*[/\\])?(?:data_batch_\d|test_batch)(?:\.bin)?)!(?P<index>\d+)")
+IMAGE_NAME = re.compile(r"(?P<file>(?:.*[/\\])?(?:data_batch_\d|test_batch)(?:\.bin)?)!(?P<index>\d+)")
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
-RECORD = 1 + PIXELS  # of the binary form: a label, then 1024 red, 1024 green, 1024 blue
+RECORD = 1 + PIXELS  # bytes in a binary file: a label, then 1024 red, 1024 green, 1024 blue
 
 
-def read_member(path: str, index: int) -> np.ndarray:
+def read_batch_image(path: str, index: int) -> np.ndarray:
     """(32, 32, 3) uint8 RGB.
 
     Raises:
-        DataError: The file is missing or damaged, or has no such picture.
+        DataError: The file is missing or damaged, or has no such image.
     """
     pixels, _ = read_batch(path)
     if index >= len(pixels):
@@ -35,7 +35,7 @@ def read_member(path: str, index: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=6)
 def read_batch(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (N, 3072) uint8, planes of red, green and blue, and labels (N,) int64 of one file; kept once read.
+    """Pixels (N, 3072) uint8, planes of red, green and blue, and labels (N,) int64 of one file; six files are cached.
 
     Raises:
         DataError: Missing, truncated, or not a file of CIFAR-10.
@@ -47,14 +47,14 @@ def read_batch(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
-    """The ten names, of `batches.meta` or `batches.meta.txt`.
+    """The ten class names in `batches.meta` or `batches.meta.txt`.
 
     Raises:
-        DataError: Neither is there, or it is damaged.
+        DataError: Neither exists, or it is damaged.
     """
     text, pickled = folder / "batches.meta.txt", folder / "batches.meta"
     if text.is_file():
-        return tuple(read_text(text).split())
+        return tuple(read_names(text))
     if not pickled.is_file():
         raise DataError(
             f"{folder}: batches.meta is not there, which names the classes: unpack the archive again"
@@ -95,7 +95,7 @@ def _read_pickled(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpickle(path: str) -> dict[str, object]:
-    """The dictionary of a pickle of Python 2 (or 3), its keys as text."""
+    """The dictionary in a pickle of Python 2 or 3, with keys as text."""
     try:
         with open(path, "rb") as file:
             content = ArrayUnpickler(file, encoding="latin1").load()

@@ -1,6 +1,6 @@
-"""Pictures with one class each as samples by key: square crops, and batches of them.
+"""Images with one class each as samples by key: square crops, and batches of them.
 
-He et al. 2015, §3.4. N pictures of a batch; s the crop's side.
+He et al. 2015, §3.4. N images of a batch; s the crop's side.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class ClassificationBatch:
     Attributes:
         images: (N, 3, s, s) uint8 RGB.
         labels: (N,) int64.
-        names: The pictures' paths.
+        names: The images' paths.
         shifts: (N, 3) float32, levels of 255 to add to the red, green and blue of each crop; None for none.
-        unreadable: What is wrong with pictures that were left out.
+        unreadable: What is wrong with images that were left out.
     """
 
     images: Tensor
@@ -65,7 +65,7 @@ class ClassificationSample:
 
 
 class ClassificationDataset(Dataset[ClassificationSample]):
-    """Square crops of pictures with one class each.
+    """Square crops of images with one class each.
 
     Args:
         images: Paths and labels.
@@ -73,7 +73,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         train: Random crops (§3.4); False gives the central one.
         seed: Of the random crops.
         colors: Principal components of the colors, for `crop.pca_color` in training; None: no shift.
-        skip_unreadable: A picture that cannot be read is an empty sample and not an error.
+        skip_unreadable: An image that cannot be read is an empty sample and not an error.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         """The sample of an index (epoch 0), or of (epoch, index).
 
         Raises:
-            DataError: The picture cannot be read, unless those are to be skipped.
+            DataError: The image cannot be read, unless those are to be skipped.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         path, label = self.images.paths[index], int(self.images.labels[index])
@@ -121,7 +121,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
 
 
 def collate_classification(samples: list[ClassificationSample]) -> ClassificationBatch:
-    """Crops of one size, stacked; pictures that could not be read are left out and named (N may be 0)."""
+    """Crops of one size, stacked; images that could not be read are left out and named (N may be 0)."""
     crops = [sample for sample in samples if sample.unreadable is None]
     shifts = [sample.shift for sample in crops if sample.shift is not None]
     return ClassificationBatch(

@@ -35,7 +35,7 @@ def principal_components(covariance: np.ndarray) -> ColorComponents:
 
 
 def color_shift(components: ColorComponents, deviation: float, generator: np.random.Generator) -> Tensor:
-    """What is added to every pixel of a picture: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], a ~ N(0, deviation).
+    """What is added to every pixel of an image: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], a ~ N(0, deviation).
 
     Returns:
         (3,) float32, levels of 255, RGB.

@@ -1,4 +1,4 @@
-"""Configuration of data: where pictures come from, how large they are made, how training changes them.
+"""Configuration of data: where images come from, how large they are made, how training changes them.
 
 He et al. 2015, §3.4 (classification) and §4.3 with Ren et al. 2015, §3.3 (detection: shorter side 600).
 """

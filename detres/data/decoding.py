@@ -1,6 +1,6 @@
 """From a path to RGB pixels: the one decoder of the package, upright by EXIF, for files, archive members and drawings.
 
-Pictures are stored in every way that people's tools know; a network sees (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
+Images are stored in every way that people's tools know; a network sees (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ SCAN, APPLICATION_1 = 0xDA, 0xE1
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
-    """The pixels of a picture.
+    """The pixels of an image.
 
-    Gray and palette pictures become RGB, CMYK is converted, an alpha channel is dropped (the colors beneath are kept),
+    Gray and palette images become RGB, CMYK is converted, an alpha channel is dropped (the colors beneath are kept),
     16-bit values lose their low byte.
 
     Args:
-        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); a picture
-            of one of CIFAR-10's files, `data_batch_1!17`; a drawn picture, `shapes://...` (see `detres.data.shapes`).
-        upright: Turn the picture as its EXIF orientation says; False leaves it as it is stored (but a TIFF, which is
+        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); an image
+            of one of CIFAR-10's files, `data_batch_1!17`; a drawn image, `shapes://...` (see `detres.data.shapes`).
+        upright: Turn the image as its EXIF orientation says; False leaves it as it is stored (but a TIFF, which is
             always upright).
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: The picture is missing, truncated or not a picture; the message names it.
+        DataError: The image is missing, truncated or not an image; the message names it.
     """
     if str(path).startswith(DRAWN):
         from detres.data.shapes import draw
 
         return draw(str(path))
-    image = cifar_batches.MEMBER.fullmatch(str(path))
+    image = cifar_batches.IMAGE_NAME.fullmatch(str(path))
     if image:
-        return cifar_batches.read_member(image["file"], int(image["index"]))
+        return cifar_batches.read_batch_image(image["file"], int(image["index"]))
     return decode_image(read_bytes(path), str(path), upright=upright)
 
 
 def read_reduced(
     path: str | Path, smallest: tuple[int, int], *, upright: bool = True
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels of a picture that will be shrunk: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where it can be.
+    """The pixels of an image that will be shrunk: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where it can be.
 
     libjpeg's inverse DCT then makes only the pixels that are kept, each the mean of its block of 2 x 2, 4 x 4 or 8 x 8.
-    Measured on pictures of COCO, VOC 2007 and BCCD: less than 1 of 255 levels from that mean on average, single pixels
+    Measured on images of COCO, VOC 2007 and BCCD: less than 1 of 255 levels from that mean on average, single pixels
     at color edges up to 32. A bilinear resize reads four pixels whatever the scale; after decoding in full and a
     resize to 1/2 the pixels are the same to 1 level on average, but to 1/4 they differ by up to 8, to 1/8 by up to 13,
     for that resize leaves most pixels out (aliasing) and the mean does not. Only fractions that divide both sides are
@@ -62,11 +62,11 @@ def read_reduced(
 
     Args:
         path: See `read_image`.
-        smallest: Height and width that are needed at least, of the picture as it is returned.
+        smallest: Height and width that are needed at least, of the image as it is returned.
         upright: See `read_image`.
 
     Returns:
-        (h, w, 3) uint8 RGB with h, w at least `smallest` where the picture has them; the whole picture's (H, W).
+        (h, w, 3) uint8 RGB with h, w at least `smallest` where the image has them; the whole image's (H, W).
 
     Raises:
         DataError: See `read_image`.
@@ -84,7 +84,7 @@ def read_reduced(
 
 
 def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: int = 1) -> np.ndarray:
-    """The pixels of an encoded picture (see `read_image`).
+    """The pixels of an encoded image (see `read_image`).
 
     Args:
         encoded: The file's content.
@@ -119,7 +119,7 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width as stored (before the EXIF orientation), from the picture's header."""
+    """Height and width as stored (before the EXIF orientation), from the image's header."""
     height, width, _ = read_header(path)
     return height, width
 
@@ -135,7 +135,7 @@ def read_header(path: str | Path) -> tuple[int, int, int]:
     A TIFF counts as stored upright: its decoders turn it unasked.
 
     Raises:
-        DataError: The picture is missing, or its header cannot be read.
+        DataError: The image is missing, or its header cannot be read.
     """
     if str(path).startswith(DRAWN):
         from detres.data.shapes import drawn_size
@@ -151,7 +151,7 @@ def read_header(path: str | Path) -> tuple[int, int, int]:
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored picture turned as its EXIF orientation (1..8; EXIF 2.3, table 6) says: (H, W, 3) or (W, H, 3)."""
+    """A stored image turned as its EXIF orientation (1..8; EXIF 2.3, table 6) says: (H, W, 3) or (W, H, 3)."""
     import cv2
 
     if orientation in (5, 7):
@@ -220,7 +220,7 @@ def _is_truncated_jpeg(encoded: bytes) -> bool:
 
 
 def _may_be_turned(encoded: bytes) -> bool:
-    """Whether a picture may have an orientation: a JPEG keeps it in an application segment 1 (EXIF or XMP).
+    """Whether an image may have an orientation: a JPEG keeps it in an application segment 1 (EXIF or XMP).
 
     Spares most JPEGs of data sets a second parser, which takes as long as decoding a small one.
     """

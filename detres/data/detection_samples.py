@@ -1,6 +1,6 @@
-"""Pictures with boxes as samples by key: decoded, resized, changed at random in training.
+"""Images with boxes as samples by key: decoded, resized, changed at random in training.
 
-Ren et al. 2015, §3.3. G objects of a picture; h, w its resized height and width.
+Ren et al. 2015, §3.3. G objects of an image; h, w its resized height and width.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from detres.errors import DataError
 
 @dataclass(frozen=True)
 class DetectionSample:
-    """A resized picture and its objects.
+    """A resized image and its objects.
 
     Attributes:
         image: (3, h, w) uint8 RGB.
-        boxes: (G, 4) float32 xyxy in pixels of the resized picture; crowd and difficult objects are left out.
+        boxes: (G, 4) float32 xyxy in pixels of the resized image; crowd and difficult objects are left out.
         labels: (G,) int64 in 0..K-1.
-        scale: (h / H, w / W) of the stored picture's H, W: divide y and x by them to go back.
-        size: (H, W) of the stored picture.
-        image_id: The picture's id in its data set.
+        scale: (h / H, w / W) of the stored image's H, W: divide y and x by them to go back.
+        size: (H, W) of the stored image.
+        image_id: The image's id in its data set.
         index: Its place in the annotations.
         name: Its path, for messages.
         proposals: (P, 4) float32 like `boxes`, where the data set has regions proposed beforehand.
@@ -72,16 +72,16 @@ class DetectionSample:
 
 
 class DetectionDataset(Dataset[DetectionSample]):
-    """Pictures of a split, resized; changed at random where an augmentation is given.
+    """Images of a split, resized; changed at random where an augmentation is given.
 
     Args:
         annotations: The split.
-        short_side: Shorter side of the resized picture.
+        short_side: Shorter side of the resized image.
         long_side: Limit of its longer side.
         augmentation: Training's changes; None for evaluation.
         seed: Of the changes.
         reduced_decoding: Decode large JPEGs at a part of their size (see `decoding.read_reduced`).
-        proposals: Regions of every picture; they are resized and flipped with it.
+        proposals: Regions of every image; they are resized and flipped with it.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class DetectionDataset(Dataset[DetectionSample]):
         """The sample of an index (epoch 0), or of (epoch, index); the same key gives the same sample anywhere.
 
         Raises:
-            DataError: The picture cannot be read, or its size is not what its annotation says.
+            DataError: The image cannot be read, or its size is not what its annotation says.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         rows = self._training_objects(index)
@@ -151,31 +151,31 @@ class DetectionDataset(Dataset[DetectionSample]):
         )
 
     def _training_objects(self, index: int) -> np.ndarray:
-        """Rows of the picture's objects that are neither crowds nor difficult."""
+        """Rows of the image's objects that are neither crowds nor difficult."""
         objects = self.annotations.objects(index)
         left_out = self.annotations.crowd[objects] | self.annotations.difficult[objects]
         return np.arange(objects.start, objects.stop)[~left_out]
 
 
 def collate_detection(samples: list[DetectionSample]) -> list[DetectionSample]:
-    """The batch is the list: pictures of different sizes are never padded."""
+    """The batch is the list: images of different sizes are never padded."""
     return samples
 
 
 def load_image(annotations: Annotations, index: int, smallest: tuple[int, int] | None = None) -> np.ndarray:
-    """The picture that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
+    """The image that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
 
-    Upright, unless only the picture as stored has the size that the annotation gives. (An orientation that keeps the
+    Upright, unless only the image as stored has the size that the annotation gives. (An orientation that keeps the
     size, such as upside down, cannot be told from the size and counts as upright.)
 
     Args:
         annotations: The split.
-        index: The picture's place in it.
+        index: The image's place in it.
         smallest: Height and width to which it will be shrunk: lets a JPEG be decoded at a part of its size, not below
             this (see `decoding.read_reduced`); None decodes in full.
 
     Raises:
-        DataError: Neither has that size; names the picture and both sizes.
+        DataError: Neither has that size; names the image and both sizes.
     """
     path, upright = annotations.paths[index], bool(annotations.upright[index])
     wanted = tuple(int(side) for side in annotations.sizes[index])
@@ -195,7 +195,7 @@ def load_image(annotations: Annotations, index: int, smallest: tuple[int, int] |
 def _read_with_size(
     path: str, upright: bool, smallest: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels, and height and width of the whole picture."""
+    """The pixels, and height and width of the whole image."""
     if smallest is not None:
         return read_reduced(path, smallest, upright=upright)
     image = read_image(path, upright=upright)

@@ -1,7 +1,7 @@
-"""Boxes drawn on pictures, sheets of pictures, and pictures written whole or not at all. OpenCV only.
+"""Boxes drawn on images, sheets of images, and images written whole or not at all. OpenCV only.
 
 Detections are thick with a colored label above; annotations thin and dashed with a dark label below: both can stand
-in one picture.
+in one image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Color = tuple[int, int, int]
 
 GOLDEN_RATIO = 0.6180339887498949
 DASH = 6
-FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def draw_detections(
@@ -107,10 +107,10 @@ def class_color(label: int) -> Color:
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, *, gap: int = 4) -> np.ndarray:
-    """Pictures in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
+    """Images in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
 
     Raises:
-        ValueError: No picture is given.
+        ValueError: No image is given.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one picture")
@@ -137,15 +137,17 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     import cv2
 
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(f"cannot write a picture as {path}: the name must end in one of {', '.join(FORMATS)}")
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"cannot write a picture as {path}: the name must end in one of {', '.join(SUFFIXES)}"
+        )
     _, encoded = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
     with atomic_path(path) as beside:
         beside.write_bytes(encoded.tobytes())
 
 
 def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:
-    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the picture."""
+    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the image."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX

@@ -1,7 +1,4 @@
-"""Files as people's tools leave them: text that must be UTF-8, names that their systems hide.
-
-Readers list folders and read text through here, so that what is no data is left out, and told, alike.
-"""
+"""Reads text and lists folders for all readers, so that encodings and hidden files are treated alike."""
 
 from __future__ import annotations
 
@@ -25,12 +22,21 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def read_names(path: Path) -> list[str]:
+    """The class names in a text file with one name a line (`classes.txt`, `obj.names`); empty lines are skipped.
+
+    Raises:
+        DataError: It cannot be read, or is not UTF-8.
+    """
+    return [name for line in read_text(path).splitlines() if (name := line.strip())]
+
+
 def visible(paths: Iterable[Path], under: Path | None = None) -> Iterator[Path]:
-    """Those whose names do not begin with a dot: macOS puts `._1.jpg` (no picture) beside `1.jpg` on foreign disks.
+    """The paths whose names do not begin with a dot: macOS puts `._1.jpg` (no image) beside `1.jpg` on some disks.
 
     Args:
         paths: Files and folders.
-        under: Folders between this one and a path must not be hidden either (`.ipynb_checkpoints`).
+        under: If given, the folders between it and a path must not be hidden either (`.ipynb_checkpoints`).
     """
     for path in paths:
         names = path.relative_to(under).parts if under else (path.name,)

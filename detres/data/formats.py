@@ -1,4 +1,4 @@
-"""Finds out what a folder holds (COCO, VOC, YOLO, ImageNet DET), reads it, joins several, and keeps class names agreed.
+"""The formats of data sets for detection: one table of them, and what reads a folder by it.
 
 Class names are the key everywhere: labels are places in one ordered list of names, never a data set's own numbers.
 """
@@ -6,8 +6,8 @@ Class names are the key everywhere: labels are places in one ordered list of nam
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +15,68 @@ import numpy as np
 from detres.data.class_names import check_class_names, class_places
 from detres.data.readers import coco, imagenet_det, voc, yolo
 from detres.data.readers.common import Findings, raise_on_errors
-from detres.data.records import Annotations, ReadReport, Strings
+from detres.data.records import Annotations, ReadReport
 from detres.data.shapes import SPLITS, is_shapes, read_shapes
 from detres.errors import UserError, listed, nearest
 
-READERS = {"coco": coco, "voc": voc, "yolo": yolo, "imagenet_det": imagenet_det}
 DATA_VARIABLE = "DETRES_DATA"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of data sets for detection.
+
+    Attributes:
+        name: As `--format` takes it.
+        files: The files that it is recognized by, for messages.
+        recognize: Whether a folder holds it.
+        splits: The names of a folder's splits.
+        scan: Reads a split (None: the only one) of a folder and gathers what is wrong with it; the last argument says
+            whether a missing image is an error.
+        scan_unlabeled: Reads a split whose objects are not public, None for any other split; None: the format has none.
+    """
+
+    name: str
+    files: str
+    recognize: Callable[[Path], bool]
+    splits: Callable[[Path], list[str]]
+    scan: Callable[[Path, str | None, bool], tuple[Annotations, Findings]]
+    scan_unlabeled: Callable[[Path, str, bool], tuple[Annotations, Findings] | None] | None = None
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("coco", "annotations/*.json", coco.recognize, coco.splits, coco.scan, coco.scan_unlabeled),
+        Format("voc", "Annotations/*.xml", voc.recognize, voc.splits, voc.scan, voc.scan_unlabeled),
+        Format("yolo", "data.yaml or labels/*.txt with images/", yolo.recognize, yolo.splits, yolo.scan),
+        Format(
+            "imagenet_det",
+            "Annotations/DET/ with ImageSets/DET/",
+            imagenet_det.recognize,
+            imagenet_det.splits,
+            imagenet_det.scan,
+        ),
+    )
+}
 
 
 def read_annotations(
     directory: Path, split: str | None, *, format: str | None = None, need_images: bool = True
 ) -> tuple[Annotations, ReadReport]:
-    """Read one split of a data set for detection, whatever its format.
+    """Read one split of a data set for detection in any format.
 
     Args:
-        directory: The data set's folder, a COCO json (read alone, without pictures), or `shapes` (drawn pictures).
+        directory: The data set's folder; a COCO json, which is read without images; or `shapes` (drawn images).
         split: Its name; None where there is only one.
-        format: `coco`, `voc`, `yolo` or `imagenet_det`; found out by looking where None.
-        need_images: Whether a picture that is not there is an error.
+        format: A name of `FORMATS`; None: that of the folder.
+        need_images: Whether a missing image is an error.
 
     Returns:
-        Annotations, and what was dropped or mended on the way.
+        Annotations, and what was dropped or mended.
 
     Raises:
-        UserError: No or two formats in the folder, an unknown split, or anything docs/data.md calls an error.
+        UserError: The folder has no known format, or two; the split is unknown; or what docs/data.md calls an error.
     """
     annotations, findings = scan_annotations(directory, split, format=format, need_images=need_images)
     return raise_on_errors(annotations, findings)
@@ -47,82 +85,83 @@ def read_annotations(
 def scan_annotations(
     directory: Path, split: str | None, *, format: str | None = None, need_images: bool = True
 ) -> tuple[Annotations, Findings]:
-    """As `read_annotations`, but errors are gathered and what they concern is left out (see `checks`)."""
+    """As `read_annotations`, but errors are gathered, and what they concern is left out."""
     directory = Path(directory)
     if is_shapes(str(directory)):
         return read_shapes(str(directory), split), Findings()
     if directory.is_file() and directory.suffix == ".json":
         return coco.scan_file(directory, directory.parent, (), need_images=False)
-    reader = READERS[find_format(directory, format)]
-    return reader.scan(directory, split, need_images=need_images)
+    return FORMATS[find_format(directory, format)].scan(directory, split, need_images)
 
 
 def read_unlabeled(
     directory: Path, split: str | None, *, format: str | None = None, need_images: bool = True
 ) -> Annotations | None:
-    """The pictures of a split whose objects are not public: COCO's test-dev, VOC 2012's test.
+    """Read the images of a split whose objects are not public: COCO's test-dev, VOC 2012's test.
 
     Args:
         directory: The data set's folder.
         split: Its name.
-        format: `coco` or `voc`; found out by looking where None.
-        need_images: Whether a picture that is not there is an error; without them VOC's splits cannot be read.
+        format: A name of `FORMATS`; None: that of the folder.
+        need_images: Whether a missing image is an error; without images VOC's splits cannot be read.
 
     Returns:
-        Annotations without objects; None for a split that has annotations, or that is not there.
+        Annotations without objects; None: the split has annotations, or is not there.
 
     Raises:
-        UserError: Pictures that are missing or cannot be read.
+        UserError: An image is missing or cannot be read.
     """
-    reader = None if split is None or not directory.is_dir() else READERS[find_format(directory, format)]
-    scanned = (
-        reader.scan_unlabeled(directory, split, need_images=need_images) if reader in (coco, voc) else None
-    )
-    return raise_on_errors(*scanned)[0] if scanned is not None else None
+    if split is None or not directory.is_dir():
+        return None
+    scan = FORMATS[find_format(directory, format)].scan_unlabeled
+    result = scan(directory, split, need_images) if scan else None
+    return raise_on_errors(*result)[0] if result else None
 
 
 def list_splits(directory: Path, *, format: str | None = None) -> list[str]:
     """Names of the splits of a data set."""
     if is_shapes(str(directory)):
         return list(SPLITS)
-    return READERS[find_format(directory, format)].splits(directory)
+    return FORMATS[find_format(directory, format)].splits(directory)
 
 
 def find_format(directory: Path, format: str | None = None) -> str:
-    """The format of a folder, by looking.
+    """The name of a folder's format.
+
+    Args:
+        directory: The folder.
+        format: The one that the user names.
 
     Raises:
-        UserError: There is no such folder, none of the formats is in it, or two are and none was chosen.
+        UserError: The folder does not exist, does not hold `format`, holds no known format, or holds two and `format`
+            is None.
     """
-    if format is not None and format not in READERS:
-        raise UserError(f"format '{format}' is not one of {listed(READERS)}{nearest(format, READERS)}")
+    if format is not None and format not in FORMATS:
+        raise UserError(f"format '{format}' is not one of {listed(FORMATS)}{nearest(format, FORMATS)}")
     if not directory.is_dir():
         raise UserError(f"data folder {directory} does not exist")
-    found = [name for name, reader in READERS.items() if reader.recognize(directory)]
+    names = [name for name, known in FORMATS.items() if known.recognize(directory)]
     if format is not None:
-        if format not in found:
-            raise UserError(f"{directory} holds no {format} data; found: {listed(found) or 'none'}")
+        if format not in names:
+            raise UserError(f"{directory} holds no {format} data; it holds {listed(names) or 'none'}")
         return format
-    if len(found) > 1:
-        choices = " or ".join(f"--format {name}" for name in found)
-        raise UserError(f"{directory} holds {' and '.join(found)} data: choose with {choices}")
-    if not found:
-        expected = (
-            "annotations/*.json (COCO), Annotations/*.xml (VOC), labels/*.txt with images/ (YOLO),"
-            " or Annotations/DET (ImageNet DET)"
-        )
+    if len(names) > 1:
+        choices = " or ".join(f"--format {name}" for name in names)
+        raise UserError(f"{directory} holds {' and '.join(names)} data: choose with {choices}")
+    if not names:
+        expected = ", ".join(f"{known.files} ({name})" for name, known in FORMATS.items())
         inside = listed(sorted(path.name for path in directory.iterdir()), 5) or "nothing"
-        raise UserError(f"{directory} holds no data set that is known: expected {expected}, found {inside}")
-    return found[0]
+        raise UserError(f"{directory} holds no known data set: expected {expected}; found {inside}")
+    return names[0]
 
 
 def resolve_directory(text: str | Path) -> Path:
-    """Where a data set is: relative paths are looked up in `DETRES_DATA`, then `datasets/`, then the current folder.
+    """The path of a data set; a relative one is looked up in `DETRES_DATA`, `datasets/` and the current folder.
 
-    `shapes` (also `shapes:COUNT:SEED`) is the drawn data set; a folder of that name is meant by `./shapes`.
+    `shapes` and `shapes:COUNT:SEED` name the drawn data set; `./shapes` is a folder of that name.
 
     Raises:
-        UserError: It is in none of them; all that was tried is named.
+        UserError: It is in none of them; the message lists the places.
     """
     if is_shapes(str(text)):
         return Path(text)
@@ -135,50 +174,8 @@ def resolve_directory(text: str | Path) -> Path:
     hint = "" if roots or path.is_absolute() else f" (the variable {DATA_VARIABLE} is not set)"
     siblings = [entry.name for place in tried if place.parent.is_dir() for entry in place.parent.iterdir()]
     raise UserError(
-        f"data '{text}' is not there; looked at {listed(tried)}{hint}{nearest(path.name, siblings)}"
+        f"data '{text}' does not exist; tried {listed(tried)}{hint}{nearest(path.name, siblings)}"
     )
-
-
-def read_union(
-    sources: Sequence[tuple[Path, str | None] | tuple[Path, str | None, str | None]],
-) -> tuple[Annotations, list[ReadReport]]:
-    """Read several splits as one data set (07+12, trainval35k).
-
-    Declared class lists (COCO, YOLO) must hold the same names; names found by looking (VOC) are joined, and must all be
-    declared where another source declares a list.
-
-    Args:
-        sources: Folder and split of each, and its format where the folder holds two.
-
-    Raises:
-        UserError: Class lists that differ, with both sides; or what `read_annotations` raises.
-    """
-    if not sources:
-        raise UserError("no data set is named: data.train needs at least one {dir, split}")
-    parts: list[Annotations] = []
-    reports: list[ReadReport] = []
-    for directory, split, *format in sources:
-        annotations, report = read_annotations(directory, split, format=format[0] if format else None)
-        parts.append(annotations)
-        reports.append(report)
-    declared = [part for part in parts if part.category_ids is not None]
-    for other in declared[1:]:
-        first = declared[0]
-        check_class_names(
-            other.class_names, first.class_names, source=other.source, expected_source=first.source
-        )
-    if declared:
-        names, ids = declared[0].class_names, declared[0].category_ids
-    else:
-        same = all(part.class_names == parts[0].class_names for part in parts)
-        names = (
-            parts[0].class_names
-            if same
-            else tuple(sorted({name for part in parts for name in part.class_names}))
-        )
-        ids = None
-    parts = [replace(select_classes(part, names), category_ids=ids) for part in parts]
-    return (parts[0] if len(parts) == 1 else _joined(parts, reports)), reports
 
 
 def select_classes(annotations: Annotations, class_names: Sequence[str]) -> Annotations:
@@ -200,35 +197,3 @@ def select_classes(annotations: Annotations, class_names: Sequence[str]) -> Anno
         ids = tuple(id_of[name] for name in wanted)
     labels = of_label[annotations.labels] if len(of_label) else annotations.labels
     return replace(annotations, labels=labels, class_names=wanted, category_ids=ids)
-
-
-def _joined(parts: list[Annotations], reports: list[ReadReport]) -> Annotations:
-    """One `Annotations` of several with one class list; ids that occur twice get their source's number in front."""
-    ids = [[part.image_ids[index] for index in range(len(part))] for part in parts]
-    if len({text for some in ids for text in some}) < sum(len(some) for some in ids):
-        ids = [[f"{number}/{text}" for text in some] for number, some in enumerate(ids, start=1)]
-    paths = [[part.paths[index] for index in range(len(part))] for part in parts]
-    seen: set[str] = set()
-    for some, report in zip(paths, reports, strict=True):
-        for path in some:
-            if path in seen:
-                report.add("picture in two sources", path, "kept twice")
-        seen.update(some)
-    ends = np.cumsum([0, *(len(part.boxes) for part in parts)])
-    offsets = [part.offsets[:-1] + start for part, start in zip(parts, ends, strict=False)]
-    return Annotations(
-        paths=Strings([path for some in paths for path in some]),
-        image_ids=Strings([text for some in ids for text in some]),
-        sizes=np.concatenate([part.sizes for part in parts]),
-        upright=np.concatenate([part.upright for part in parts]),
-        offsets=np.concatenate([*offsets, ends[-1:]]).astype(np.int64),
-        boxes=np.concatenate([part.boxes for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        crowd=np.concatenate([part.crowd for part in parts]),
-        difficult=np.concatenate([part.difficult for part in parts]),
-        areas=np.concatenate([part.areas for part in parts]),
-        class_names=parts[0].class_names,
-        category_ids=parts[0].category_ids,
-        source=" + ".join(part.source for part in parts),
-        exhaustive=np.array([part.is_exhaustive(index) for part in parts for index in range(len(part))]),
-    )

@@ -1,10 +1,10 @@
-"""Pictures that are nearly the same: saved again, resized, brightened, or taken twice from one place.
+"""Images that are nearly the same: saved again, resized, brightened, or taken twice from one place.
 
-A figure on a test picture whose near copy was trained on says little. Difference hash (Krawetz, "Kind of like that",
+A figure on a test image whose near copy was trained on says little. Difference hash (Krawetz, "Kind of like that",
 hackerfactor.com, 2013), then the correlation of what the hash lets through. Shifted, turned and mirrored copies are
-other pictures to both.
+other images to both.
 
-N pictures. Thresholds: the 9 pairs of near copies known by eye in raccoon and BCCD have distances of at most 5 and
+N images. Thresholds: the 9 pairs of near copies known by eye in raccoon and BCCD have distances of at most 5 and
 correlations from 0.95; of the other 380,000 pairs of raccoon, BCCD, VOC and fruit, 14 are within distance 8 and none
 of these correlates by more than 0.89.
 """
@@ -19,18 +19,18 @@ import numpy as np
 LARGEST_DISTANCE = 8  # bits of 64
 LEAST_CORRELATION = 0.9
 THUMBNAIL = 16
-FLAT = 2.0  # standard deviation of gray levels under which a picture shows nothing to compare
+FLAT = 2.0  # standard deviation of gray levels under which an image shows nothing to compare
 ROWS = 512  # compared with all others at once
 
 
-def signature(image: np.ndarray) -> np.ndarray | None:
-    """What `near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
+def compute_signature(image: np.ndarray) -> np.ndarray | None:
+    """What `find_near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
 
     Args:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        (264,) uint8; None for a picture of (nearly) one gray level.
+        (264,) uint8; None for an image of (nearly) one gray level.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(gray, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -41,17 +41,17 @@ def signature(image: np.ndarray) -> np.ndarray | None:
     return np.concatenate((np.packbits(bits), thumbnail.ravel()))
 
 
-def near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
-    """Groups of pictures that are nearly the same.
+def find_near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
+    """Groups of images that are nearly the same.
 
-    Every pair is compared, 512 rows at a time by one matrix product (tens of thousands of pictures: seconds); a group
+    Every pair is compared, 512 rows at a time by one matrix product (tens of thousands of images: seconds); a group
     holds all that pairs join.
 
     Args:
-        signatures: Of N pictures.
+        signatures: Of N images.
 
     Returns:
-        The places of each group's pictures, ascending; only groups of two and more.
+        The places of each group's images, ascending; only groups of two and more.
     """
     if len(signatures) < 2:
         return []

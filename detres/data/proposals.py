@@ -1,9 +1,9 @@
-"""Regions proposed for the pictures of a split, kept in a file from one training step to the next.
+"""Regions proposed for the images of a split, kept in a file from one training step to the next.
 
 Ren et al. 2015, §3.2: Fast R-CNN is trained on proposals that were made once, by an RPN that no longer changes.
-A file has 16 bytes for each: 2,000 of all 82,783 pictures of COCO's train2014 are 2.6 GB.
+A file has 16 bytes for each: 2,000 of all 82,783 images of COCO's train2014 are 2.6 GB.
 
-N pictures, P proposals of one picture. Boxes are xyxy in continuous pixel coordinates of the stored picture.
+N images, P proposals of one image. Boxes are xyxy in continuous pixel coordinates of the stored image.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from detres.files import atomic_path
 
 
 class Proposals:
-    """The proposals of every picture of a split, read from their file one picture at a time.
+    """The proposals of every image of a split, read from their file one image at a time.
 
-    They are many gigabytes for a large data set, so nothing is held in memory but where each picture's begin.
+    They are many gigabytes for a large data set, so nothing is held in memory but where each image's begin.
 
     Args:
         path: A file that `write_proposals` made.
-        annotations: The split; its pictures must be those of the file.
+        annotations: The split; its images must be those of the file.
 
     Raises:
-        DataError: The file is damaged, or its pictures (ids, sizes, or their order) are others.
+        DataError: The file is damaged, or its images (ids, sizes, or their order) are others.
     """
 
     def __init__(self, path: Path, annotations: Annotations):
@@ -59,7 +59,7 @@ class Proposals:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(P, 4) float32 of picture `index`, best first."""
+        """(P, 4) float32 of image `index`, best first."""
         start, end = int(self._offsets[index]), int(self._offsets[index + 1])
         if start == end:
             return np.zeros((0, 4), np.float32)
@@ -80,7 +80,7 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
     Args:
         path: The `.safetensors` file.
         annotations: The split.
-        boxes: For each of its pictures, in order, (P, 4).
+        boxes: For each of its images, in order, (P, 4).
 
     Raises:
         UserError: No space left, or the place cannot be written.

@@ -1,9 +1,9 @@
-"""What a data set says, as flat arrays: annotations of a split, labels of pictures, detections.
+"""What a data set says, as flat arrays: annotations of a split, labels of images, detections.
 
 Flat arrays (never a list of dicts) are shared by loader workers without being copied, whatever the size of the set.
 
-N pictures, M objects, D detections, K classes. `boxes` are float32 xyxy in continuous pixel coordinates of the stored
-(EXIF-upright) picture, width = x2 - x1; `labels` are 0..K-1, places in the ordered list `class_names`.
+N images, M objects, D detections, K classes. `boxes` are float32 xyxy in continuous pixel coordinates of the stored
+(EXIF-upright) image, width = x2 - x1; `labels` are 0..K-1, places in the ordered list `class_names`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Annotations:
     """The objects of one split (or a union of splits).
 
     Attributes:
-        paths: N picture paths (`archive.zip!member` and `shapes://...` are understood by `decoding.read_image`).
-        image_ids: N identities of pictures as the data set has them (COCO's int ids as text, VOC's stems).
-        sizes: (N, 2) int64, height and width of the upright picture.
-        upright: (N,) bool; False where the boxes were drawn on the picture with its EXIF orientation ignored.
-        offsets: (N + 1,) int64; the objects of picture i are rows offsets[i]:offsets[i + 1].
+        paths: N image paths (`archive.zip!member` and `shapes://...` are understood by `decoding.read_image`).
+        image_ids: N identities of images as the data set has them (COCO's int ids as text, VOC's stems).
+        sizes: (N, 2) int64, height and width of the upright image.
+        upright: (N,) bool; False where the boxes were drawn on the image with its EXIF orientation ignored.
+        offsets: (N + 1,) int64; the objects of image i are rows offsets[i]:offsets[i + 1].
         boxes: (M, 4) float32 xyxy.
         labels: (M,) int64 in 0..K-1.
         crowd: (M,) bool, COCO's `iscrowd`.
@@ -56,7 +56,7 @@ class Annotations:
         category_ids: K ids as the data set has them, None where it has none.
         source: Where it was read, for messages.
         exhaustive: (N,) bool, False where objects of the classes may be there that are not annotated (ImageNet DET's
-            training pictures); None: all are True.
+            training images); None: all are True.
     """
 
     paths: Strings
@@ -78,11 +78,11 @@ class Annotations:
         return len(self.paths)
 
     def is_exhaustive(self, index: int) -> bool:
-        """Whether every object of picture `index` is annotated."""
+        """Whether every object of image `index` is annotated."""
         return self.exhaustive is None or bool(self.exhaustive[index])
 
     def objects(self, index: int) -> slice:
-        """The rows of picture `index` in the arrays of objects."""
+        """The rows of image `index` in the arrays of objects."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def objects_per_class(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ class Annotations:
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def select(self, indices: Sequence[int]) -> Annotations:
-        """The pictures at `indices` (repetition allowed), in that order."""
+        """The images at `indices` (repetition allowed), in that order."""
         rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]
         keep = np.concatenate(rows).astype(np.int64) if rows else np.zeros(0, np.int64)
         chosen = np.asarray(indices, dtype=np.int64)
@@ -113,10 +113,10 @@ class Annotations:
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """Pictures with one class each (classification).
+    """Images with one class each (classification).
 
     Attributes:
-        paths: N picture paths.
+        paths: N image paths.
         labels: (N,) int64 in 0..K-1.
         class_names: K names.
         source: Where it was read, for messages.
@@ -131,7 +131,7 @@ class ImageLabels:
         return len(self.paths)
 
     def select(self, indices: Sequence[int]) -> ImageLabels:
-        """The pictures at `indices`, in that order."""
+        """The images at `indices`, in that order."""
         paths = Strings([self.paths[index] for index in indices])
         return replace(self, paths=paths, labels=self.labels[np.asarray(indices, dtype=np.int64)])
 
@@ -141,8 +141,8 @@ class DetectionTable:
     """Detections of a whole split.
 
     Attributes:
-        images: (D,) int64, the picture's index in the `Annotations` that the detections belong to.
-        boxes: (D, 4) float32 xyxy in pixels of the upright picture.
+        images: (D,) int64, the image's index in the `Annotations` that the detections belong to.
+        boxes: (D, 4) float32 xyxy in pixels of the upright image.
         scores: (D,) float64.
         labels: (D,) int64 in 0..K-1.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLASS_NAMES = ("square", "triangle", "star", "cross", "ring")  # no disc: a disc on a disc would be a ring
+SHAPE_CLASSES = ("square", "triangle", "star", "cross", "ring")  # no disc: a disc on a disc would be a ring
 DISTRACTORS = ("blob", "bar", "zigzag")
 
 SUBSAMPLES = 4
@@ -74,15 +74,15 @@ def bounding_box(contours: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def rasterise(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, slice, np.ndarray]:
+def rasterize(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, slice, np.ndarray]:
     """A form as the pixels of its bounding box.
 
     Args:
-        contours: The form, inside the picture.
+        contours: The form, inside the image.
         subsamples: 1 gives 0 or 255 (pixel center in or out); more give the covered share of each pixel.
 
     Returns:
-        Rows and columns of the picture, and the mask (rows, columns) uint8.
+        Rows and columns of the image, and the mask (rows, columns) uint8.
     """
     import cv2
 
@@ -135,7 +135,7 @@ def random_texture(generator: np.random.Generator, unlike: list[Texture]) -> Tex
 
 
 def texture_pixels(texture: Texture, rows: slice, columns: slice) -> np.ndarray:
-    """The fill of a part of the picture: (rows, columns, 3) float32, 0..255 exceeded by little."""
+    """The fill of a part of the image: (rows, columns, 3) float32, 0..255 exceeded by little."""
     import cv2
 
     y = np.arange(rows.start, rows.stop, dtype=np.float32)
@@ -150,17 +150,17 @@ def texture_pixels(texture: Texture, rows: slice, columns: slice) -> np.ndarray:
 
 
 def paint_form(image: np.ndarray, contours: list[np.ndarray], texture: Texture) -> None:
-    """Fill a form on a (H, W, 3) float32 picture, anti-aliased."""
+    """Fill a form on a (H, W, 3) float32 image, anti-aliased."""
     import cv2
 
-    rows, columns, mask = rasterise(contours, SUBSAMPLES)
+    rows, columns, mask = rasterize(contours, SUBSAMPLES)
     under = image[rows, columns]
     share = cv2.merge([mask.astype(np.float32) * np.float32(1 / 255)] * 3)
     under += share * (texture_pixels(texture, rows, columns) - under)
 
 
 def paint_background(image: np.ndarray, generator: np.random.Generator) -> list[Texture]:
-    """Fill a (H, W, 3) float32 picture with two textures either side of a line, and with short strokes.
+    """Fill a (H, W, 3) float32 image with two textures either side of a line, and with short strokes.
 
     Returns:
         The two textures.

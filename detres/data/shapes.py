@@ -1,11 +1,11 @@
 """The embedded data set `shapes`: scenes and single forms drawn on the fly from a seed, with exact boxes.
 
-No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in pictures of
-256 x 320, none in one picture of ten; up to four distractors of no class; an object is covered by half at most
+No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in images of
+256 x 320, none in one image of ten; up to four distractors of no class; an object is covered by half at most
 (some scenes allow less).
 
-A picture is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
-`shapes://class/SIDE/SPLIT/SEED/INDEX` is a square picture of one form for classification.
+An image is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
+`shapes://class/SIDE/SPLIT/SEED/INDEX` is a square image of one form for classification.
 Boxes are tight boxes of whole forms, covered parts included: float xyxy in continuous pixel coordinates.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 
 from detres.data.records import Annotations, ImageLabels, Strings
 from detres.data.shape_forms import (
-    CLASS_NAMES,
     DISTRACTORS,
+    SHAPE_CLASSES,
     bounding_box,
     paint_background,
     paint_form,
     random_form,
     random_texture,
-    rasterise,
+    rasterize,
 )
 from detres.errors import DataError, nearest
 
@@ -44,12 +44,12 @@ _LAYOUT, _PAINT = 0, 1
 
 
 @dataclass(frozen=True)
-class Form:
+class SceneForm:
     """One form of a scene.
 
     Attributes:
         label: Its class, `DISTRACTOR` for none.
-        contours: Its outlines in picture coordinates.
+        contours: Its outlines in image coordinates.
         visible: The share of it that other forms leave to be seen.
     """
 
@@ -60,11 +60,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, lowest form first."""
+    """What an image shows, lowest form first."""
 
     height: int
     width: int
-    forms: list[Form]
+    forms: list[SceneForm]
 
     def objects(self) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (G, 4) float32 and labels (G,) int64 of the forms that belong to a class."""
@@ -74,7 +74,7 @@ class Scene:
 
 
 def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
-    """Scenes 0..count-1 of a split (`train`, `val`, `test`) as detection data; pictures are drawn when read."""
+    """Scenes 0..count-1 of a split (`train`, `val`, `test`) as detection data; images are drawn when read."""
     _check_split(split)
     scenes = [lay_out(split, seed, index) for index in range(count)]
     boxes, labels = zip(*(scene.objects() for scene in scenes), strict=True) if scenes else ((), ())
@@ -90,24 +90,24 @@ def shapes_annotations(split: str, count: int, seed: int = 0) -> Annotations:
         crowd=np.zeros(len(boxes), dtype=bool),
         difficult=np.zeros(len(boxes), dtype=bool),
         areas=np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], axis=1),
-        class_names=CLASS_NAMES,
+        class_names=SHAPE_CLASSES,
         source=f"shapes {split} (seed {seed})",
     )
 
 
 def shapes_labels(split: str, count: int, seed: int = 0, side: int = 64) -> ImageLabels:
-    """`count` pictures of side x side pixels with one form each, as classification data; classes take turns."""
+    """`count` images of side x side pixels with one form each, as classification data; classes take turns."""
     _check_split(split)
     return ImageLabels(
         paths=Strings([f"shapes://class/{side}/{split}/{seed}/{index}" for index in range(count)]),
-        labels=np.arange(count, dtype=np.int64) % len(CLASS_NAMES),
-        class_names=CLASS_NAMES,
+        labels=np.arange(count, dtype=np.int64) % len(SHAPE_CLASSES),
+        class_names=SHAPE_CLASSES,
         source=f"shapes {split} (seed {seed})",
     )
 
 
 def is_shapes(text: str) -> bool:
-    """Whether a data set's name means drawn pictures: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`."""
+    """Whether a data set's name means drawn images: `shapes`, `shapes:COUNT` or `shapes:COUNT:SEED`."""
     return _SOURCE.fullmatch(text) is not None
 
 
@@ -120,14 +120,14 @@ def read_shapes(text: str, split: str | None) -> Annotations:
 
 
 def draw(path: str) -> np.ndarray:
-    """The picture of a `shapes://` path: (H, W, 3) uint8 RGB."""
+    """The image of a `shapes://` path: (H, W, 3) uint8 RGB."""
     side, split, seed, index = _parse(path)
     scene = lay_out(split, seed, index) if side is None else lay_out_single(split, seed, index, side)
     return paint(scene, _generator(split, seed, index, _PAINT))
 
 
 def drawn_size(path: str) -> tuple[int, int]:
-    """Height and width of the picture of a `shapes://` path, without drawing it."""
+    """Height and width of the image of a `shapes://` path, without drawing it."""
     side, split, seed, index = _parse(path)
     return _scene_size(_generator(split, seed, index, _LAYOUT)) if side is None else (side, side)
 
@@ -138,7 +138,7 @@ def lay_out(split: str, seed: int, index: int) -> Scene:
     height, width = _scene_size(generator)
     empty = generator.random() < EMPTY_SHARE
     objects = 0 if empty else int(generator.integers(1, 9))
-    labels = generator.integers(len(CLASS_NAMES), size=objects).tolist()
+    labels = generator.integers(len(SHAPE_CLASSES), size=objects).tolist()
     labels += [DISTRACTOR] * int(generator.integers(1 if empty else 0, 5))
     order = generator.permutation(len(labels))
     most_covered = MOST_COVERED * generator.random()
@@ -146,13 +146,13 @@ def lay_out(split: str, seed: int, index: int) -> Scene:
 
 
 def lay_out_single(split: str, seed: int, index: int, side: int) -> Scene:
-    """What the classification picture `index` shows: one form of a class, alone on its background.
+    """What the classification image `index` shows: one form of a class, alone on its background.
 
     Without distractors, which a detector learns soon enough to tell apart: among them a small network stays at chance
     for long.
     """
     generator = _generator(split, seed, index, _LAYOUT)
-    return _arrange(side, side, [index % len(CLASS_NAMES)], (0.35 * side, 0.95 * side), 0.0, generator)
+    return _arrange(side, side, [index % len(SHAPE_CLASSES)], (0.35 * side, 0.95 * side), 0.0, generator)
 
 
 def paint(scene: Scene, generator: np.random.Generator) -> np.ndarray:
@@ -183,27 +183,28 @@ def _arrange(
     A form that finds no place is tried smaller and elsewhere, and left out after 40 tries; the first object fits.
     """
     top_form = np.full((height, width), -1, dtype=np.int64)
-    placed: list[tuple[int, list[np.ndarray]]] = []
-    whole, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)  # pixels of each form
+    forms: list[tuple[int, list[np.ndarray]]] = []
+    areas, visible = (
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+    )  # pixels of each form, whole and not covered
     for label in labels:
-        is_object = np.array([other != DISTRACTOR for other, _ in placed], dtype=bool)
-        needed = np.where(is_object, (1 - most_covered) * whole, 0)
+        is_object = np.array([other != DISTRACTOR for other, _ in forms], dtype=bool)
+        needed = np.where(is_object, (1 - most_covered) * areas, 0)
         for attempt in range(40):
             contours = _random_placement(height, width, label, sides, 0.95**attempt, generator)
-            rows, columns, mask = rasterise(contours)
+            rows, columns, mask = rasterize(contours)
             inside = mask > 0
             under = top_form[rows, columns][inside]
-            left = seen - np.bincount(under + 1, minlength=len(placed) + 1)[1:]
-            if (left >= needed).all():
-                top_form[rows, columns][inside] = len(placed)
-                placed.append((label, contours))
-                whole, seen = np.append(whole, len(under)), np.append(left, len(under))
+            remaining = visible - np.bincount(under + 1, minlength=len(forms) + 1)[1:]
+            if (remaining >= needed).all():
+                top_form[rows, columns][inside] = len(forms)
+                forms.append((label, contours))
+                areas, visible = np.append(areas, len(under)), np.append(remaining, len(under))
                 break
-    shares = seen / np.maximum(whole, 1)
-    forms = [
-        Form(label, contours, float(share)) for (label, contours), share in zip(placed, shares, strict=True)
-    ]
-    return Scene(height, width, forms)
+    shares = (visible / np.maximum(areas, 1)).tolist()
+    scene_forms = [SceneForm(*form, share) for form, share in zip(forms, shares, strict=True)]
+    return Scene(height, width, scene_forms)
 
 
 def _random_placement(
@@ -214,10 +215,10 @@ def _random_placement(
     shrink: float,
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
-    """A form of random size (smaller ones somewhat more often) at a random place inside the picture."""
+    """A form of random size (smaller ones somewhat more often) at a random place inside the image."""
     low, high = sides
     side = low + (high - low) * shrink * generator.random() ** 1.25
-    kind = CLASS_NAMES[label] if label != DISTRACTOR else DISTRACTORS[generator.integers(len(DISTRACTORS))]
+    kind = SHAPE_CLASSES[label] if label != DISTRACTOR else DISTRACTORS[generator.integers(len(DISTRACTORS))]
     contours = random_form(kind, side, generator)
     offset = generator.random(2) * ([width, height] - bounding_box(contours)[2:])
     return [contour + offset for contour in contours]

@@ -3,7 +3,7 @@
 He et al. 2015, §3.4; Ren et al. 2015, §3.3: shorter side 600, horizontal flips. Whatever of albumentations the package
 uses stands here, so that a successor can take its place.
 
-Letters: H, W height and width of the stored picture; h, w of the resized one; G objects. Boxes are xyxy in continuous
+Letters: H, W height and width of the stored image; h, w of the resized one; G objects. Boxes are xyxy in continuous
 pixel coordinates: a flip takes (x1, y1, x2, y2) to (w - x2, y1, w - x1, y2).
 """
 
@@ -17,7 +17,7 @@ from detres.data.config import AugmentationConfig, CropConfig
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int, float]:
-    """The size to which a picture is resized.
+    """The size to which an image is resized.
 
     The scale is `short_side / min(H, W)`, or `long_side / max(H, W)` where the first would make the longer side exceed
     `long_side`; sides are rounded to the nearest pixel, at least 1.
@@ -39,16 +39,16 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_boxes(boxes: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    """(G, 4) boxes of the stored picture -> (G, 4) float32 of the resized one; scale is (h / H, w / W)."""
+    """(G, 4) boxes of the stored image -> (G, 4) float32 of the resized one; scale is (h / H, w / W)."""
     scale_y, scale_x = scale
     return (boxes * np.array([scale_x, scale_y, scale_x, scale_y])).astype(np.float32)
 
 
 class DetectionAugmentation:
-    """Random flip, and brightness and contrast where configured, of a resized picture and its boxes.
+    """Random flip, and brightness and contrast where configured, of a resized image and its boxes.
 
-    Measured: albumentations computes boxes in float32 divided by the picture's size; its flip agrees with the formula
-    above to 1.2e-4 px at a width of 4000 (a test holds it to 1e-3). It drops boxes without area inside the picture,
+    Measured: albumentations computes boxes in float32 divided by the image's size; its flip agrees with the formula
+    above to 1.2e-4 px at a width of 4000 (a test holds it to 1e-3). It drops boxes without area inside the image,
     which is why objects are followed by index.
 
     Args:
@@ -105,7 +105,7 @@ def jittered_sides(
 
 
 def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Generator) -> np.ndarray:
-    """A random square of a picture whose shorter side is drawn at random (§3.4), flipped at random.
+    """A random square of an image whose shorter side is drawn at random (§3.4), flipped at random.
 
     Args:
         image: (H, W, 3) uint8.
@@ -127,7 +127,7 @@ def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Gener
 
 
 def center_crop(image: np.ndarray, config: CropConfig) -> np.ndarray:
-    """The central square of a picture with shorter side `config.test_side`: (config.size, config.size, 3) uint8."""
+    """The central square of an image with shorter side `config.test_side`: (config.size, config.size, 3) uint8."""
     return _square(_for_test(image, config), 0.5, 0.5, config.size)
 
 
@@ -140,7 +140,7 @@ def ten_crops(image: np.ndarray, config: CropConfig) -> list[np.ndarray]:
 
 
 def resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
-    """The picture with a shorter side of `side` pixels, its shape kept: (h, w, 3) uint8."""
+    """The image with a shorter side of `side` pixels, its shape kept: (h, w, 3) uint8."""
     scale = side / min(image.shape[:2])
     return resize_image(image, *(max(side, int(length * scale + 0.5)) for length in image.shape[:2]))
 
@@ -158,7 +158,7 @@ def _square(image: np.ndarray, down: float, right: float, size: int) -> np.ndarr
 
 
 def _pad(image: np.ndarray, margin: int, size: int) -> np.ndarray:
-    """Zero pixels on every side: `margin`, or more where the picture is smaller than the crop."""
+    """Zero pixels on every side: `margin`, or more where the image is smaller than the crop."""
     need = [margin + max(0, -(-(size - length - 2 * margin) // 2)) for length in image.shape[:2]]
     if not any(need):
         return image

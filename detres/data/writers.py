@@ -1,6 +1,6 @@
-"""Writes a split to disk as COCO, VOC or YOLO: the other way of `readers`, for conversions and exports.
+"""Writes a split to disk as COCO, VOC or YOLO.
 
-Every writer returns what the format has no place for, as a `ReadReport`; nothing is lost without a line there.
+Every writer returns a `ReadReport` of what the format cannot hold, so that nothing is lost silently.
 """
 
 from __future__ import annotations
@@ -8,33 +8,48 @@ from __future__ import annotations
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from detres.console import progress
-from detres.data.readers import yolo_yaml
 from detres.data.readers.common import IMAGE_SUFFIXES
+from detres.data.readers.yolo_yaml import read_data_yaml
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError
 from detres.files import write_json, write_text
 
-Images = Literal["copy", "link", "none"]
+Placement = Literal["copy", "link", "none"]
+
+
+@dataclass(frozen=True)
+class _Object:
+    """One object: its row in the annotations, class name, flags, and corners in pixels; `where` is for messages."""
+
+    row: int
+    label: int
+    name: str
+    crowd: bool
+    difficult: bool
+    corners: tuple[float, float, float, float]
+    where: str
 
 
 def write_coco(
-    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Placement = "copy"
 ) -> ReadReport:
-    """Write `annotations/instances_<split>.json` and `<split>/` with the pictures.
+    """Write `annotations/instances_<split>.json`, and the images into `<split>/`.
 
     Args:
         annotations: The split.
-        directory: The data set's folder; other splits in it stay.
+        directory: The data set's folder; its other splits are kept.
         split: Its name.
-        images: Copy them, link to them, or leave them out. What is no file (drawn, in an archive) is written as PNG.
+        images: Copy them, link to them, or leave them out. Images that are no files (drawn, in an archive) are written
+            as PNG.
 
     Returns:
-        What was changed on the way.
+        What the format cannot hold.
     """
     report = ReadReport()
     names = _place_images(annotations, directory / split, images)
@@ -42,19 +57,19 @@ def write_coco(
     ids = annotations.category_ids or tuple(range(1, len(annotations.class_names) + 1))
     image_rows, rows = [], []
     for index, name in enumerate(names):
-        height, width = (int(side) for side in annotations.sizes[index])
+        height, width = annotations.sizes[index].tolist()
         image_rows.append({"id": numbers[index], "file_name": name, "height": height, "width": width})
-        for row in range(annotations.objects(index).start, annotations.objects(index).stop):
-            x1, y1, x2, y2 = (float(value) for value in annotations.boxes[row])
-            entry = {
-                "id": row + 1,
+        for entry in _objects(annotations, index):
+            x1, y1, x2, y2 = entry.corners
+            row = {
+                "id": entry.row + 1,
                 "image_id": numbers[index],
-                "category_id": ids[annotations.labels[row]],
+                "category_id": ids[entry.label],
                 "bbox": [_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)],
-                "area": _rounded(float(annotations.areas[row])),
-                "iscrowd": int(annotations.crowd[row]),
+                "area": _rounded(float(annotations.areas[entry.row])),
+                "iscrowd": int(entry.crowd),
             }
-            rows.append(entry | ({"difficult": 1} if annotations.difficult[row] else {}))
+            rows.append(row | ({"difficult": 1} if entry.difficult else {}))
     categories = [
         {"id": number, "name": name} for number, name in zip(ids, annotations.class_names, strict=True)
     ]
@@ -64,35 +79,29 @@ def write_coco(
 
 
 def write_voc(
-    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Placement = "copy"
 ) -> ReadReport:
     """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/<split>.txt` (see `write_coco`).
 
-    VOC has no crowds: they become difficult objects, which evaluation ignores likewise.
+    VOC has no crowds. They become difficult objects, which evaluation ignores in the same way.
     """
     report = ReadReport()
     names = _place_images(annotations, directory / "JPEGImages", images)
     for index, name in enumerate(names):
-        height, width = (int(side) for side in annotations.sizes[index])
+        height, width = annotations.sizes[index].tolist()
         root = ElementTree.Element("annotation")
-        _leaf(root, "folder", "JPEGImages")
-        _leaf(root, "filename", name)
-        size = ElementTree.SubElement(root, "size")
-        for tag, value in (("width", width), ("height", height), ("depth", 3)):
-            _leaf(size, tag, value)
-        rows = annotations.objects(index)
-        for row in range(rows.start, rows.stop):
-            if annotations.crowd[row]:
-                report.add(
-                    "crowd written as difficult", annotations.paths[index], f"object {row - rows.start + 1}"
-                )
-            entry = ElementTree.SubElement(root, "object")
-            _leaf(entry, "name", annotations.class_names[annotations.labels[row]])
-            _leaf(entry, "difficult", int(annotations.difficult[row] or annotations.crowd[row]))
-            box = ElementTree.SubElement(entry, "bndbox")
-            x1, y1, x2, y2 = (float(value) for value in annotations.boxes[row])
-            for tag, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
-                _leaf(box, tag, _rounded(value))
+        _add(root, folder="JPEGImages", filename=name)
+        _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+        for entry in _objects(annotations, index):
+            if entry.crowd:
+                report.add("crowd written as difficult", entry.where, "VOC has no crowds")
+            element = ElementTree.SubElement(root, "object")
+            _add(element, name=entry.name, difficult=int(entry.difficult or entry.crowd))
+            xmin, ymin, xmax, ymax = (
+                _rounded(value + offset) for value, offset in zip(entry.corners, (1, 1, 0, 0), strict=True)
+            )
+            box = ElementTree.SubElement(element, "bndbox")
+            _add(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
         ElementTree.indent(root, "\t")
         text = ElementTree.tostring(root, encoding="unicode") + "\n"
         write_text(directory / "Annotations" / f"{Path(name).stem}.xml", text)
@@ -102,11 +111,11 @@ def write_voc(
 
 
 def write_yolo(
-    annotations: Annotations, directory: Path, split: str, *, images: Images = "copy"
+    annotations: Annotations, directory: Path, split: str, *, images: Placement = "copy"
 ) -> ReadReport:
     """Write `images/<split>/`, `labels/<split>/` and `data.yaml` (see `write_coco`).
 
-    YOLO has no flags: crowds are left out, difficult objects become ordinary ones; both are counted.
+    YOLO has no flags: crowds are left out, and difficult objects become ordinary ones; both are counted.
 
     Raises:
         DataError: The folder's `data.yaml` has other class names, or is malformed.
@@ -114,52 +123,60 @@ def write_yolo(
     import yaml
 
     report = ReadReport()
-    described = directory / "data.yaml"
-    names = list(annotations.class_names)
-    content: dict[str, object] = {"path": "."}
-    if described.is_file():
-        content = yolo_yaml.read(described) or content
+    path, names = directory / "data.yaml", list(annotations.class_names)
+    content = (read_data_yaml(path) if path.is_file() else {}) or {"path": "."}
     if content.setdefault("names", names) != names:
-        raise DataError(f"{described} has other class names: {content['names']} against {names}")
+        raise DataError(f"{path} has other class names: {content['names']} against {names}")
     for index, name in enumerate(_place_images(annotations, directory / "images" / split, images)):
-        height, width = (int(side) for side in annotations.sizes[index])
-        rows = annotations.objects(index)
+        height, width = annotations.sizes[index].tolist()
         lines = []
-        for row in range(rows.start, rows.stop):
-            where = f"{annotations.paths[index]}, object {row - rows.start + 1}"
-            if annotations.crowd[row]:
-                report.add("crowd left out", where, "YOLO has no crowds")
+        for entry in _objects(annotations, index):
+            if entry.crowd:
+                report.add("crowd left out", entry.where, "YOLO has no crowds")
                 continue
-            if annotations.difficult[row]:
-                report.add("difficult written as ordinary", where, "YOLO has no such flag")
-            x1, y1, x2, y2 = (float(value) for value in annotations.boxes[row])
+            if entry.difficult:
+                report.add("difficult written as ordinary", entry.where, "YOLO has no such flag")
+            x1, y1, x2, y2 = entry.corners
             values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-            lines.append(" ".join([str(int(annotations.labels[row])), *(f"{value:.8f}" for value in values)]))
-        write_text(
-            directory / "labels" / split / f"{Path(name).stem}.txt", "".join(f"{line}\n" for line in lines)
-        )
+            lines.append(f"{entry.label} {' '.join(f'{value:.8f}' for value in values)}\n")
+        write_text(directory / "labels" / split / f"{Path(name).stem}.txt", "".join(lines))
     content[split] = f"images/{split}"
-    write_text(described, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return report
 
 
 WRITERS: dict[str, Callable[..., ReadReport]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
-def _place_images(annotations: Annotations, folder: Path, images: Images) -> list[str]:
-    """Put the pictures into `folder`, each named by its id; the file names."""
+def _objects(annotations: Annotations, index: int) -> Iterator[_Object]:
+    """The objects of an image."""
+    rows = annotations.objects(index)
+    for row in range(rows.start, rows.stop):
+        label = int(annotations.labels[row])
+        x1, y1, x2, y2 = annotations.boxes[row].tolist()
+        yield _Object(
+            row=row,
+            label=label,
+            name=annotations.class_names[label],
+            crowd=bool(annotations.crowd[row]),
+            difficult=bool(annotations.difficult[row]),
+            corners=(x1, y1, x2, y2),
+            where=f"{annotations.paths[index]}, object {row - rows.start + 1}",
+        )
+
+
+def _place_images(annotations: Annotations, folder: Path, images: Placement) -> list[str]:
+    """Put the images into `folder`, named by their ids, and return the file names."""
     from detres.data.decoding import read_image
     from detres.data.drawing import write_image
 
     paths = [annotations.paths[index] for index in range(len(annotations))]
-    as_they_are = [
-        images == "none" or _is_file_as_annotated(annotations, index) for index in range(len(paths))
-    ]
+    unchanged = [images == "none" or _is_file_as_annotated(annotations, index) for index in range(len(paths))]
     names = []
     for index, path in enumerate(paths):
         suffix = Path(path).suffix.lower()
         stem = re.sub(r'[\\/:*?"<>|\s]', "_", _stem(annotations, index))
-        names.append(stem + (suffix if as_they_are[index] and suffix in IMAGE_SUFFIXES else ".png"))
+        names.append(stem + (suffix if unchanged[index] and suffix in IMAGE_SUFFIXES else ".png"))
     repeated = len(names) - len({Path(name).stem for name in names})
     if repeated:
         raise DataError(f"{annotations.source}: {repeated} pictures would get a name that another has")
@@ -167,7 +184,7 @@ def _place_images(annotations: Annotations, folder: Path, images: Images) -> lis
         return names
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(progress(names, "images")):
-        if not as_they_are[index]:
+        if not unchanged[index]:
             write_image(folder / name, read_image(paths[index], upright=_is_upright(annotations, index)))
         elif images == "copy":
             shutil.copyfile(paths[index], folder / name)
@@ -178,7 +195,7 @@ def _place_images(annotations: Annotations, folder: Path, images: Images) -> lis
 
 
 def _is_file_as_annotated(annotations: Annotations, index: int) -> bool:
-    """Whether the picture is a file that can be copied: boxes drawn with EXIF ignored need one without EXIF."""
+    """Whether the image is a file that can be copied. Boxes that ignore the EXIF orientation need one without it."""
     return Path(annotations.paths[index]).is_file() and _is_upright(annotations, index)
 
 
@@ -186,18 +203,18 @@ def _is_upright(annotations: Annotations, index: int) -> bool:
     from detres.data.decoding import read_header
 
     height, width, orientation = read_header(annotations.paths[index])
-    turned = orientation >= 5 and tuple(annotations.sizes[index]) == (height, width) and height != width
-    return bool(annotations.upright[index]) and not turned
+    ignores_exif = orientation >= 5 and tuple(annotations.sizes[index]) == (height, width) and height != width
+    return bool(annotations.upright[index]) and not ignores_exif
 
 
 def _stem(annotations: Annotations, index: int) -> str:
-    """A COCO id is a number: the picture keeps its file's name; other ids are names already."""
+    """The file name of an image without suffix: its id, or where that is a number (COCO) the name it has."""
     text, path = annotations.image_ids[index], Path(annotations.paths[index])
     return path.stem if text.isdigit() and path.suffix.lower() in IMAGE_SUFFIXES else text
 
 
 def _numbers(annotations: Annotations, report: ReadReport) -> list[int]:
-    """COCO wants whole numbers as ids: the data's own where all are, else 1..N."""
+    """COCO's image ids, which are whole numbers: the data's own if they are, else 1..N."""
     ids = [annotations.image_ids[index] for index in range(len(annotations))]
     if all(text.isdigit() and str(int(text)) == text for text in ids):
         return [int(text) for text in ids]
@@ -206,10 +223,12 @@ def _numbers(annotations: Annotations, report: ReadReport) -> list[int]:
 
 
 def _rounded(value: float) -> float | int:
-    """Thousandths of a pixel; whole numbers without a point."""
+    """A value to thousandths; a whole number without a point."""
     value = round(value, 3)
     return int(value) if value == int(value) else value
 
 
-def _leaf(parent: ElementTree.Element, tag: str, value: object) -> None:
-    ElementTree.SubElement(parent, tag).text = str(value)
+def _add(parent: ElementTree.Element, **texts: object) -> None:
+    """Add an element with a text for each keyword."""
+    for tag, text in texts.items():
+        ElementTree.SubElement(parent, tag).text = str(text)

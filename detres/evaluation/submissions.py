@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.readers.voc import CLASS_NAMES
+from detres.data.readers.voc import VOC_CLASSES
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import DataError, UserError, listed, nearest
 from detres.evaluation.overlaps import refuse_irregular
@@ -132,11 +132,11 @@ def check_voc_split(truth: Annotations, split: str) -> None:
                 f"{truth.source}: the {what} '{strange[0]}' cannot stand in comp4 files (no slashes; of pictures bare"
                 " names without spaces: choose one year)"
             )
-    foreign = [name for name in truth.class_names if name not in CLASS_NAMES]
+    foreign = [name for name in truth.class_names if name not in VOC_CLASSES]
     if foreign and not len(truth.boxes):
         raise DataError(
-            f"{truth.source}: VOC's server does not know the class '{foreign[0]}'{nearest(foreign[0], CLASS_NAMES)};"
-            f" it has {listed(CLASS_NAMES, 20)}"
+            f"{truth.source}: VOC's server does not know the class '{foreign[0]}'{nearest(foreign[0], VOC_CLASSES)};"
+            f" it has {listed(VOC_CLASSES, 20)}"
         )
 
 

@@ -15,7 +15,7 @@ from detres.api import Detector
 from detres.cli import common, eval_coco, eval_det, eval_voc
 from detres.data.drawing import write_image
 from detres.data.records import DetectionTable
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.data.shapes import shapes_annotations
 from detres.detection.config import DetectionTestConfig
 from detres.errors import DataError, UserError
@@ -295,7 +295,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
 
     data = tmp_path / "coco"
     images = [{"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 120} for number in (7, 42)]
-    categories = [{"id": 3 * label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+    categories = [{"id": 3 * label + 1, "name": name} for label, name in enumerate(SHAPE_CLASSES)]
     for image in images:
         write_image(data / "test2015" / image["file_name"], np.full((80, 120, 3), image["id"], np.uint8))
     info = data / "annotations" / "image_info_test-dev2015.json"

@@ -13,7 +13,7 @@ import detres
 from detres.api import Detector
 from detres.cli import eval_tta
 from detres.data.drawing import write_image
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.data.shapes import shapes_annotations
 from detres.errors import UserError
 from detres.evaluation.results_files import read_results
@@ -174,7 +174,7 @@ def test_images_without_objects_are_refused(weights, tmp_path):
     write_image(tmp_path / "test2015" / "1.jpg", np.zeros((80, 120, 3), np.uint8))
     info = tmp_path / "annotations" / "image_info_test-dev2015.json"
     info.parent.mkdir()
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(SHAPE_CLASSES)]
     image = {"id": 1, "file_name": "1.jpg", "height": 80, "width": 120}
     info.write_text(json.dumps({"images": [image], "categories": categories}))
     with pytest.raises(UserError, match="no objects are annotated, so that no row has a figure"):

@@ -9,7 +9,7 @@ import make_data
 import pytest
 
 from detres.cli.check_data import main
-from detres.data.checks import check
+from detres.data.checks import check_data_set
 from detres.errors import DataError
 
 
@@ -19,7 +19,7 @@ def kinds(defects):
 
 def test_a_sound_set(tmp_path):
     make_data.coco(tmp_path)
-    report = check(tmp_path, quiet=True)
+    report = check_data_set(tmp_path, quiet=True)
     split = report.splits["val"]
     assert (split.images, split.objects, split.empty, split.crowd) == (2, 3, 0, 1)
     assert (split.classes["dog"].objects, split.classes["dog"].images) == (2, 2)
@@ -41,7 +41,7 @@ def test_nothing_stops_at_the_first(tmp_path):
     ]
     make_data.coco(tmp_path, images=images, annotations=objects)
     (tmp_path / "val" / "3.jpg").unlink()
-    report = check(tmp_path, "val", quiet=True)
+    report = check_data_set(tmp_path, "val", quiet=True)
     assert kinds(report.errors) == [
         "missing picture",
         "size differs",
@@ -57,7 +57,7 @@ def test_nothing_stops_at_the_first(tmp_path):
 def test_boxes_on_the_unrotated_image(tmp_path):
     make_data.write_image(tmp_path / "val" / "a.png", 100, 80, exif_orientation=6)
     make_data.coco(tmp_path)
-    report = check(tmp_path, quiet=True)
+    report = check_data_set(tmp_path, quiet=True)
     assert report.errors == []
     assert kinds(report.defects) == ["EXIF orientation ignored by the annotation"]
 
@@ -66,7 +66,7 @@ def test_same_image_in_two_splits(tmp_path):
     make_data.coco(tmp_path, "train")
     make_data.coco(tmp_path, "val")
     make_data.write_image(tmp_path / "val" / "b.png", seed=9)
-    assert check(tmp_path, quiet=True).identical == [["train/11", "val/11"]]
+    assert check_data_set(tmp_path, quiet=True).identical == [["train/11", "val/11"]]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_copies_cross_where_each_is_in_a_split_without_the_other(tmp_path, lists
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(stems))
     shutil.copyfile(tmp_path / "JPEGImages" / "a.png", tmp_path / "JPEGImages" / "b.png")
-    report = check(tmp_path, quiet=True)
+    report = check_data_set(tmp_path, quiet=True)
     assert [len(group) for group in report.identical] == [2]
     assert report.across_splits == (report.identical if crosses else [])
 
@@ -98,11 +98,11 @@ def test_copies_cross_where_each_is_in_a_split_without_the_other(tmp_path, lists
 def test_lists_that_share_images_and_class_names_that_differ(tmp_path):
     text = make_data.xml([("dog", (1, 1, 9, 9))])
     make_data.voc(tmp_path / "voc", {"train": {"a": text}, "test": {"a": text}})
-    report = check(tmp_path / "voc", quiet=True)
+    report = check_data_set(tmp_path / "voc", quiet=True)
     assert kinds(report.defects) == ["splits share pictures"]
     make_data.coco(tmp_path / "coco", "train")
     make_data.coco(tmp_path / "coco", "val", categories=[{"id": 7, "name": "cat"}, {"id": 3, "name": "wolf"}])
-    report = check(tmp_path / "coco", quiet=True)
+    report = check_data_set(tmp_path / "coco", quiet=True)
     assert kinds(report.errors) == ["class names differ"]
     assert "dog, wolf" in report.errors[0].what
 
@@ -110,7 +110,7 @@ def test_lists_that_share_images_and_class_names_that_differ(tmp_path):
 def test_split_that_cannot_be_read(tmp_path):
     make_data.coco(tmp_path, "train")
     make_data.coco(tmp_path, "val").write_text('{"images": [')
-    report = check(tmp_path, quiet=True)
+    report = check_data_set(tmp_path, quiet=True)
     assert kinds(report.errors) == ["unreadable split"]
     assert "line 1" in report.errors[0].what
     assert list(report.splits) == ["train"]
@@ -132,12 +132,12 @@ def test_tool_prints_all_then_fails(tmp_path, capsys):
 def test_tool_on_a_sound_set(tmp_path, capsys):
     make_data.yolo(tmp_path, {"a": "0 0.5 0.5 0.9 0.9\n"})
     assert main(["--data", str(tmp_path), "--quiet"]) is None
-    assert "nothing is wrong with it" in capsys.readouterr().out
+    assert "no defects" in capsys.readouterr().out
 
 
 def test_bccd(real_data):
     """The cells boxed twice (IoU 0.83 to 0.93) and the two boxes of no size are exactly those of data/README."""
-    report = check(real_data / "bccd", pixels=False, quiet=True)
+    report = check_data_set(real_data / "bccd", pixels=False, quiet=True)
     doubled = [defect for defect in report.defects if defect.kind == "object boxed twice"]
     stems = sorted(defect.where.split("BloodImage_")[1][:5] for defect in doubled)
     assert stems == ["00013", "00020", "00100", "00104", "00251", "00284", "00331", "00403"]
@@ -147,7 +147,7 @@ def test_bccd(real_data):
 
 
 def test_kangaroo_oddities(real_data):
-    report = check(real_data / "kangaroo_oddities", quiet=True)
+    report = check_data_set(real_data / "kangaroo_oddities", quiet=True)
     assert [(defect.kind, defect.where.rsplit("/")[-1]) for defect in report.errors] == [
         ("unreadable picture", "00090.jpg")
     ]
@@ -159,7 +159,7 @@ def test_kangaroo_oddities(real_data):
 
 def test_other_real_sets_are_sound(real_data):
     for name in ("fruit", "raccoon", "coco_val50", "coco128"):
-        assert check(real_data / name, pixels=False, quiet=True).errors == []
+        assert check_data_set(real_data / name, pixels=False, quiet=True).errors == []
 
 
 def test_copy_of_a_real_image_under_another_name(real_data, tmp_path):
@@ -167,4 +167,6 @@ def test_copy_of_a_real_image_under_another_name(real_data, tmp_path):
     folder = tmp_path / "copy" / "images" / "train2017"
     first = sorted(path.name for path in folder.iterdir())[0]
     shutil.copyfile(folder / first, folder / "copied.jpg")
-    assert check(tmp_path / "copy", quiet=True).identical == [[f"train2017/{first[:-4]}", "train2017/copied"]]
+    assert check_data_set(tmp_path / "copy", quiet=True).identical == [
+        [f"train2017/{first[:-4]}", "train2017/copied"]
+    ]

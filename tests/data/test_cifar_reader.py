@@ -16,7 +16,7 @@ from detres.data.readers import cifar
 from detres.errors import DataError
 
 NAMES = [f"thing{number}" for number in range(10)]
-FILES = [*cifar.FILES["train"], *cifar.FILES["test"]]
+FILES = [*cifar.BATCHES["train"], *cifar.BATCHES["test"]]
 
 
 def content(number: int) -> tuple[np.ndarray, list[int]]:

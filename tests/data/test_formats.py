@@ -6,17 +6,30 @@ import make_data
 import numpy as np
 import pytest
 
+from detres.data.config import Source
+from detres.data.format_names import FORMAT_NAMES, WRITABLE
 from detres.data.formats import (
+    FORMATS,
     find_format,
     list_splits,
     read_annotations,
-    read_union,
     resolve_directory,
     select_classes,
 )
+from detres.data.sources import read_sources
+from detres.data.writers import WRITERS
 from detres.errors import DataError, UserError
 
+
+def source(directory, split, format=None):
+    return Source(dir=str(directory), split=split, format=format)
+
+
 XML = make_data.xml([("dog", (1, 1, 9, 9))])
+
+
+def test_command_line_names_the_formats_of_the_tables():
+    assert (tuple(FORMATS), tuple(WRITERS)) == (FORMAT_NAMES, WRITABLE)
 
 
 def test_formats_are_found_by_looking(tmp_path):
@@ -39,13 +52,13 @@ def test_two_formats_in_one_folder(tmp_path):
         match=r"format 'cocoo' is not one of coco, voc, yolo, imagenet_det \(did you mean 'coco'\?\)",
     ):
         read_annotations(tmp_path, "val", format="cocoo")
-    with pytest.raises(UserError, match="holds no yolo data; found: coco, voc"):
+    with pytest.raises(UserError, match="holds no yolo data; it holds coco, voc"):
         read_annotations(tmp_path, "val", format="yolo")
 
 
 def test_nothing_known_in_the_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match=r"holds no data set that is known: .* found notes.txt"):
+    with pytest.raises(UserError, match=r"holds no known data set: .* found notes.txt"):
         read_annotations(tmp_path, None)
     with pytest.raises(UserError, match="does not exist"):
         read_annotations(tmp_path / "nowhere", None)
@@ -68,7 +81,7 @@ def test_relative_folders_are_looked_up_in_order(tmp_path, monkeypatch):
     assert resolve_directory("three") == here / "three"
     assert resolve_directory(str(here / "three")) == here / "three"
     with pytest.raises(
-        UserError, match=f"data 'four' is not there; looked at {data / 'four'}, datasets/four, four"
+        UserError, match=f"data 'four' does not exist; tried {data / 'four'}, datasets/four, four"
     ):
         resolve_directory("four")
     monkeypatch.delenv("DETRES_DATA")
@@ -83,7 +96,7 @@ def test_union_maps_by_name_not_by_number(tmp_path):
     images = [{"id": 1, "file_name": "c.png", "width": 100, "height": 80}]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     make_data.coco(tmp_path / "b", "train", images=images, annotations=objects, categories=categories)
-    union, reports = read_union([(tmp_path / "a", "train"), (tmp_path / "b", None)])
+    union, reports = read_sources([source(tmp_path / "a", "train"), source(tmp_path / "b", None)])
     assert (union.class_names, union.category_ids) == (("dog", "cat"), (3, 7))
     assert union.offsets.tolist() == [0, 2, 3, 4]
     assert union.labels.tolist() == [1, 0, 0, 1]
@@ -99,13 +112,13 @@ def test_union_of_declared_lists_that_differ(tmp_path):
     with pytest.raises(
         DataError, match=r"class names differ: .*\(dog, cat\).*\(dogs, cat\).*did you mean 'dog'"
     ):
-        read_union([(tmp_path, "train"), (tmp_path, "val")])
+        read_sources([source(tmp_path, "train"), source(tmp_path, "val")])
 
 
 def test_union_joins_names_found_by_looking(tmp_path):
     make_data.voc(tmp_path / "a", {"train": {"x": make_data.xml([("wolf", (1, 1, 9, 9))])}})
     make_data.voc(tmp_path / "b", {"train": {"x": make_data.xml([("ant", (1, 1, 9, 9))])}})
-    union, _ = read_union([(tmp_path / "a", "train"), (tmp_path / "b", "train")])
+    union, _ = read_sources([source(tmp_path / "a", "train"), source(tmp_path / "b", "train")])
     assert union.class_names == ("ant", "wolf")
     assert union.labels.tolist() == [1, 0]
     assert [union.image_ids[i] for i in range(2)] == ["1/x", "2/x"]
@@ -113,13 +126,13 @@ def test_union_joins_names_found_by_looking(tmp_path):
 
 def test_a_image_in_two_sources_is_reported(tmp_path):
     make_data.voc(tmp_path, {"train": {"x": XML}, "trainval": {"x": XML}})
-    _, reports = read_union([(tmp_path, "train"), (tmp_path, "trainval")])
+    _, reports = read_sources([source(tmp_path, "train"), source(tmp_path, "trainval")])
     assert reports[1].counts() == {"picture in two sources": 1}
 
 
 def test_no_source():
     with pytest.raises(UserError, match="no data set is named"):
-        read_union([])
+        read_sources([])
 
 
 def test_classes_of_a_model(tmp_path):
@@ -139,7 +152,7 @@ def test_classes_of_a_model(tmp_path):
 
 def test_union_of_real_sets(real_data):
     """The train and val of bccd are its trainval: 292 pictures, 3,941 boxes that are not of zero size."""
-    union, _ = read_union([(real_data / "bccd", "train"), (real_data / "bccd", "val", "voc")])
+    union, _ = read_sources([source(real_data / "bccd", "train"), source(real_data / "bccd", "val", "voc")])
     whole, _ = read_annotations(real_data / "bccd", "trainval")
     assert len(union) == len(whole) == 292
     assert union.objects_per_class() == whole.objects_per_class()

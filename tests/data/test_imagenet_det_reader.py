@@ -12,12 +12,14 @@ import pytest
 from make_data import write_image, xml
 
 from detres.cli import eval_det, prepare_imagenet_det
+from detres.data.config import Source
 from detres.data.detection_samples import DetectionDataset
-from detres.data.formats import find_format, list_splits, read_annotations, read_union
+from detres.data.formats import find_format, list_splits, read_annotations
 from detres.data.prepare.imagenet_det import balanced_halves, class_counts, relative_imbalance
 from detres.data.readers import imagenet_det
 from detres.data.readers.imagenet_det import read_classes
 from detres.data.records import DetectionTable
+from detres.data.sources import read_sources
 from detres.errors import DataError, UserError
 from detres.evaluation.results_files import write_coco_results
 
@@ -120,7 +122,7 @@ def test_an_object_of_one_pixel_is_kept(ilsvrc):
 
 
 def test_val_and_train_together(ilsvrc):
-    (joined, _) = read_union([(ilsvrc, "train"), (ilsvrc, "val")])
+    (joined, _) = read_sources([Source(dir=str(ilsvrc), split=split) for split in ("train", "val")])
     assert [joined.is_exhaustive(index) for index in range(6)] == [False] * 3 + [True] * 3
     assert [DetectionDataset(joined, 80, 100)[index].exhaustive for index in (2, 3)] == [False, True]
     assert [joined.select([5, 0]).is_exhaustive(index) for index in (0, 1)] == [True, False]
@@ -144,13 +146,13 @@ def test_without_the_class_map(ilsvrc):
     (ilsvrc / "devkit" / "data" / "map_det.txt").rename(ilsvrc / "map_det.txt")
     assert read_annotations(ilsvrc, "val")[0].class_names[0] == "ant"
     (ilsvrc / "map_det.txt").write_text(f"{ANT} 1 ant\n{BEE} 1 bee\n")
-    with pytest.raises(DataError, match=r"map_det\.txt: number 1 stands there twice"):
+    with pytest.raises(DataError, match=r"map_det\.txt: duplicate number 1"):
         read_annotations(ilsvrc, "val")
     (ilsvrc / "map_det.txt").write_text("ant\n")
     with pytest.raises(DataError, match=r"map_det\.txt, line 1: should be `wnid number name`"):
         read_annotations(ilsvrc, "val")
     (ilsvrc / "map_det.txt").unlink()
-    with pytest.raises(DataError, match="development kit's data/"):
+    with pytest.raises(DataError, match="put the development kit's folder `devkit`"):
         read_annotations(ilsvrc, "val")
 
 
@@ -192,7 +194,7 @@ def test_prepare_writes_val1_and_val2(ilsvrc, monkeypatch, capsys):
     assert sorted(sizes) == [1, 2]
     (ilsvrc / "ImageSets" / "DET" / "val1.txt").unlink()
     (ilsvrc / "ImageSets" / "DET" / "val2.txt").write_text("v_1 1\nv_2 2\nv_3 3\n")
-    with pytest.raises(UserError, match=r"val2\.txt is there and lists other pictures"):
+    with pytest.raises(UserError, match=r"val2\.txt exists and lists other images"):
         prepare_imagenet_det.main(["--data", str(ilsvrc)])
     assert not (ilsvrc / "ImageSets" / "DET" / "val1.txt").exists()
 
@@ -240,5 +242,5 @@ def test_evaluated_as_the_kit_does(ilsvrc, tmp_path, capsys):
     assert imagenet_det.read_blacklist(ilsvrc, val) == {(1, 0), (2, 1)}
     for malformed in ("2\n", f"{ANT} 2\n"):
         blacklist.write_text(malformed)
-        with pytest.raises(DataError, match=r"blacklist\.txt: should be `number wnid` in every line"):
+        with pytest.raises(DataError, match=r"blacklist\.txt: every line should be `number wnid`"):
             imagenet_det.read_blacklist(ilsvrc, val)

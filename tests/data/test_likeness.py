@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 
 from detres.cli.check_data import main
-from detres.data.checks import check
+from detres.data.checks import check_data_set
 from detres.data.decoding import read_image
 from detres.data.drawing import write_image
-from detres.data.likeness import FLAT, LARGEST_DISTANCE, LEAST_CORRELATION, near_copies, signature
+from detres.data.likeness import (
+    FLAT,
+    LARGEST_DISTANCE,
+    LEAST_CORRELATION,
+    compute_signature,
+    find_near_copies,
+)
 from detres.data.shapes import shapes_annotations
 
 
 def signed(image: np.ndarray) -> np.ndarray:
-    found = signature(image)
+    found = compute_signature(image)
     assert found is not None
     return found
 
@@ -47,7 +53,9 @@ def test_saved_again_resized_brightened(scenes):
         (image * 0.8 + 20).astype(np.uint8),
     ]
     others = [scene for place, scene in enumerate(scenes) if place != 3]
-    found = near_copies([signed(np.ascontiguousarray(one)) for one in (*others[:5], *copies, *others[5:])])
+    found = find_near_copies(
+        [signed(np.ascontiguousarray(one)) for one in (*others[:5], *copies, *others[5:])]
+    )
     assert found == [[5, 6, 7, 8]]
 
 
@@ -56,7 +64,7 @@ def test_hash_by_hand():
     ramp = np.repeat(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], 80, axis=0).repeat(3, axis=2)
     assert signed(ramp)[:8].tolist() == [255] * 8
     assert signed(np.ascontiguousarray(ramp[:, ::-1]))[:8].tolist() == [0] * 8
-    assert near_copies([signed(ramp), signed(np.ascontiguousarray(ramp[:, ::-1]))]) == []
+    assert find_near_copies([signed(ramp), signed(np.ascontiguousarray(ramp[:, ::-1]))]) == []
 
 
 def test_against_a_slow_comparison():
@@ -76,30 +84,30 @@ def test_against_a_slow_comparison():
         if distance <= LARGEST_DISTANCE and np.corrcoef(one[8:], other[8:])[0, 1] >= LEAST_CORRELATION:
             pairs.add((first, second))
     assert pairs == {(0, 599), (300, 599)}
-    assert near_copies(signatures) == [[0, 300, 599]]
+    assert find_near_copies(signatures) == [[0, 300, 599]]
 
 
 def test_none_one_and_all_alike(scenes):
     one = signed(scenes[0])
-    assert near_copies([]) == []
-    assert near_copies([one]) == []
-    assert near_copies([one] * 700) == [list(range(700))]
+    assert find_near_copies([]) == []
+    assert find_near_copies([one]) == []
+    assert find_near_copies([one] * 700) == [list(range(700))]
 
 
 def test_a_image_that_shows_nothing_is_like_no_other():
     gray = np.full((50, 60, 3), 128, np.uint8)
-    assert signature(gray) is None
+    assert compute_signature(gray) is None
     gray[:, 30:] += int(2 * FLAT) + 2
-    assert signature(gray) is not None
+    assert compute_signature(gray) is not None
 
 
 def test_drawn_scenes_are_not_alike():
-    assert check("shapes:60", "test", quiet=True).near_identical == []  # type: ignore[arg-type]
+    assert check_data_set("shapes:60", "test", quiet=True).near_identical == []  # type: ignore[arg-type]
 
 
 def test_raccoon(real_data):
     """The groups of data/README, found by eye."""
-    report = check(real_data / "raccoon", quiet=True)
+    report = check_data_set(real_data / "raccoon", quiet=True)
     near, same = (
         {frozenset(entry.rsplit("-", 1)[1] for entry in group) for group in groups}
         for groups in (report.near_identical, report.identical)
@@ -126,4 +134,4 @@ def test_tool_says_why_copies_across_splits_matter(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "pictures that are nearly the same: 1 groups, 1 across splits" in printed
     assert "(across splits)" in printed
-    assert "keep the pictures of a group in one split" in printed
+    assert "Keep the images of a group in one split" in printed

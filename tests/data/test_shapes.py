@@ -7,11 +7,11 @@ import pytest
 
 from detres.data.decoding import image_orientation, image_size, read_image
 from detres.data.shape_forms import (
-    CLASS_NAMES,
+    SHAPE_CLASSES,
     bounding_box,
     random_form,
     random_texture,
-    rasterise,
+    rasterize,
     texture_pixels,
 )
 from detres.data.shapes import (
@@ -53,7 +53,7 @@ def test_at_least_half_of_each_object_is_seen():
     for scene in SCENES[:100]:
         taken = np.zeros((scene.height, scene.width), bool)
         for form in reversed(scene.forms):
-            rows, columns, mask = rasterise(form.contours)
+            rows, columns, mask = rasterize(form.contours)
             whole = np.zeros_like(taken)
             whole[rows, columns] = mask > 0
             seen = (whole & ~taken).sum() / whole.sum()
@@ -67,11 +67,11 @@ def test_at_least_half_of_each_object_is_seen():
 
 def test_classes_come_equally_often():
     labels = np.concatenate([scene.objects()[1] for scene in SCENES])
-    shares = np.bincount(labels, minlength=len(CLASS_NAMES)) / len(labels)
-    assert np.abs(shares - 1 / len(CLASS_NAMES)).max() < 0.04
+    shares = np.bincount(labels, minlength=len(SHAPE_CLASSES)) / len(labels)
+    assert np.abs(shares - 1 / len(SHAPE_CLASSES)).max() < 0.04
 
 
-@pytest.mark.parametrize("kind", CLASS_NAMES)
+@pytest.mark.parametrize("kind", SHAPE_CLASSES)
 def test_a_mask_covers_the_area_of_its_outline_and_fills_its_box(kind):
     """Area by the shoelace formula (the ring's hole taken off); the mask's edge within a quarter pixel of the box."""
     for seed in range(5):
@@ -81,7 +81,7 @@ def test_a_mask_covers_the_area_of_its_outline_and_fills_its_box(kind):
             x, y = part.T
             shoelace = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
             area += shoelace if number == 0 else -shoelace
-        rows, columns, mask = rasterise(contours, 4)
+        rows, columns, mask = rasterize(contours, 4)
         covered = mask.astype(float) / 255
         assert covered.sum() == pytest.approx(area, rel=0.04)
         x1, y1, x2, y2 = bounding_box(contours)
@@ -110,7 +110,7 @@ def test_a_image_is_a_function_of_split_seed_and_index():
 
 def test_annotations_agree_with_scenes_and_images():
     annotations = shapes_annotations("test", 6, seed=7)
-    assert annotations.class_names == CLASS_NAMES
+    assert annotations.class_names == SHAPE_CLASSES
     assert len(annotations) == 6
     for index in range(6):
         image = read_image(annotations.paths[index])
@@ -130,7 +130,7 @@ def test_an_object_stands_out_where_its_box_says():
     found = 0
     for index in range(40):
         scene = lay_out("val", 0, index)
-        if len(scene.forms) != 1 or scene.forms[0].label in (DISTRACTOR, CLASS_NAMES.index("ring")):
+        if len(scene.forms) != 1 or scene.forms[0].label in (DISTRACTOR, SHAPE_CLASSES.index("ring")):
             continue
         image = draw(f"shapes://val/0/{index}").astype(float)
         x1, y1, x2, y2 = np.rint(scene.objects()[0][0]).astype(int)

@@ -15,8 +15,8 @@ from tiny_models import LONG_SIDE, SHORT_SIDE, write_detector, write_tiny_classi
 from detres.config import load_config
 from detres.data.formats import read_annotations
 from detres.data.preprocessing import MSRA, TORCHVISION
-from detres.data.readers.voc import CLASS_NAMES as VOC_NAMES
-from detres.data.shape_forms import CLASS_NAMES as NAMES
+from detres.data.readers.voc import VOC_CLASSES as VOC_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES as NAMES
 from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig, DetectionModelConfig, DetectorArchitecture
 from detres.detection.faster_rcnn import FasterRCNN

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detres.data.readers import coco as reader
+from detres.data.formats import read_annotations
 from detres.errors import DataError
 from detres.evaluation.coco import FIGURES, evaluate_coco
 from detres.evaluation.engines import Engine
@@ -86,7 +86,7 @@ def random_data(seed: int, *, crowd: bool, most_detections: int = 12) -> tuple[d
 def through_files(folder: Path, truth: dict, results: list[dict], engine: Engine = "pycocotools"):
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
-    annotations, _ = reader.read_file(folder / "truth.json")
+    annotations, _ = read_annotations(folder / "truth.json", None)
     table = read_coco_results(folder / "results.json", annotations)
     return evaluate_coco(annotations, table, engine=engine)
 
@@ -218,6 +218,6 @@ def test_real_images_equal_pycocotools(real_data, tmp_path, engine):
         results.append({**entry, "score": float(rng.integers(1, 50) / 50)})
     expected = pycocotools_figures(truth, results)
     (tmp_path / "results.json").write_text(json.dumps(results))
-    annotations, _ = reader.read_file(file)
+    annotations, _ = read_annotations(file, None)
     table = read_coco_results(tmp_path / "results.json", annotations)
     assert_same(evaluate_coco(annotations, table, engine=engine), *expected)

@@ -19,7 +19,7 @@ from tiny_models import write_detector, write_tiny_classifier
 from whole_runs import ROOT, TRAINING, Ended, assert_one_line, call, change, train
 
 from detres.cli import eval_coco, eval_voc, predict, train_det
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.detection import data as training_data
 from detres.weights.checkpoint import read_weights
 
@@ -100,7 +100,7 @@ def test_weights_to_test(tool, written_scenes, tmp_path, capsys):
     """Truncated, of another architecture than they say, of other classes than the data, of another task."""
     good = write_detector(tmp_path / "good.safetensors")
     tensors, metadata = read_weights(good)
-    write_detector(tmp_path / "names.safetensors", [*CLASS_NAMES[:-1], "rings"])
+    write_detector(tmp_path / "names.safetensors", [*SHAPE_CLASSES[:-1], "rings"])
     write_tiny_classifier(tmp_path / "task.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-100])
     from detres.weights.checkpoint import save_weights

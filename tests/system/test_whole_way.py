@@ -8,7 +8,7 @@ import pytest
 from whole_runs import ROOT, VALIDATION, call, in_own_process, metrics, train
 
 from detres.cli import eval_coco, eval_voc, predict
-from detres.data.shape_forms import CLASS_NAMES
+from detres.data.shape_forms import SHAPE_CLASSES
 from detres.weights.checkpoint import read_weights
 
 RUN_FOLDER = {
@@ -35,7 +35,7 @@ def test_train_evaluate_predict(format, written_scenes, recipe, tmp_path, capsys
         if key.startswith("val/") and not key.startswith("val/loss/")
     }
     _, metadata = read_weights(run / "model.safetensors")
-    assert sorted(metadata.class_names) == sorted(CLASS_NAMES)
+    assert sorted(metadata.class_names) == sorted(SHAPE_CLASSES)
 
     weights = ["--weights", run / "model.safetensors", "--device", "cpu", "--quiet"]
     on_split = [*weights, "--data", data, "--split", "val"]

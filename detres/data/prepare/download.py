@@ -1,6 +1,6 @@
 """Fetches public data sets where there is internet, checks and unpacks them, and verifies what is there.
 
-An archive is removed from suspicion by its MD5 sum where one is known; a data set always by its counts of pictures.
+An archive is removed from suspicion by its MD5 sum where one is known; a data set always by its counts of images.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Part:
     Attributes:
         archives: What to download for it.
         folder: Where it lies, relative to the data set's folder.
-        counts: Pictures by split.
+        counts: Images by split.
     """
 
     archives: tuple[Archive, ...]
@@ -72,7 +72,7 @@ def prepare(
         root: The data set's folder.
         unpack_into: Where its archives go, relative to `root`.
         download_allowed: False only verifies.
-        images: It is for classification: pictures by class, not objects in pictures.
+        images: It is for classification: images by class, not objects in images.
 
     Returns:
         Objects (or classes) by split.
@@ -126,13 +126,13 @@ def unpack(archive: Path, folder: Path, *, inside: str = "") -> None:
 
 
 def verify(directory: Path, counts: dict[str, int]) -> dict[str, int]:
-    """Read each split whole and compare its number of pictures.
+    """Read each split whole and compare its number of images.
 
     Returns:
         Objects by split.
 
     Raises:
-        UserError: A split lacks pictures, or has more, or anything a reader calls an error.
+        UserError: A split lacks images, or has more, or anything a reader calls an error.
     """
     objects = {}
     for split, expected in counts.items():
@@ -146,16 +146,16 @@ def verify(directory: Path, counts: dict[str, int]) -> dict[str, int]:
 
 
 def verify_images(place: Path, counts: dict[str, int]) -> dict[str, int]:
-    """Compare the number of pictures of each split: CIFAR-10's own files, class folders or an archive of those.
+    """Compare the number of images of each split: CIFAR-10's own files, class folders or an archive of those.
 
     Returns:
         Classes by split.
 
     Raises:
-        UserError: A split lacks pictures, or has more, or anything a reader calls an error.
+        UserError: A split lacks images, or has more, or anything a reader calls an error.
     """
     classes = {}
-    batches = cifar.find(place)
+    batches = cifar.find_folder(place)
     for split, expected in counts.items():
         found = cifar.read(batches, split) if batches else folders.read(place, split)[0]
         if len(found) != expected:
@@ -169,7 +169,7 @@ def _seems_there(place: Path) -> bool:
 
 
 def _has_images(place: Path) -> bool:
-    return place.is_file() or cifar.find(place) is not None or (place / "train").is_dir()
+    return place.is_file() or cifar.find_folder(place) is not None or (place / "train").is_dir()
 
 
 def _download(url: str, target: Path) -> None:

@@ -1,7 +1,7 @@
 """ImageNet's classification data (ILSVRC2012) from its official archives to class folders, verified by counts.
 
 Russakovsky et al. 2015. The archives need an account at https://www.image-net.org and are downloaded by hand: a tar of
-1,000 tars, one a class; a flat tar of validation pictures; a development kit with their classes as numbers.
+1,000 tars, one a class; a flat tar of validation images; a development kit with their classes as numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Devkit:
 
     Attributes:
         words: Synonyms by WordNet id, of the classes in order of their numbers (ILSVRC2012_ID, from 1).
-        labels: WordNet id of each validation picture, in order of their numbers.
+        labels: WordNet id of each validation image, in order of their numbers.
     """
 
     words: dict[str, str]
@@ -50,7 +50,7 @@ def unpack_imagenet(root: Path, archives: Path, *, checksums: bool = True) -> No
     Args:
         root: The data set's folder, made where missing.
         archives: Folder of the three archives.
-        checksums: Compare their MD5 sums first (minutes for the training pictures).
+        checksums: Compare their MD5 sums first (minutes for the training images).
 
     Raises:
         UserError: An archive is missing or damaged, or holds what it should not.
@@ -105,10 +105,10 @@ def read_devkit(path: Path) -> Devkit:
 
 
 def unpack_val(archive: Path, folder: Path, devkit: Devkit) -> None:
-    """Unpack the validation pictures into class folders, all or none; nothing where `folder` is there.
+    """Unpack the validation images into class folders, all or none; nothing where `folder` is there.
 
     Raises:
-        DataError: The archive is damaged, or its pictures are not those that the kit has labels for.
+        DataError: The archive is damaged, or its images are not those that the kit has labels for.
     """
     if folder.is_dir():
         return

@@ -1,7 +1,7 @@
 """Two halves of a split in which every class is there about as often: ImageNet DET's val1 and val2.
 
 Girshick et al. 2014 (R-CNN), §4: many candidate splits, each improved by local search; the one whose most unbalanced
-class is the least so is kept. N pictures, K classes.
+class is the least so is kept. N images, K classes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ PASSES = 20
 
 
 def balanced_halves(counts: np.ndarray, *, seed: int = SEED, candidates: int = CANDIDATES) -> np.ndarray:
-    """Which pictures belong to the second half; a function of the arguments alone.
+    """Which images belong to the second half; a function of the arguments alone.
 
     Args:
-        counts: (N, K) objects of each class in each picture.
+        counts: (N, K) objects of each class in each image.
         seed: Of the candidates.
         candidates: Splits among which the best is taken.
 
@@ -37,7 +37,7 @@ def relative_imbalance(counts: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def class_counts(annotations: Annotations) -> np.ndarray:
-    """(N, K) objects of each class in each picture."""
+    """(N, K) objects of each class in each image."""
     counts = np.zeros((len(annotations), len(annotations.class_names)), dtype=np.int64)
     images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     np.add.at(counts, (images, annotations.labels), 1)
@@ -45,10 +45,10 @@ def class_counts(annotations: Annotations) -> np.ndarray:
 
 
 def _candidate(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Pictures of rare classes first, each goes where it lessens the imbalance; then single pictures change sides.
+    """Images of rare classes first, each goes where it lessens the imbalance; then single images change sides.
 
-    With signs s (+1 first half, -1 second) and shares f of a class's objects in a picture, the imbalance of a class is
-    |r|, r = sum s f; what is lessened is the sum of r^2 over the classes and the number of pictures.
+    With signs s (+1 first half, -1 second) and shares f of a class's objects in an image, the imbalance of a class is
+    |r|, r = sum s f; what is lessened is the sum of r^2 over the classes and the number of images.
     """
     with_number = np.concatenate((counts, np.ones((len(counts), 1), dtype=counts.dtype)), axis=1)
     shares = with_number / np.maximum(with_number.sum(axis=0), 1)  # (N, K + 1)

@@ -1,6 +1,6 @@
 """Reads CIFAR-10 as it is published: `cifar-10-batches-py` (pickles) or `cifar-10-batches-bin` (binary).
 
-He et al. 2015, §4.2: 50,000 training pictures in five files, 10,000 test pictures in one.
+He et al. 2015, §4.2: 50,000 training images in five files, 10,000 test images in one.
 """
 
 from __future__ import annotations
@@ -13,55 +13,57 @@ from detres.data.cifar_batches import read_batch, read_class_names
 from detres.data.records import ImageLabels, Strings
 from detres.errors import DataError, listed, nearest
 
-FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
-FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+FOLDER_NAMES = ("cifar-10-batches-py", "cifar-10-batches-bin")
+BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 
 
-def find(path: Path) -> Path | None:
-    """The folder of the files, `path` itself or inside it; None where there is none."""
-    for folder in (path, *(path / name for name in FOLDERS)):
-        if any((folder / f"{name}{suffix}").is_file() for name in FILES["train"] for suffix in ("", ".bin")):
+def find_folder(path: Path) -> Path | None:
+    """The folder of the files: `path` or one in it; None: there is none."""
+    for folder in (path, *(path / name for name in FOLDER_NAMES)):
+        if any(
+            (folder / f"{name}{suffix}").is_file() for name in BATCHES["train"] for suffix in ("", ".bin")
+        ):
             return folder
     return None
 
 
 def splits() -> list[str]:
     """`train` and `test`."""
-    return list(FILES)
+    return list(BATCHES)
 
 
 def read(folder: Path, split: str | None) -> ImageLabels:
-    """The pictures of one split.
+    """Read the images of one split.
 
     Args:
-        folder: As `find` gives it.
+        folder: From `find_folder`.
         split: `train` or `test`.
 
     Raises:
-        DataError: An unknown split, a file that is missing or damaged, a label out of range.
+        DataError: The split is unknown, a file is missing or damaged, or a label is out of range.
     """
-    if split not in FILES:
+    if split not in BATCHES:
         raise DataError(
             f"{folder}: "
-            + (f"split '{split}' is not there{nearest(split, FILES)}" if split else "choose a split")
-            + f"; CIFAR-10 has {listed(FILES)}"
+            + (f"split '{split}' is not there{nearest(split, BATCHES)}" if split else "choose a split")
+            + f"; CIFAR-10 has {listed(BATCHES)}"
         )
-    suffix = ".bin" if (folder / f"{FILES['train'][0]}.bin").is_file() else ""
+    suffix = ".bin" if (folder / f"{BATCHES['train'][0]}.bin").is_file() else ""
     names = read_class_names(folder)
     paths: list[str] = []
     labels = []
-    for name in FILES[split]:
+    for name in BATCHES[split]:
         file = folder / f"{name}{suffix}"
         if not file.is_file():
             raise DataError(
-                f"{file} is not there: CIFAR-10's {split} has {listed(FILES[split])}; unpack it again"
+                f"{file} is not there: CIFAR-10's {split} has {listed(BATCHES[split])}; unpack it again"
             )
-        own = read_batch(str(file))[1]
-        wrong = np.flatnonzero((own < 0) | (own >= len(names)))
+        batch_labels = read_batch(str(file))[1]
+        wrong = np.flatnonzero((batch_labels < 0) | (batch_labels >= len(names)))
         if len(wrong):
             raise DataError(
-                f"{file}: picture {wrong[0]} has label {own[wrong[0]]}, out of range 0..{len(names) - 1}"
+                f"{file}: picture {wrong[0]} has label {batch_labels[wrong[0]]}, out of range 0..{len(names) - 1}"
             )
-        paths += [f"{file}!{index}" for index in range(len(own))]
-        labels.append(own)
+        paths += [f"{file}!{index}" for index in range(len(batch_labels))]
+        labels.append(batch_labels)
     return ImageLabels(Strings(paths), np.concatenate(labels), names, f"{folder} ({split})")

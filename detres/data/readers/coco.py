@@ -1,6 +1,6 @@
-"""Reads COCO instance annotations (`annotations/instances_<split>.json` and its relatives).
+"""Reads COCO instance annotations (`annotations/instances_<split>.json` and similar files).
 
-COCO's box is [x, y, width, height] in continuous pixel coordinates; category ids have gaps, labels are their ranks.
+COCO's box is [x, y, width, height] in continuous pixel coordinates. Category ids have gaps; a label is the rank of one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from detres.data.files import visible
-from detres.data.readers import coco_json
-from detres.data.readers.coco_json import IMAGES_ALONE
+from detres.data.readers.coco_json import IMAGES_ALONE, read_coco_json
 from detres.data.readers.coco_objects import objects_of
-from detres.data.readers.common import Findings, Objects, assemble, fill_sizes, raise_on_errors
-from detres.data.records import Annotations, ReadReport
+from detres.data.readers.common import Findings, Objects, assemble, fill_sizes, only_split
+from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
 ROBOFLOW = "_annotations.coco.json"
@@ -25,28 +24,23 @@ OTHER_TASKS = ("captions_", "person_keypoints_", IMAGES_ALONE, "stuff_", "panopt
 SNIFFED_BYTES = 65536
 
 
-def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
-    """Read one split of a COCO folder.
+def scan(directory: Path, split: str | None, need_images: bool = True) -> tuple[Annotations, Findings]:
+    """Read one split of a COCO folder; errors are gathered, and what they concern is left out.
 
     Args:
-        directory: Holds `annotations/*.json` (or the json itself) and the pictures.
-        split: `val2017` finds `instances_val2017.json`, `val2017.json` or the one json with it in its name.
-        need_images: Whether a picture that is not there is an error (an evaluation of results needs none).
+        directory: Holds `annotations/*.json` (or the json itself) and the images.
+        split: `val2017` means `instances_val2017.json`, `val2017.json` or the only json with it in its name.
+        need_images: Whether a missing image is an error (an evaluation of results needs none).
 
     Raises:
-        DataError: Anything docs/data.md calls an error.
+        DataError: There is no such split, or its json is malformed.
     """
-    return raise_on_errors(*scan(directory, split, need_images=need_images))
-
-
-def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
-    """As `read`, but errors are gathered and what they concern is left out."""
     name, path = _find_file(directory, split)
     return scan_file(path, directory, tuple(dict.fromkeys([name, *([split] if split else [])])), need_images)
 
 
-def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[Annotations, Findings] | None:
-    """The pictures and classes of a split without annotations (`image_info_<split>.json`); None for any other split."""
+def scan_unlabeled(directory: Path, split: str, need_images: bool) -> tuple[Annotations, Findings] | None:
+    """Read the images and classes of a split without annotations (`image_info_<split>.json`); None: another split."""
     files = {
         path.stem.removeprefix(IMAGES_ALONE): path
         for path in directory.glob(f"annotations/{IMAGES_ALONE}*.json")
@@ -56,11 +50,6 @@ def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[A
     if len(near) != 1 or labeled:
         return None
     return scan_file(files[near[0]], directory, (near[0],), need_images=need_images)
-
-
-def read_file(path: Path) -> tuple[Annotations, ReadReport]:
-    """Read an annotation file alone, without pictures (paths are the file's `file_name`)."""
-    return raise_on_errors(*scan_file(path, path.parent, (), need_images=False))
 
 
 def recognize(directory: Path) -> bool:
@@ -74,9 +63,11 @@ def splits(directory: Path) -> list[str]:
 
 
 def annotation_files(directory: Path) -> dict[str, Path]:
-    """Annotation files by split name, those of other tasks (captions...) left out."""
-    found = [*sorted(directory.glob("annotations/*.json")), *sorted(directory.glob("*.json"))]
-    files = {path.stem.removeprefix("instances_"): path for path in visible(found) if _looks_like_coco(path)}
+    """Annotation files by split name, without those of other tasks (captions...)."""
+    candidates = [*sorted(directory.glob("annotations/*.json")), *sorted(directory.glob("*.json"))]
+    files = {
+        path.stem.removeprefix("instances_"): path for path in visible(candidates) if _looks_like_coco(path)
+    }
     if any(path.stem.startswith("instances_") for path in files.values()):
         files = {name: path for name, path in files.items() if not path.stem.startswith(OTHER_TASKS)}
     files.update({path.parent.name: path for path in sorted(directory.glob(f"*/{ROBOFLOW}"))})
@@ -93,10 +84,7 @@ def _looks_like_coco(path: Path) -> bool:
 
 def _find_file(directory: Path, split: str | None) -> tuple[str, Path]:
     files = annotation_files(directory)
-    if split is None and len(files) == 1:
-        return next(iter(files.items()))
-    if split is None:
-        raise DataError(f"{directory} has several splits: {listed(files)}; choose one with --split")
+    split = only_split(directory, list(files)) if split is None else split
     if split in files:
         return split, files[split]
     near = [(name, path) for name, path in files.items() if split in path.stem]
@@ -109,9 +97,9 @@ def _find_file(directory: Path, split: str | None) -> tuple[str, Path]:
 def scan_file(
     path: Path, root: Path, split_names: tuple[str, ...], need_images: bool
 ) -> tuple[Annotations, Findings]:
-    """Read one json; pictures are looked up under `root` in the folders that the split's names suggest."""
+    """Read one json; images are looked up under `root` in the folders that the split's names suggest."""
     findings = Findings()
-    content = coco_json.load(path)
+    content = read_coco_json(path)
     images, rows = content["images"], content["annotations"]
     class_names, category_ids, label_of = _classes(content["categories"], rows, path, findings)
     index_of, images = _index_images(images, path, findings)
@@ -119,15 +107,18 @@ def scan_file(
     sides = [[_side(image, key, path, findings) for key in ("height", "width")] for image in images]
     sizes = np.array(sides, dtype=np.int64).reshape(-1, 2)
     paths = _locate(names, root, path, split_names, need_images, findings)
-    present = [index for index, located in enumerate(paths) if located is not None]
+    present = [index for index, image_path in enumerate(paths) if image_path is not None]
     if need_images:
         fill_sizes(
-            [located or "" for located in paths], sizes, (i for i in present if not sizes[i].all()), findings
+            [image_path or "" for image_path in paths],
+            sizes,
+            (i for i in present if not sizes[i].all()),
+            findings,
         )
     objects = objects_of(rows, index_of, label_of, path, findings)
-    _refuse_corners(objects, sizes, path, findings)
+    _check_corners(objects, sizes, path, findings)
     annotations = assemble(
-        [located or name for located, name in zip(paths, names, strict=True)],
+        [image_path or name for image_path, name in zip(paths, names, strict=True)],
         [str(image["id"]) for image in images],
         sizes,
         objects,
@@ -144,7 +135,7 @@ def _classes(
 ) -> tuple[list[str], list[int], dict[int, int]]:
     """Class names and ids in order of the ids, and the label of each id.
 
-    Two categories of one name are one class, for names are the key everywhere; its id is the one that has objects.
+    Two categories of one name are one class, because names are the key everywhere. Its id is the one with more objects.
     """
     used = Counter(number for row in rows if isinstance(number := row.get("category_id"), (int, float)))
     names: list[str] = []
@@ -172,7 +163,7 @@ def _classes(
 
 
 def _index_images(images: list[dict], path: Path, findings: Findings) -> tuple[dict[object, int], list[dict]]:
-    """Index of each image id among the images that stay: the first of each id."""
+    """Index of each image id among the images that are kept, which are the first of each id."""
     index_of: dict[object, int] = {}
     kept = []
     for image in images:
@@ -187,7 +178,7 @@ def _index_images(images: list[dict], path: Path, findings: Findings) -> tuple[d
 
 
 def _side(image: dict, key: str, path: Path, findings: Findings) -> int:
-    """A picture's height or width as stated; 0 where it is not, or malformed."""
+    """An image's height or width as stated; 0: not stated, or malformed."""
     side = image.get(key)
     try:
         return 0 if side is None else int(side)
@@ -205,10 +196,11 @@ def _locate(
     need_images: bool,
     findings: Findings,
 ) -> list[str | None]:
-    """Where each picture is, None where it is missing.
+    """The path of each image; None: it is missing.
 
-    A folder that bears the split's name, or the json's own, is the only place; without one every folder of the data set
-    is looked through (a `minival` drawn from `val2014`), and a name found in two of them is an error.
+    Images are looked up in the folders with the split's name, and of Roboflow's json in its own folder. Without such a
+    folder all folders of the data set are searched (a `minival` drawn from `val2014`), and a name in two of them is an
+    error.
     """
     own = [folder / name for name in split_names for folder in (root, root / "images")]
     own += [path.parent] if path.name == ROBOFLOW else []
@@ -226,31 +218,31 @@ def _locate(
             listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         return base in listings[parent]
 
-    searched = list(dict.fromkeys(str(folder) for folder in [*places, root]))
-    located: list[str | None] = []
+    search_folders = list(dict.fromkeys(str(folder) for folder in [*places, root]))
+    paths: list[str | None] = []
     for name in names:
-        found = [os.path.join(folder, name) for folder in searched if holds(folder, name)]
+        matches = [os.path.join(folder, name) for folder in search_folders if holds(folder, name)]
         if not need_images:
-            located.append(found[0] if found else name)
-        elif not found:
-            findings.error("missing picture", f"{path}, '{name}'", f"is not in {listed(searched, 3)}")
-            located.append(None)
+            paths.append(matches[0] if matches else name)
+        elif not matches:
+            findings.error("missing picture", f"{path}, '{name}'", f"is not in {listed(search_folders, 3)}")
+            paths.append(None)
         else:
-            if len(found) > 1 and not named:
-                findings.error("ambiguous picture", f"{path}, '{name}'", f"is in {listed(found)}")
-            located.append(found[0])
-    return located
+            if len(matches) > 1 and not named:
+                findings.error("ambiguous picture", f"{path}, '{name}'", f"is in {listed(matches)}")
+            paths.append(matches[0])
+    return paths
 
 
-def _refuse_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:
-    """Most boxes leave the picture as [x, y, w, h] and lie in it as [x1, y1, x2, y2]: they were written as corners."""
+def _check_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:
+    """An error where most boxes exceed the image as [x, y, w, h] but not as [x1, y1, x2, y2]: corners were written."""
     if not len(objects):
         return
     limits = sizes[objects.images][:, [1, 0]]
     corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
     leaves = (objects.boxes[:, 2:] > limits + 1).any(axis=1)
-    lies_in = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)
-    share = np.mean(leaves & lies_in & (limits > 0).all(axis=1))
+    fits = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)
+    share = np.mean(leaves & fits & (limits > 0).all(axis=1))
     if share > 0.5:
         what = f"{share:.0%} of the boxes leave their picture as [x, y, width, height] but fit as [x1, y1, x2, y2]"
         findings.error("boxes look like corners", str(path), f"{what}: COCO wants [x, y, width, height]")

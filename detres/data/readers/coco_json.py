@@ -1,6 +1,6 @@
-"""What a COCO json holds: pictures, objects and categories, parsed, and checked where all that follows relies on it.
+"""Parses a COCO json and checks its images, annotations and categories as far as the reader relies on them.
 
-A training set's file is half a gigabyte (COCO 2017), most of it segmentations that nothing here uses.
+A training set's file is half a gigabyte (COCO 2017), most of it segmentations, which are not used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from detres.data.files import read_text
 from detres.errors import DataError
 
-IMAGES_ALONE = "image_info_"  # of the test sets: pictures and categories, no annotations
+IMAGES_ALONE = "image_info_"  # files of the test sets: images and categories without annotations
 
 
-def load(path: Path) -> dict:
-    """The file's content without segmentations, which are let go while it is parsed: they are most of its size.
+def read_coco_json(path: Path) -> dict:
+    """The file's content without segmentations, which are dropped while it is parsed.
 
     Raises:
-        DataError: Not JSON (with the line), a list that is missing or holds something else than mappings, or a picture
-            or category without an id that can be one.
+        DataError: Not JSON (with the line), a list is missing or has an element that is no mapping, or an image or
+            category has no valid id.
     """
 
     def without_segmentation(mapping: dict) -> dict:
@@ -30,7 +30,7 @@ def load(path: Path) -> dict:
         return mapping
 
     try:
-        with _collector_paused():
+        with _gc_disabled():
             content = json.loads(read_text(path), object_hook=without_segmentation)
     except json.JSONDecodeError as error:
         raise DataError(
@@ -63,15 +63,15 @@ def _is_key(number: object) -> bool:
 
 
 def _is_whole(number: object) -> bool:
-    """Whether `int` reads it as it stands: 7, 7.0 and "7"."""
+    """Whether a value is a whole number: 7, 7.0 or "7"."""
     if isinstance(number, str):
         return number.isdecimal()
     return isinstance(number, int) or (isinstance(number, float) and number.is_integer())
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's collector of cycles, which would go through the millions of new containers again and again."""
+def _gc_disabled() -> Iterator[None]:
+    """Without Python's garbage collector, which would go through the millions of new containers again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,7 @@
-"""The objects of a COCO json as columns: what is wrong with a row is found for all rows at once.
+"""Turns the objects of a COCO json into columns, and checks all rows at once.
 
-A training set has 860,000 of them (COCO 2017): Python sees a row twice or thrice, and one by one only those at fault.
+A training set has 860,000 objects (COCO 2017), so Python code runs two or three times a row; only faulty rows are
+looked at one by one.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import numpy as np
 from detres.data.readers.common import Findings, Objects
 from detres.errors import listed
 
-FLAGS = {0: 0, 1: 1, "0": 0, "1": 1}  # JSON's false and true are 0 and 1 to Python
+FLAGS = {0: 0, 1: 1, "0": 0, "1": 1}  # JSON's false and true equal 0 and 1 in Python
 
 
 def objects_of(
     rows: list[dict], index_of: dict[object, int], label_of: dict[int, int], path: Path, findings: Findings
 ) -> Objects:
-    """Columns from the list of annotations; rows that refer to nothing known are errors and left out.
+    """Columns of the list of annotations; rows with an unknown image or category or a malformed box are left out.
 
     Args:
         rows: The file's `annotations`.
         index_of: Index of each image id.
         label_of: Label of each category id.
         path: The file, for messages.
-        findings: Gets an error for each row left out, a line for each annotation id used again, each
-            flag and area that is mended.
+        findings: Gets an error for each row that is left out, a line for each annotation id that repeats and each flag
+            and area that is mended.
     """
     images = np.array([_look_up(index_of, row.get("image_id")) for row in rows], dtype=np.int64)
     labels = np.array([_look_up(label_of, row.get("category_id")) for row in rows], dtype=np.int64)
@@ -57,10 +58,12 @@ def objects_of(
 
     def flags(key: str) -> np.ndarray:
         values = [rows[number].get(key) for number in numbers]
-        found = np.array([0 if value is None else _look_up(FLAGS, value) for value in values], dtype=np.int64)
-        for place in np.flatnonzero(found < 0).tolist():
+        numbered = np.array(
+            [0 if value is None else _look_up(FLAGS, value) for value in values], dtype=np.int64
+        )
+        for place in np.flatnonzero(numbered < 0).tolist():
             findings.report.add(f"malformed {key}", where(numbers[place]), f"{values[place]!r}: taken as 0")
-        return found == 1
+        return numbered == 1
 
     areas = [rows[number].get("area") for number in numbers]
     for place, area in enumerate(areas):
@@ -79,12 +82,12 @@ def objects_of(
 
 
 def _look_up(places: Mapping[Any, int], key: object) -> int:
-    """The place of an id, -1 for an unknown one, whatever the json has there."""
+    """The place of an id; -1: it is unknown, or no id."""
     return places.get(key, -1) if isinstance(key, (int, float, str)) else -1
 
 
 def _fault(row: dict, known_image: bool, known_category: bool, label_of: dict[int, int]) -> tuple[str, str]:
-    """The kind of defect of a row that is left out, and what was found."""
+    """The kind and description of the defect of a row that is left out."""
     if not known_image:
         return "unknown image id", f"image {row.get('image_id')} is not in 'images'"
     if not known_category:
@@ -93,7 +96,7 @@ def _fault(row: dict, known_image: bool, known_category: bool, label_of: dict[in
 
 
 def _all_boxes(boxes: list) -> bool:
-    """Whether every one `_is_box`, without a Python call for each."""
+    """Whether `_is_box` is true of all, without a Python call for each."""
     return (
         {*map(type, boxes)} <= {list}
         and {*map(len, boxes)} <= {4}
@@ -111,8 +114,8 @@ def _flat(boxes: list[list[float]]) -> np.ndarray:
 
 
 def _repeated(ids: list) -> list[int]:
-    """Places of the ids that stand earlier in the list already."""
+    """Places of the ids that occur earlier in the list."""
     if len({*ids}) == len(ids):
         return []
-    seen: set[object] = set()
-    return [place for place, number in enumerate(ids) if number in seen or seen.add(number)]
+    earlier: set[object] = set()
+    return [place for place, number in enumerate(ids) if number in earlier or earlier.add(number)]

@@ -1,7 +1,7 @@
-"""Reads a class-per-folder tree of pictures, on disk or inside a .zip or .tar that is read in place (classification).
+"""Reads a tree with a folder for each class (classification), on disk or in a .zip or .tar, which is not unpacked.
 
-`<split>/<class>/...` or `<class>/...`; a split may lie flat where a list names its classes (see `label_files`).
-`words.txt` (`n01443537<tab>goldfish, Carassius auratus`) names WordNet folders.
+`<split>/<class>/...` or `<class>/...`. The images of a split may lie in one folder if a list gives their classes (see
+`label_files`). `words.txt` (`n01443537<tab>goldfish, Carassius auratus`) names the classes of WordNet folders.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Parts = tuple[str, ...]
 
 
 def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
-    """Read the pictures of one split with the class of each.
+    """Read the images of one split with the class of each.
 
-    Classes are the folders of all splits, sorted by folder name, so that splits agree.
+    Classes are the folders of all splits, sorted by name, so that the splits agree.
 
     Args:
         path: The tree's folder, or a `.zip` (stored or compressed) or uncompressed `.tar` of it.
         split: The first folder's name; `all` or None where the tree has no splits.
 
     Raises:
-        DataError: Not such a tree, an unknown split, a class folder without pictures, no picture at all, an archive
-            that is damaged.
+        DataError: Not such a tree, an unknown split, a class folder without images, no image at all, or a damaged
+            archive.
     """
     tree = _read_tree(path)
     available = tree.splits()
@@ -57,14 +57,16 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
     _check_empty_folders(tree, chosen, flat)
     label_of = {folder: label for label, folder in enumerate(folders)}
     label_list = lists.get(chosen)
-    listed_labels = label_files.parse(label_list[0], folders, label_list[1]) if label_list else None
+    label_of_stem = (
+        label_files.parse_label_list(label_list[0], folders, label_list[1]) if label_list else None
+    )
     paths: list[str] = []
     labels: list[int] = []
     for member, part in zip(tree.images, tree.parts, strict=True):
         if chosen != ALL and part[depth - 1] != chosen:
             continue
-        if listed_labels is not None:
-            label, lacking = listed_labels.get(PurePosixPath(member).stem), "is not in the split's list"
+        if label_of_stem is not None:
+            label, lacking = label_of_stem.get(PurePosixPath(member).stem), "is not in the split's list"
         else:
             label = label_of[part[depth]] if len(part) > depth + 1 else None
             lacking = "lies in no class folder"
@@ -88,15 +90,15 @@ def splits(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Tree:
-    """A tree's pictures and folders, wherever it lies.
+    """The images and folders of a tree on disk or in an archive.
 
     Attributes:
         path: The folder or archive.
         images: Sorted paths relative to the root.
-        parts: The same, cut at slashes.
-        folders: Those that are named as such (all on disk; in an archive where it has entries for them), cut likewise.
-        depth: Place of the class folder in the paths.
-        text: Content of a text file; None where it is not there.
+        parts: The same, split at slashes.
+        folders: All folders on disk, or those with an entry of their own in the archive, split at slashes.
+        depth: Index of the class folder in the parts.
+        text: The content of a text file; None: it does not exist.
     """
 
     path: Path
@@ -112,12 +114,12 @@ class _Tree:
         return sorted({part[self.depth - 1] for part in self.parts})
 
     def is_flat(self, split: str) -> bool:
-        """Whether a split's pictures lie in no class folders: in its own folder, or all in an `images`."""
+        """Whether a split's images are in no class folders, but in its own folder or all in an `images`."""
         own = [part for part in self.parts if split != ALL and part[self.depth - 1] == split]
         return bool(own) and all(len(part) == self.depth + 1 or part[self.depth] == "images" for part in own)
 
     def label_list(self, split: str) -> tuple[str, str] | None:
-        """Text and place of the list of a split's classes."""
+        """Text and path of the list of a split's classes."""
         for name in label_files.candidates(split):
             member = self.beside_splits(name)
             text = self.text(member)
@@ -126,23 +128,23 @@ class _Tree:
         return None
 
     def beside_splits(self, name: str) -> str:
-        """Path of a file in the folder of the splits (of the classes, where there are no splits)."""
+        """Path of a file in the folder of the splits (without splits, of the classes)."""
         depth = self.depth - 1 if self.splits() != [ALL] else self.depth
         return "/".join((*self.parts[0][:depth], name))
 
 
 def _read_tree(path: Path) -> _Tree:
     if path.is_dir():
-        found = _walk(path)
+        members = _walk(path)
     elif archives.is_archive(path):
-        found = archives.member_names(path)
+        members = archives.member_names(path)
     else:
         raise DataError(f"{path} is not a folder, a .zip or an uncompressed .tar of class folders")
-    images = sorted(name for name in found if _is_image(name))
+    images = sorted(name for name in members if _is_image(name))
     if not images:
         raise DataError(f"{path}: empty data set: no picture in it")
     parts = [_parts(name) for name in images]
-    known = frozenset(found)
+    known = frozenset(members)
 
     def text(name: str) -> str | None:
         if name not in known:
@@ -150,12 +152,12 @@ def _read_tree(path: Path) -> _Tree:
         content = (path / name).read_bytes() if path.is_dir() else archives.read_member(path, name)
         return content.decode("utf-8", errors="replace")
 
-    folders = [_parts(name) for name in found if name.endswith("/")]
+    folders = [_parts(name) for name in members if name.endswith("/")]
     return _Tree(path, images, parts, folders, _split_depth(parts), text)
 
 
 def _check_empty_folders(tree: _Tree, chosen: str, flat: set[str]) -> None:
-    """Refuse class folders of the split that hold no picture: the class would be missing without a word."""
+    """Refuse class folders of the split without images, because the class would be silently missing."""
     if chosen in flat:
         return
     depth = tree.depth
@@ -177,24 +179,24 @@ def _parts(member: str) -> Parts:
 
 
 def _is_image(member: str) -> bool:
-    """By its suffix; hidden files are none, nor what macOS adds to archives (`._1.jpg`, `__MACOSX/`)."""
+    """Whether a file is an image by its suffix, and neither hidden nor one that macOS adds (`._1.jpg`, `__MACOSX/`)."""
     hidden = os.path.basename(member).startswith(".") or member.startswith("__MACOSX/")
     return os.path.splitext(member)[1].lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _walk(root: Path) -> list[str]:
-    """Files, and folders with a slash at the end, relative to the root; hidden folders are left out."""
-    found = []
+    """Files, and folders with a slash at the end, relative to the root, without hidden folders."""
+    members = []
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith((".", "__"))]
         place = Path(folder).relative_to(root)
-        found += [(place / name).as_posix() for name in names]
-        found += [f"{(place / name).as_posix()}/" for name in inner]
-    return found
+        members += [(place / name).as_posix() for name in names]
+        members += [f"{(place / name).as_posix()}/" for name in inner]
+    return members
 
 
 def _split_depth(parts: list[Parts]) -> int:
-    """Place of the class folder in the paths: after a common root of folders of folders, and after the split."""
+    """Index of the class folder in the parts: after the folders that all paths share, and after the split."""
     depth = 0
     while not _has_splits(parts, depth) and len({part[depth] for part in parts}) == 1:
         if any(len(part) < depth + 3 for part in parts):
@@ -208,7 +210,7 @@ def _has_splits(parts: list[Parts], depth: int) -> bool:
 
 
 def _class_names(folders: list[str], words: str) -> tuple[str, ...]:
-    """First synonym of each WordNet folder, all synonyms where two folders share the first; else the folder's name."""
+    """The first synonym of each WordNet folder, or all where two folders share the first; else the folder's name."""
     glosses = dict(line.split("\t", 1) for line in words.splitlines() if "\t" in line)
     full = [glosses.get(folder, folder).strip() for folder in folders]
     first = [text.split(",")[0] for text in full]

@@ -1,7 +1,7 @@
-"""Lists of a split's pictures with the class of each, for splits that lie flat (ImageNet's validation pictures).
+"""Parses lists of images with the class of each, for splits without class folders (ImageNet's validation images).
 
-One picture a line, then its class folder or the place of that in the sorted class folders, from 0 (Caffe's `val.txt`);
-more columns may follow (Tiny-ImageNet's `val_annotations.txt`, Kaggle's `LOC_val_solution.csv`).
+A line has an image, then its class folder or the index of that among the sorted class folders (Caffe's `val.txt`); more
+columns may follow (Tiny-ImageNet's `val_annotations.txt`, Kaggle's `LOC_val_solution.csv`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def candidates(split: str) -> tuple[str, ...]:
     )
 
 
-def parse(text: str, folders: Sequence[str], where: str) -> dict[str, int]:
+def parse_label_list(text: str, folders: Sequence[str], where: str) -> dict[str, int]:
     """Label by file name (without folders and suffix).
 
     Args:
         text: The list.
-        folders: Sorted class folders; a label is a place in them.
+        folders: Sorted class folders; a label is an index into them.
         where: The list's path, for messages.
 
     Raises:
-        DataError: A line without a class, with one that is not known, or with a number out of range; a picture twice.
+        DataError: A line has no class, an unknown one or a number out of range; or an image has two classes.
     """
     label_of = {folder: label for label, folder in enumerate(folders)}
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         words = re.split(r"[\s,]+", line.strip())
         if words == [""] or words[0] == HEADER:
@@ -52,6 +52,6 @@ def parse(text: str, folders: Sequence[str], where: str) -> dict[str, int]:
         if label is None:
             raise DataError(f"{where}:{number}: no class folder '{words[1]}'{nearest(words[1], folders)}")
         stem = PurePosixPath(words[0]).stem
-        if found.setdefault(stem, label) != label:
+        if labels.setdefault(stem, label) != label:
             raise DataError(f"{where}:{number}: picture '{words[0]}' has two classes")
-    return found
+    return labels

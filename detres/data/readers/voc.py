@@ -1,10 +1,11 @@
-"""Reads Pascal VOC XML: devkit folders of one or several years, and the flat folders that LabelImg's users leave.
+"""Reads Pascal VOC XML: devkit folders of one or several years, and flat folders as LabelImg writes them.
 
 VOC's box is 1-based with inclusive corners: (a, b, c, d) is (a - 1, b - 1, c, d) in continuous coordinates.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +20,28 @@ from detres.data.readers.common import (
     assemble,
     fill_sizes,
     images_in,
-    raise_on_errors,
+    only_split,
 )
-from detres.data.readers.voc_xml import Described, parse
-from detres.data.records import Annotations, ReadReport
+from detres.data.readers.voc_xml import VocAnnotation, parse_voc_xml
+from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
-CLASS_NAMES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+VOC_CLASSES = (
     *(
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
         "diningtable",
         "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
     ),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 XML_FOLDERS = ("Annotations", "annotations", "annots", "Annots", "annotation", "xmls", "xml", "labels")
@@ -46,27 +49,12 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Image:
-    """One picture of a split: its identity, its XML, and the picture file (None where there is none)."""
+class VocImage:
+    """One image of a split: its id, its XML, and the image file (None: it is missing)."""
 
     image_id: str
     xml: Path
     file: Path | None
-
-
-def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
-    """Read one split of a folder of VOC XML.
-
-    Args:
-        directory: A devkit year (`JPEGImages/`, `Annotations/`, `ImageSets/Main/`), the folder of several years (their
-            union), or a folder with XML files and pictures.
-        split: A list of `ImageSets/`; in flat folders the sub-folder's name, or `all`.
-        need_images: Whether a picture that is not there is an error.
-
-    Raises:
-        DataError: Anything docs/data.md calls an error.
-    """
-    return raise_on_errors(*scan(directory, split, need_images=need_images))
 
 
 def recognize(directory: Path) -> bool:
@@ -84,14 +72,21 @@ def splits(directory: Path) -> list[str]:
     return sorted({_flat_split(path, directory) for path in _flat_xml(directory)})
 
 
-def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
-    """As `read`, but errors are gathered and what they concern is left out."""
+def scan(directory: Path, split: str | None, need_images: bool = True) -> tuple[Annotations, Findings]:
+    """Read one split of a folder of VOC XML; errors are gathered, and what they concern is left out.
+
+    Args:
+        directory: A devkit year (`JPEGImages/`, `Annotations/`, `ImageSets/Main/`), the folder of several years, which
+            are united, or a folder with XML files and images.
+        split: A list of `ImageSets/`; in flat folders the sub-folder's name, or `all`.
+        need_images: Whether a missing image is an error.
+
+    Raises:
+        DataError: There is no such split.
+    """
     findings = Findings()
     available = splits(directory)
-    if split is None:
-        if len(available) != 1:
-            raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
-        split = available[0]
+    split = only_split(directory, available) if split is None else split
     years = _years(directory)
     images, every_xml = (
         _devkit_images(years, split, findings) if years else _flat_images(directory, split, findings)
@@ -107,33 +102,32 @@ def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tup
                     "missing picture", str(image.xml), f"no picture named '{image.image_id}' beside it"
                 )
         images = [image for image in images if image.file is not None]
-    tried = dict.fromkeys(image.xml for image in images)
-    described = _parse_all(tried, findings)
-    images = [image for image in images if image.xml in described]
-    others = _parse_all((path for path in every_xml if path not in tried), findings)
-    found = {name for content in (*described.values(), *others.values()) for name in content.names}
-    class_names = CLASS_NAMES if years and found <= set(CLASS_NAMES) else tuple(sorted(found))
-    return _gather(images, described, class_names, f"{directory} ({split})", need_images, findings), findings
+    own = dict.fromkeys(image.xml for image in images)
+    contents = _parse_all([*own, *(path for path in every_xml if path not in own)], findings)
+    images = [image for image in images if image.xml in contents]
+    names = {name for content in contents.values() for name in content.names}
+    class_names = VOC_CLASSES if years and names <= set(VOC_CLASSES) else tuple(sorted(names))
+    return _gather(images, contents, class_names, f"{directory} ({split})", need_images, findings), findings
 
 
-def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[Annotations, Findings] | None:
-    """The pictures of a devkit's split whose objects are not public (VOC 2012's test); None for any other split.
+def scan_unlabeled(directory: Path, split: str, need_images: bool) -> tuple[Annotations, Findings] | None:
+    """Read the images of a devkit's split whose objects are not public (VOC 2012's test); None: another split.
 
-    Fewer than half of such a split's pictures have an XML (some have one of another task, which is left aside).
-    Class names are not known from it: there are none. Without pictures their sizes are not known either: None.
+    Fewer than half of such a split's images have an XML (some have one of another task, which is ignored). It tells no
+    class names. Sizes are read from the images, so the result is None where they are not needed.
     """
     if not need_images:
         return None
     findings = Findings()
-    listed_in = [(year, path) for year in _years(directory) if (path := _lists(year).get(split))]
+    lists = [(year, path) for year in _years(directory) if (path := _lists(year).get(split))]
     ids: list[str] = []
     files: list[Path | None] = []
     labeled = 0
-    for year, path in listed_in:
-        of_year = images_in(year / "JPEGImages")
+    for year, path in lists:
+        images = images_in(year / "JPEGImages")
         for stem in _listed_stems(path, findings):
-            ids.append(f"{year.name}/{stem}" if len(listed_in) > 1 else stem)
-            files.append(of_year.get(stem))
+            ids.append(f"{year.name}/{stem}" if len(lists) > 1 else stem)
+            files.append(images.get(stem))
             labeled += (year / "Annotations" / f"{stem}.xml").is_file()
             if files[-1] is None:
                 findings.error("missing picture", f"{path}, '{stem}'", f"is not in {year / 'JPEGImages'}")
@@ -143,20 +137,19 @@ def scan_unlabeled(directory: Path, split: str, *, need_images: bool) -> tuple[A
     kept = [image_id for image_id, file in zip(ids, files, strict=True) if file is not None]
     sizes = np.zeros((len(paths), 2), dtype=np.int64)
     fill_sizes(paths, sizes, range(len(paths)), findings)
-    none, flags = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
-    objects = Objects(none, np.zeros((0, 4)), none, flags, flags, np.zeros(0), str)
+    objects = Objects.from_rows([], [], [], str)
     return assemble(paths, kept, sizes, objects, (), None, f"{directory} ({split})", findings), findings
 
 
 def _gather(
-    images: list[Image],
-    described: dict[Path, Described],
+    images: list[VocImage],
+    parsed: dict[Path, VocAnnotation],
     class_names: tuple[str, ...],
     source: str,
     need_images: bool,
     findings: Findings,
 ) -> Annotations:
-    contents = [described[image.xml] for image in images]
+    contents = [parsed[image.xml] for image in images]
     paths = [str(image.file or image.xml.with_suffix(".jpg").name) for image in images]
     sizes = np.array([(content.height, content.width) for content in contents], dtype=np.int64).reshape(-1, 2)
     if need_images:
@@ -164,35 +157,33 @@ def _gather(
     corners = np.array([box for content in contents for box in content.corners], dtype=np.float64).reshape(
         -1, 4
     )
-    _refuse_sides(corners, source, findings)
+    _check_sides(corners, source, findings)
     degenerate = (corners[:, 2] <= corners[:, 0]) | (corners[:, 3] <= corners[:, 1])
     boxes = corners - [1, 1, 0, 0]
     boxes[degenerate, 2:] = boxes[
         degenerate, :2
-    ]  # of no size in the file's own numbers: a click, not one pixel
-    of_object = [(index, line) for index, content in enumerate(contents) for line in content.lines]
+    ]  # no size in the file's numbers means a click, not one pixel
+    places = [(index, line) for index, content in enumerate(contents) for line in content.lines]
     label_of = {name: label for label, name in enumerate(class_names)}
     names = [name for content in contents for name in content.names]
 
     def where(row: int) -> str:
-        index, line = of_object[row]
+        index, line = places[row]
         return f"{images[index].xml}, line {line}, {names[row]}"
 
-    objects = Objects(
-        images=np.array([index for index, _ in of_object], dtype=np.int64),
-        boxes=boxes,
-        labels=np.array([label_of[name] for name in names], dtype=np.int64),
-        crowd=np.zeros(len(boxes), dtype=bool),
-        difficult=np.array([flag for content in contents for flag in content.difficult], dtype=bool),
-        areas=np.full(len(boxes), np.nan),
-        where=where,
+    objects = Objects.from_rows(
+        [index for index, _ in places],
+        boxes,
+        [label_of[name] for name in names],
+        where,
+        [flag for content in contents for flag in content.difficult],
     )
     ids = [image.image_id for image in images]
     return assemble(paths, ids, sizes, objects, class_names, None, source, findings)
 
 
-def _refuse_sides(corners: np.ndarray, source: str, findings: Findings) -> None:
-    """Most boxes end before they begin: [x, y, width, height] was written where corners belong."""
+def _check_sides(corners: np.ndarray, source: str, findings: Findings) -> None:
+    """An error where most boxes end before they begin: [x, y, width, height] was written instead of corners."""
     inverted = (corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1])
     if len(corners) and inverted.mean() > 0.5:
         what = f"{inverted.mean():.0%} of the boxes have xmax < xmin or ymax < ymin: they look like x, y, width, height"
@@ -206,13 +197,11 @@ def _years(directory: Path) -> list[Path]:
     """The devkit years at or under `directory`."""
     places = [directory, *sorted(directory.glob("VOC20*")), *sorted(directory.glob("VOCdevkit/VOC20*"))]
     years = [place for place in places if (place / "Annotations").is_dir() and (place / "ImageSets").is_dir()]
-    return [
-        year for year in years if not (year / "Annotations" / "DET").is_dir()
-    ]  # ImageNet DET is laid out alike
+    return [year for year in years if not (year / "Annotations" / "DET").is_dir()]  # not ImageNet DET
 
 
 def _lists(year: Path) -> dict[str, Path]:
-    """Split lists of a year: those of `Main` by their name, others with their folder's (`Layout/train`)."""
+    """Split lists of a year by split: those of `Main` under their name, others with their folder (`Layout/train`)."""
     lists = {}
     for path in visible(sorted(year.glob("ImageSets/*/*.txt")) + sorted(year.glob("ImageSets/*.txt"))):
         folder = path.parent.name
@@ -222,22 +211,22 @@ def _lists(year: Path) -> dict[str, Path]:
 
 
 def _is_of_one_class(path: Path) -> bool:
-    """Whether a list is `<class>_<another list>`, each row with a flag: whether the picture shows the class."""
+    """Whether a list is `<class>_<another list>`, whose rows say whether the image shows the class."""
     name, _, whole = path.stem.partition("_")
-    if name not in CLASS_NAMES or not path.with_name(f"{whole}.txt").is_file():
+    if name not in VOC_CLASSES or not path.with_name(f"{whole}.txt").is_file():
         return False
     with open(path, "rb") as file:
         return all(row[1:] in ([b"-1"], [b"0"], [b"1"]) for line in file if (row := line.split()))
 
 
-def _devkit_images(years: list[Path], split: str, findings: Findings) -> tuple[list[Image], list[Path]]:
-    """The pictures of a split over all years that have it, and every XML of these years."""
-    images: list[Image] = []
+def _devkit_images(years: list[Path], split: str, findings: Findings) -> tuple[list[VocImage], list[Path]]:
+    """The images of a split in all years that have it, and every XML of these years."""
+    images: list[VocImage] = []
     every_xml = [path for year in years for path in sorted(visible((year / "Annotations").glob("*.xml")))]
     lists = {year: _lists(year).get(split) or year / "ImageSets" / "Main" / f"{split}.txt" for year in years}
-    listed_in = {year: path for year, path in lists.items() if split == ALL or path.is_file()}
-    for year, path in listed_in.items():
-        prefix = f"{year.name}/" if len(listed_in) > 1 else ""
+    lists = {year: path for year, path in lists.items() if split == ALL or path.is_file()}
+    for year, path in lists.items():
+        prefix = f"{year.name}/" if len(lists) > 1 else ""
         if path.is_file():
             stems = _listed_stems(path, findings)
         else:
@@ -246,26 +235,26 @@ def _devkit_images(years: list[Path], split: str, findings: Findings) -> tuple[l
         for stem in stems:
             xml = year / "Annotations" / f"{stem}.xml"
             if xml.is_file():
-                images.append(Image(prefix + stem, xml, files.get(stem)))
+                images.append(VocImage(prefix + stem, xml, files.get(stem)))
             else:
                 findings.error("missing annotation", f"{path}, '{stem}'", f"there is no {xml}")
     return images, every_xml
 
 
 def _listed_stems(path: Path, findings: Findings) -> list[str]:
-    """Stems of a list; a class list's flag in the second column (-1: not in the picture) chooses among them."""
+    """Stems of a list, without those that a class list's second column marks with -1 (the class is not shown)."""
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
     stems = [Path(row[0]).name for row in rows if len(row) < 2 or row[1] != "-1"]
-    for extra in (
-        sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
-    ):
-        findings.error("duplicate image id", str(path), f"'{extra}' is listed {stems.count(extra)} times")
+    for stem, count in sorted(Counter(stems).items()):
+        if count > 1:
+            findings.error("duplicate image id", str(path), f"'{stem}' is listed {count} times")
     return list(dict.fromkeys(stems))
 
 
 def _flat_xml(directory: Path) -> list[Path]:
-    found = [*directory.glob("*.xml"), *directory.glob("*/*.xml"), *directory.glob("*/*/*.xml")]
-    return sorted(visible(found))
+    return sorted(
+        visible(path for pattern in ("*.xml", "*/*.xml", "*/*/*.xml") for path in directory.glob(pattern))
+    )
 
 
 def _is_annotation(path: Path) -> bool:
@@ -274,26 +263,26 @@ def _is_annotation(path: Path) -> bool:
 
 
 def _flat_split(path: Path, directory: Path) -> str:
-    """The first folder between `directory` and an XML that is not just a word for annotations."""
+    """The split of an XML: the first folder above it whose name is not just a word for annotations or images."""
     folders = path.parent.relative_to(directory).parts
     return next((name for name in folders if name not in (*XML_FOLDERS, *IMAGE_FOLDERS)), ALL)
 
 
-def _flat_images(directory: Path, split: str, findings: Findings) -> tuple[list[Image], list[Path]]:
-    """The pictures of a split of a flat folder, and every XML of the folder."""
+def _flat_images(directory: Path, split: str, findings: Findings) -> tuple[list[VocImage], list[Path]]:
+    """The images of a split of a flat folder, and every XML of the folder."""
     every_xml = _flat_xml(directory)
     chosen = [path for path in every_xml if split == ALL or _flat_split(path, directory) == split]
     listings: dict[Path, dict[str, Path]] = {}
-    images: dict[str, Image] = {}
+    images: dict[str, VocImage] = {}
     for xml in chosen:
         file = next(
-            (f for folder in _image_places(xml, directory) if (f := _named(folder, xml.stem, listings))),
+            (f for folder in _image_places(xml, directory) if (f := _find_image(folder, xml.stem, listings))),
             None,
         )
         if xml.stem in images:
             findings.error("duplicate image id", str(xml), f"{images[xml.stem].xml} has the same name")
         else:
-            images[xml.stem] = Image(xml.stem, xml, file)
+            images[xml.stem] = VocImage(xml.stem, xml, file)
     used = {image.file for image in images.values()}
     for folder, files in listings.items():
         for path in files.values() if any(file in used for file in files.values()) else ():
@@ -303,7 +292,7 @@ def _flat_images(directory: Path, split: str, findings: Findings) -> tuple[list[
 
 
 def _image_places(xml: Path, directory: Path) -> Iterable[Path]:
-    """Folders in which an XML's picture may lie: its own, then those named for pictures beside or above it."""
+    """Folders in which an XML's image may lie: its own, then image folders beside or above it."""
     below = xml.parent.relative_to(directory).parts
     inner = [name for name in below if name not in XML_FOLDERS]
     yield xml.parent
@@ -314,17 +303,17 @@ def _image_places(xml: Path, directory: Path) -> Iterable[Path]:
     yield directory.joinpath(*inner)
 
 
-def _named(folder: Path, stem: str, listings: dict[Path, dict[str, Path]]) -> Path | None:
+def _find_image(folder: Path, stem: str, listings: dict[Path, dict[str, Path]]) -> Path | None:
     if folder not in listings:
         listings[folder] = images_in(folder)
     return listings[folder].get(stem)
 
 
-def _parse_all(paths: Iterable[Path], findings: Findings) -> dict[Path, Described]:
+def _parse_all(paths: Iterable[Path], findings: Findings) -> dict[Path, VocAnnotation]:
     contents = {}
     for path in progress(list(paths), "annotations"):
         try:
-            contents[path] = parse(path)
+            contents[path] = parse_voc_xml(path)
         except DataError as error:
             findings.error("malformed XML", str(path), str(error).removeprefix(f"{path}: "))
     return contents

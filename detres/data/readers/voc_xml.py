@@ -1,6 +1,6 @@
-"""What one Pascal VOC XML says: size, and the name, corners and flags of each object, with its line in the file.
+"""Parses one Pascal VOC XML: the image's size, and the name, corners, flag and line of each object.
 
-Declarations of document types and entities are refused unread: an entity may expand without end.
+Declarations of document types and entities are refused, because an entity may expand without end.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
-class Described:
-    """What one XML says: size, and per object its name, raw corners, `difficult` and line in the file."""
+class VocAnnotation:
+    """The content of one XML: the image's size, and of each object its name, corners, `difficult` and line."""
 
     height: int
     width: int
@@ -27,17 +27,17 @@ class Described:
     lines: list[int]
 
 
-def parse(path: Path) -> Described:
-    """Read one VOC XML; only direct children of `object` count (`part` has a name and a box of its own).
+def parse_voc_xml(path: Path) -> VocAnnotation:
+    """Parse one VOC XML; only direct children of `object` are read, because a `part` has its own name and box.
 
     Raises:
-        DataError: Not XML (with the line), an encoding that is not read, a document type or entity declaration, or an
+        DataError: Not XML (with the line), an unknown encoding, a declaration of a document type or entity, or an
             object without name or box.
     """
     root = _tree(path)
     objects = root.findall("object")
     try:
-        return Described(
+        return VocAnnotation(
             height=_size(root.findtext("size/height")),
             width=_size(root.findtext("size/width")),
             names=[_text(entry, "name") for entry in objects],
@@ -52,7 +52,7 @@ def parse(path: Path) -> Described:
 
 
 def _tree(path: Path) -> ElementTree.Element:
-    """The XML as a tree, each element with its line; declarations of types and entities are refused unread."""
+    """The XML as a tree; each element has its line in the attribute `line`."""
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
     encoding = None
@@ -78,7 +78,7 @@ def _tree(path: Path) -> ElementTree.Element:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         raise DataError(f"{path}: line {error.lineno}: {expat.ErrorString(error.code)}") from error
-    except (ValueError, LookupError) as error:  # of several bytes a letter, or known to nobody
+    except (ValueError, LookupError) as error:  # a multi-byte or unknown encoding
         raise DataError(f"{path}: encoding '{encoding}' is not read; save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,27 +1,27 @@
-"""Reads YOLO text labels: one file a picture, one line an object, `class center-x center-y width height`.
+"""Reads YOLO text labels: a file for each image, a line for each object, `class center-x center-y width height`.
 
-Fractions of the upright picture's width and height; a longer line is a polygon, whose box is taken.
+Boxes are fractions of the upright image's width and height. A longer line is a polygon, whose bounding box is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from detres.console import progress
-from detres.data.files import read_text, visible
-from detres.data.readers import yolo_yaml
+from detres.data.files import read_names, read_text, visible
 from detres.data.readers.common import (
     IMAGE_SUFFIXES,
     Findings,
     Objects,
     assemble,
-    raise_on_errors,
+    only_split,
     upright_size,
 )
-from detres.data.records import Annotations, ReadReport
+from detres.data.readers.yolo_yaml import find_data_yaml, read_data_yaml
+from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
@@ -29,49 +29,45 @@ SPLIT_KEYS = ("train", "val", "valid", "test")
 ALL = "all"
 
 
-def read(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, ReadReport]:
-    """Read one split of a YOLO folder. Sizes are in the pictures' headers, so that pictures are always needed.
-
-    Args:
-        directory: Holds `data.yaml`, or `images/` and `labels/` (with or without a sub-folder a split), or
-            `<split>/images` and `<split>/labels`.
-        split: A key of `data.yaml` or the sub-folder's name.
-        need_images: Taken for the readers' common form; labels mean nothing without the pictures' sizes.
-
-    Raises:
-        DataError: Anything docs/data.md calls an error.
-    """
-    return raise_on_errors(*scan(directory, split, need_images=need_images))
-
-
 def recognize(directory: Path) -> bool:
     """Whether `directory` holds YOLO labels or a `data.yaml`."""
-    return bool(yolo_yaml.find(directory)) or any(
+    return find_data_yaml(directory) is not None or any(
         _holds_text(folder) for folder in _label_folders(directory).values()
     )
 
 
 def splits(directory: Path) -> list[str]:
     """Names of the splits that `directory` has."""
-    described = yolo_yaml.find(directory)
-    return [key for key in SPLIT_KEYS if described.get(key)] or list(_label_folders(directory))
+    return _splits(directory, read_data_yaml(find_data_yaml(directory)))
 
 
-def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tuple[Annotations, Findings]:
-    """As `read`, but errors are gathered and what they concern is left out."""
+def scan(directory: Path, split: str | None, need_images: bool = True) -> tuple[Annotations, Findings]:
+    """Read one split of a YOLO folder; errors are gathered, and what they concern is left out.
+
+    Args:
+        directory: Holds `data.yaml`, or `images/` and `labels/` (with or without a sub-folder for each split), or
+            `<split>/images` and `<split>/labels`.
+        split: A key of `data.yaml` or the sub-folder's name.
+        need_images: Of no effect: images are always needed, because their sizes are read from their headers.
+
+    Raises:
+        DataError: There is no such split, or `data.yaml` or the list of names is malformed.
+    """
     del need_images
     findings = Findings()
-    available = splits(directory)
-    if split is None:
-        if len(available) != 1:
-            raise DataError(f"{directory} has several splits: {listed(available)}; choose one with --split")
-        split = available[0]
-    images = _images(directory, split, findings)
+    data_yaml = read_data_yaml(find_data_yaml(directory))
+    available = _splits(directory, data_yaml)
+    split = only_split(directory, available) if split is None else split
+    images = _images(directory, split, data_yaml, findings)
+    if images is None:
+        raise DataError(
+            f"{directory}: split '{split}' is not there or empty; it has {listed(available) or 'none'}"
+        )
     labels = {image: _label_path(image) for image in images}
     _report_strays(set(labels.values()), findings)
-    names, ids = _class_names(directory, list(labels.values()))
+    names, ids = _class_names(directory, data_yaml, labels.values())
     sizes = np.zeros((len(images), 2), dtype=np.int64)
-    rows: list[tuple[int, int, list[float], int]] = []  # picture, class, fractions xyxy, line
+    rows: list[tuple[int, int, list[float], int]] = []  # image, class, fractions xyxy, line
     for index, image in enumerate(progress(images, "pictures and labels")):
         try:
             sizes[index] = upright_size(str(image))
@@ -79,15 +75,19 @@ def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tup
             findings.error("unreadable picture", str(image), str(error))
             continue
         if labels[image].is_file():
-            parsed = parse(labels[image], len(names), findings)
-            rows += [(index, label, fractions, line) for label, fractions, line in parsed]
+            rows += [(index, *row) for row in parse_labels(labels[image], len(names), findings)]
         else:
             findings.report.add(
                 "picture without label file", str(image), "taken as a picture without objects"
             )
-    objects = _objects(rows, sizes, lambda index: labels[images[index]])
-    _refuse_pixels(
-        objects.boxes / np.maximum(sizes[objects.images][:, [1, 0, 1, 0]], 1), str(directory), findings
+    fractions = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
+    _check_fractions(fractions, str(directory), findings)
+    indices = [row[0] for row in rows]
+    objects = Objects.from_rows(
+        indices,
+        fractions * sizes[indices][:, [1, 0, 1, 0]],
+        [row[1] for row in rows],
+        lambda row: f"{labels[images[rows[row][0]]]}, line {rows[row][3]}",
     )
     annotations = assemble(
         [str(image) for image in images],
@@ -102,7 +102,7 @@ def scan(directory: Path, split: str | None, *, need_images: bool = True) -> tup
     return annotations, findings
 
 
-def parse(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[float], int]]:
+def parse_labels(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[float], int]]:
     """Class, box as fractions (x1, y1, x2, y2) and line number of each object of a label file."""
     objects = []
     try:
@@ -139,24 +139,8 @@ def parse(path: Path, classes: int, findings: Findings) -> list[tuple[int, list[
     return objects
 
 
-def _objects(
-    rows: list[tuple[int, int, list[float], int]], sizes: np.ndarray, label_file: Callable[[int], Path]
-) -> Objects:
-    images = np.array([row[0] for row in rows], dtype=np.int64)
-    fractions = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return Objects(
-        images=images,
-        boxes=fractions * sizes[images][:, [1, 0, 1, 0]],
-        labels=np.array([row[1] for row in rows], dtype=np.int64),
-        crowd=np.zeros(len(rows), dtype=bool),
-        difficult=np.zeros(len(rows), dtype=bool),
-        areas=np.full(len(rows), np.nan),
-        where=lambda row: f"{label_file(rows[row][0])}, line {rows[row][3]}",
-    )
-
-
-def _refuse_pixels(fractions: np.ndarray, source: str, findings: Findings) -> None:
-    """Most boxes end far outside their picture: pixels were written where fractions belong."""
+def _check_fractions(fractions: np.ndarray, source: str, findings: Findings) -> None:
+    """An error where most boxes end far outside their image: pixels were written instead of fractions."""
     if not len(fractions):
         return
     share = np.mean((fractions > 1.5).any(axis=1))
@@ -180,26 +164,26 @@ def _holds_text(folder: Path) -> bool:
     return any(path.suffix == ".txt" and path.name not in NAME_FILES for path in visible(folder.iterdir()))
 
 
-def _images(directory: Path, split: str, findings: Findings) -> list[Path]:
-    described = yolo_yaml.find(directory)
-    wanted = described.get(split)
-    if wanted:
-        base = directory / str(described.get("path") or "")
-        entries = wanted if isinstance(wanted, list) else [wanted]
-        return [image for entry in entries for image in _entry(str(entry), base, directory, findings)]
+def _splits(directory: Path, data_yaml: dict) -> list[str]:
+    return [key for key in SPLIT_KEYS if data_yaml.get(key)] or list(_label_folders(directory))
+
+
+def _images(directory: Path, split: str, data_yaml: dict, findings: Findings) -> list[Path] | None:
+    """The images of a split, in the order of data.yaml; None: there is no such split, or it is empty."""
+    entries = data_yaml.get(split)
+    if entries:
+        base = directory / str(data_yaml.get("path") or "")
+        entries = entries if isinstance(entries, list) else [entries]
+        return [
+            image for entry in entries for image in _images_of_entry(str(entry), base, directory, findings)
+        ]
     places = [directory / "images" / split, directory / split / "images", directory / split]
     places = [directory / "images", directory] if split == ALL else places
-    for place in places:
-        images = _under(place) if place.is_dir() else []
-        if images:
-            return images
-    raise DataError(
-        f"{directory}: split '{split}' is not there or empty; it has {listed(splits(directory)) or 'none'}"
-    )
+    return next((images for place in places if place.is_dir() and (images := _images_under(place))), None)
 
 
-def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[Path]:
-    """Pictures of one entry of data.yaml: a folder or a list file, relative to `path`, to the file, or as exported."""
+def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[Path]:
+    """The images of an entry of data.yaml: a folder or list, relative to `path`, to the file, or after `../`."""
     inside = entry
     while inside.startswith("../"):
         inside = inside[3:]
@@ -208,7 +192,7 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
     if place is None:
         raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
     if place.is_dir():
-        return _under(place)
+        return _images_under(place)
     images = []
     for line in read_text(place).split("\n"):
         if line.strip():
@@ -221,14 +205,14 @@ def _entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[
     return images
 
 
-def _under(folder: Path) -> list[Path]:
+def _images_under(folder: Path) -> list[Path]:
     return sorted(
         path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in IMAGE_SUFFIXES
     )
 
 
 def _label_path(image: Path) -> Path:
-    """`images` nearest to the file becomes `labels`; without one the label lies beside the picture."""
+    """The label file of an image: the last folder `images` becomes `labels`; without one it lies beside the image."""
     parts = list(image.parts)
     places = [number for number, part in enumerate(parts[:-1]) if part == "images"]
     if places:
@@ -244,7 +228,7 @@ def _report_strays(labels: set[Path], findings: Findings) -> None:
 
 
 def _image_ids(images: list[Path], findings: Findings) -> list[str]:
-    """Stems where they tell pictures apart, else the file names with their folders."""
+    """The stems where they are unique, else the file names with their folders."""
     stems = [image.stem for image in images]
     if len(set(stems)) == len(stems):
         return stems
@@ -253,13 +237,14 @@ def _image_ids(images: list[Path], findings: Findings) -> list[str]:
     return [f"{image.parent.name}/{image.name}" for image in images]
 
 
-def _class_names(directory: Path, labels: Iterable[Path]) -> tuple[list[str], list[int] | None]:
-    """Declared names and ids, or the numbers that occur anywhere in the folder where nothing declares names."""
-    names = yolo_yaml.class_names(directory)
-    for name in NAME_FILES if names is None else ():
-        path = directory / name
-        if names is None and path.is_file():
-            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+def _class_names(
+    directory: Path, data_yaml: dict, labels: Iterable[Path]
+) -> tuple[list[str], list[int] | None]:
+    """Declared names and ids; where nothing declares names, the numbers up to the largest in the folder."""
+    names = data_yaml.get("names")
+    path = next((directory / name for name in NAME_FILES if (directory / name).is_file()), None)
+    if names is None and path is not None:
+        names = read_names(path)
     if names is None:
         folders = {path.parent for path in labels} | set(_label_folders(directory).values())
         return [str(number) for number in range(_largest_class(folders) + 1)], None
@@ -278,6 +263,6 @@ def _largest_class(folders: Iterable[Path]) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a label file of any split; whether they are well formed is told where the split is read."""
+    """Lines of a label file of any split; reading that split tells whether they are well formed."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     return [line for line in text.splitlines() if line.strip()]

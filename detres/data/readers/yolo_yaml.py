@@ -1,78 +1,74 @@
-"""What YOLO's data.yaml says: its splits, and the names of the classes as they are written there.
+"""Reads YOLO's data.yaml: its splits, and the class names as they are written.
 
-YAML 1.1 takes `no` for false, `010` for eight and `1.10` for 1.1; here they are what a class is called.
+YAML 1.1 reads `no` as false, `010` as eight and `1.10` as 1.1. As class names they stay text.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from detres.data.files import read_text, visible
 from detres.errors import DataError, listed
 
+NAMES_KEY = re.compile(r"""^(\{.*)?["']?names["']?\s*:""", re.MULTILINE)
 
-def find(directory: Path) -> dict:
-    """The mapping of the folder's data.yaml (any name, with `names`), empty where there is none.
+
+def find_data_yaml(directory: Path) -> Path | None:
+    """The folder's YAML file with the key `names`, `data.yaml` first; None where there is none.
 
     Raises:
-        DataError: A YAML file of the folder is malformed or not UTF-8.
+        DataError: A YAML file of the folder is not UTF-8.
     """
     paths = visible([*directory.glob("*.yaml"), *directory.glob("*.yml")])
-    for path in sorted(paths, key=lambda p: (p.stem != "data", p)):
-        content = read(path)
-        if "names" in content:
-            return content
-    return {}
+    ordered = sorted(paths, key=lambda path: (path.stem != "data", path))
+    return next((path for path in ordered if NAMES_KEY.search(read_text(path))), None)
 
 
-def read(path: Path) -> dict:
-    """The mapping of one data.yaml, its `names` as they are written; empty where it is none.
+def read_data_yaml(path: Path | None) -> dict:
+    """The mapping of a data.yaml, its `names` as a list (none where it has none); empty for None.
 
     Raises:
-        DataError: It is malformed (with the line) or not UTF-8.
+        DataError: It is malformed (with the line) or not UTF-8; or its names are neither a list nor numbered from 0, or
+            one is no name.
     """
     import yaml
 
+    if path is None:
+        return {}
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             return {}
-        if content.get("names") is not None:
-            content["names"] = yaml.load(text, Loader=yaml.BaseLoader).get("names", content["names"])
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there is not
+        names = content.get("names")
+        if names is not None:
+            names = yaml.load(text, Loader=yaml.BaseLoader).get("names", names)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())
         raise DataError(f"{path}{line}: malformed YAML: {problem}") from error
-    return content
+    return content if names is None else {**content, "names": _list_of_names(names, path)}
 
 
-def class_names(directory: Path) -> list[str] | None:
-    """The names that the folder's data.yaml lists or numbers; None where it has none.
-
-    Raises:
-        DataError: They are neither listed nor numbered from 0 on, or one is no name.
-    """
-    names, where = find(directory).get("names"), f"data.yaml of {directory}"
-    if names is None:
-        return None
+def _list_of_names(names: object, path: Path) -> list[str]:
     if isinstance(names, dict):
-        names = _by_number(names, where)
+        names = _by_number(names, path)
     if not isinstance(names, list):
         wanted = "a list of names or a mapping of numbers to names"
-        raise DataError(f"{where}: names: should be {wanted}, not '{names}'")
+        raise DataError(f"{path}: names: should be {wanted}, not '{names}'")
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            raise DataError(f"{where}: names: number {number} is {name!r}, not a name")
+            raise DataError(f"{path}: names: number {number} is {name!r}, not a name")
     return names
 
 
-def _by_number(names: dict, where: str) -> list:
+def _by_number(names: dict, path: Path) -> list:
     wrong = next((number for number in names if not str(number).isdecimal()), None)
     if wrong is not None:
-        raise DataError(f"{where}: names: '{wrong}' is not a whole number from 0 on, as in `0: cat`")
+        raise DataError(f"{path}: names: '{wrong}' is not a whole number from 0 on, as in `0: cat`")
     numbers = sorted(int(number) for number in names)
     if numbers != list(range(len(numbers))):
-        raise DataError(f"{where}: names are numbered {listed(numbers)}, not 0 to {len(numbers) - 1}")
+        raise DataError(f"{path}: names are numbered {listed(numbers)}, not 0 to {len(numbers) - 1}")
     return [names[number] for number in sorted(names, key=int)]

@@ -12,7 +12,7 @@ from detres.data.preprocessing import TORCHVISION
 from detres.weights.layouts.common import ForeignFile, ParsedWeights
 
 # In the order of CIFAR-10's labels (batches.meta).
-CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CROP = CropConfig(size=32, train_sides=None, test_side=None, pad=4)
 
 
@@ -37,5 +37,5 @@ def read(file: ForeignFile) -> ParsedWeights:
         "eps": 1e-5,
     }
     last = renamed.get("fc.weight")
-    class_names = CLASS_NAMES if last is not None and len(last) == len(CLASS_NAMES) else None
+    class_names = CIFAR10_CLASSES if last is not None and len(last) == len(CIFAR10_CLASSES) else None
     return ParsedWeights("a published CIFAR ResNet", renamed, (network,), TORCHVISION, CROP, class_names)
