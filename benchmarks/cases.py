@@ -1,12 +1,14 @@
 """What is measured: a case has ours and its peers, each in one or several forms, and says when they agree.
 
-A form is built by `prepare` alone, from numbers and a seed, so that a process of its own can build and measure it.
+A form is built by a function without arguments that can be pickled, so that a process of its own can build and time it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,42 +23,24 @@ class Prepared:
 
     Attributes:
         run: One sample of what is timed.
-        answer: What is compared with the others' answers.
+        answer: What is compared with the others' answers; None: what `run` gives.
     """
 
     run: Callable[[], Any]
-    answer: Callable[[], Any]
+    answer: Callable[[], Any] | None = None
+
+    def get_answer(self) -> Any:
+        """What is compared."""
+        return (self.answer or self.run)()
 
 
-@dataclass(frozen=True)
-class Form:
-    """One way to do it, e.g. channels-last.
-
-    Attributes:
-        name: A word or two for the table; empty where there is only one form.
-        prepare: Builds it.
-    """
-
-    name: str
-    prepare: Callable[[], Prepared]
-
-
-@dataclass(frozen=True)
-class Side:
-    """Ours or a peer, with the forms among which the fastest is taken."""
-
-    name: str
-    forms: tuple[Form, ...]
+Prepare = Callable[[], Prepared]
+Forms = Mapping[str, Prepare]  # by name, e.g. `channels-last`; the name is empty where there is one form
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two answers compare.
-
-    Attributes:
-        difference: The largest difference.
-        problem: Why they do not agree; empty where they do.
-    """
+    """How two answers compare: the largest difference, and why they do not agree (empty where they do)."""
 
     difference: float
     problem: str = ""
@@ -64,46 +48,50 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is measured.
+    """One row of a comparison.
 
     Attributes:
         name: As in `--json`, e.g. `infer float32`.
-        ours: Our side.
-        peers: What it is measured against; may be empty.
+        ours: Builds our side.
+        peers: The forms of each peer, the fastest of which is measured; may be empty.
         compare: From our answer and a peer's to how they agree.
         precision: Of the arithmetic, where operations are counted and set against the ceiling.
-        units: Things done in one run (e.g. pictures); seconds are given for one of them.
+        units: Things done in one run (e.g. images); seconds are given for one of them.
         note: A line under the table.
     """
 
     name: str
-    ours: Side
-    peers: tuple[Side, ...] = ()
+    ours: Prepare
+    peers: Mapping[str, Forms] = field(default_factory=dict)
     compare: Callable[[Any, Any], Agreement] = lambda ours, theirs: Agreement(0.0)
     precision: torch.dtype | None = None
     units: int = 1
     note: str = ""
 
     @property
-    def sides(self) -> tuple[Side, ...]:
+    def sides(self) -> dict[str, Forms]:
         """Ours, then the peers."""
-        return (self.ours, *self.peers)
+        return {OURS: {"": self.ours}, **self.peers}
 
 
-def one_form(name: str, prepare: Callable[[], Prepared]) -> Side:
-    """A side that has one form only."""
-    return Side(name, (Form("", prepare),))
+def torchvision_layouts(prepare: Callable[[bool], Prepared]) -> dict[str, Forms]:
+    """Torchvision's side, contiguous and channels-last.
+
+    Args:
+        prepare: Builds it; its argument says whether maps are channels-last.
+    """
+    layouts = {"contiguous": False, "channels-last": True}
+    return {TORCHVISION: {name: partial(prepare, channels_last) for name, channels_last in layouts.items()}}
 
 
-def same_run_and_answer(run: Callable[[], Any]) -> Prepared:
-    """A form that is compared by what its run gives."""
-    return Prepared(run, run)
+def autocast(device: str, low: bool) -> AbstractContextManager[object]:
+    """bfloat16 by autocast where `low`, else nothing."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low)
 
 
 def within(difference: float, tolerance: float, what: str) -> Agreement:
     """Agreement where a difference is a number within the tolerance."""
     if difference <= tolerance:
         return Agreement(difference)
-    return Agreement(
-        difference, f"the largest difference of {what} is {difference:.3g}, more than {tolerance:g}"
-    )
+    problem = f"the largest difference of {what} is {difference:.3g}, more than {tolerance:g}"
+    return Agreement(difference, problem)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
-from detres.errors import UserError
+from detres.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -17,82 +17,52 @@ if TYPE_CHECKING:
     from benchmarks.detectors import DetectorOptions
 
 EXAMPLE = """
-detres benchmark infer --peers onnxruntime,openvino
-detres benchmark train --network resnet101 --precision bfloat16 --json train.json
-detres benchmark infer --network resnet18 --size 64 96 --proposals 8 --rounds 1
+python3 tools/benchmark.py infer --peers onnxruntime,openvino
+python3 tools/benchmark.py train --network resnet101 --precision bfloat16 --json train.json
+python3 tools/benchmark.py infer --network resnet18 --size 64 96 --rounds 1
 """
 PRECISIONS = ("float32", "bfloat16")
-DETECTOR = {"network", "width", "size", "precision", "device"}
+DETECTOR = {"network", "size", "precision", "device"}
 # The options of each sub-command, and how many samples of each side are taken unless --rounds says otherwise.
 OPTIONS = {
-    "infer": DETECTOR | {"proposals", "batch", "peers", "same_allocator"},
-    "train": DETECTOR | {"batch", "same_allocator"},
-    "train-cls": {"network", "size", "precision", "batch", "device"},
-    "pool": {"size", "proposals", "precision", "device"},
-    "nms": {"size", "device"},
-    "evaluate": {"images"},
-    "growth": {"network", "width", "size", "precision", "device"},
-    "loader": DETECTOR | {"data", "split", "workers", "images", "steps"},
-}
-CROP_SIDE = 128
-ROUNDS = {
-    "infer": 10,
-    "train": 5,
-    "train-cls": 20,
-    "pool": 20,
-    "nms": 20,
-    "evaluate": 2,
-    "growth": 3,
-    "loader": 3,
+    "infer": (DETECTOR | {"peers", "same_allocator"}, 10),
+    "train": (DETECTOR | {"same_allocator"}, 5),
+    "train-cls": ({"precision", "device"}, 20),
+    "pool": ({"precision", "device"}, 20),
+    "evaluate": (set(), 2),
+    "growth": (DETECTOR, 3),
+    "loader": ({"data", "workers", "steps", "device"}, 3),
 }
 
 
 def main(argv: list[str]) -> None:
     """Measure the cases of a sub-command, print a table of each, write `--json`."""
-    arguments = _parsed(argv)
+    arguments = _parse(argv)
 
     from benchmarks.measuring import DisagreementError
     from detres.devices import select_device
 
     device = select_device(arguments.device or "auto")
     try:
-        figures = _measured(arguments, device)
+        figures = _measure(arguments, device)
     except DisagreementError as error:
         raise SystemExit(f"error: {error}") from None
     write_json(arguments.json, figures)
 
 
-def _parsed(argv: list[str]) -> argparse.Namespace:
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = tool_parser(
         "benchmark",
         "Ours against its peers on the same weights, in turns: that they agree, then medians, memory, share of the"
-        " machine's ceiling. Without options each sub-command measures the cases of the project's tables.",
+        " machine's ceiling. Without options each sub-command measures the cases of docs/performance.md.",
         EXAMPLE,
     )
     add = parser.add_argument
     add("what", choices=list(OPTIONS), metavar="|".join(OPTIONS), help="what to measure")
     add("--network", metavar="NAME", help="default: resnet50")
-    add("--width", type=float, metavar="W", help="factor on the network's channels (default: 1)")
-    add(
-        "--size",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="height and width (default: 600 800); train-cls: the side; loader of an archive: the smaller is (128)",
-    )
-    add("--proposals", type=int, metavar="N", help="infer, pool: regions a picture (default: 300)")
-    add("--batch", type=int, metavar="N", help="pictures at once (infer: 1, train: 2, train-cls: 32)")
-    add("--precision", nargs="+", choices=PRECISIONS, help="default: both (growth, loader: float32)")
+    add("--size", type=int, nargs=2, metavar="N", help="height and width of the images (default: 600 800)")
+    add("--precision", nargs="+", choices=PRECISIONS, help="default: both (growth: float32)")
     add("--peers", metavar="NAMES", help="infer: onnxruntime,openvino beside torchvision")
-    add(
-        "--images",
-        type=int,
-        metavar="N",
-        help="evaluate: pictures (5000); loader: of the annotation file (120000)",
-    )
-    add(
-        "--split", metavar="NAME", help="loader: split of --data (default: train); a .zip or .tar gives crops"
-    )
     add("--workers", type=int, nargs="+", metavar="N", help="loader: numbers of loading processes (0 1 2)")
     add("--steps", type=int, metavar="N", help="loader: training steps in which waiting is measured (20)")
     add("--rounds", type=int, metavar="N", help="samples of each side, taken in turns")
@@ -112,145 +82,88 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
 def _check(arguments: argparse.Namespace) -> None:
     everywhere = {"what", "rounds", "json", "quiet"}
     for name, value in vars(arguments).items():
-        if value is not None and name not in everywhere | OPTIONS[arguments.what]:
-            takers = ", ".join(what for what, names in OPTIONS.items() if name in names)
-            raise UserError(f"--{name} is not for {arguments.what}; it is for {takers}")
-    for name in ("rounds", "proposals", "batch", "images", "steps", "width"):
+        if value is not None and name not in everywhere | OPTIONS[arguments.what][0]:
+            takers = ", ".join(what for what, (names, _) in OPTIONS.items() if name in names)
+            raise UserError(f"--{name.replace('_', '-')} is not for {arguments.what}; it is for {takers}")
+    for name in ("rounds", "steps"):
         value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise UserError(
-                f"--{name} {value:g}: should be at least 1" if name != "width" else "--width: above 0"
-            )
-    if any(count < 0 for count in arguments.workers or ()):
-        raise UserError("--workers: numbers of processes, 0 or more, such as 0 1 2")
-    wanted = 1 if arguments.what == "train-cls" else 2
-    if arguments.size is not None and (len(arguments.size) != wanted or min(arguments.size) < 32):
-        form = "a side, such as 128" if wanted == 1 else "height and width, such as 600 800"
-        raise UserError(f"--size {' '.join(map(str, arguments.size))}: should be {form}; 32 at least")
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: should be at least 1")
+    if min(arguments.workers or [0]) < 0:
+        raise UserError(f"--workers {min(arguments.workers)}: should be numbers of processes, such as 0 1 2")
+    if min(arguments.size or [32]) < 32:
+        raise UserError(f"--size {min(arguments.size)}: should be 32 at least")
 
 
-def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def _measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What `--json` holds."""
-    from benchmarks import evaluating, growing, inferring, operators, training_steps
-    from benchmarks.running import chosen_peers, measure_cases
+    from benchmarks import evaluating, growing, inferring, pooling, training_steps
+    from benchmarks.measuring import measure_cases
 
-    what = arguments.what
-    shared = {"precisions": tuple(arguments.precision or PRECISIONS), "device": str(device)}
+    what, precisions = arguments.what, tuple(arguments.precision or PRECISIONS)
+    options = {
+        "rounds": arguments.rounds or OPTIONS[what][1],
+        "device": device,
+        "title": "How ours grows" if what == "growth" else "",
+        "same_allocator": bool(arguments.same_allocator),
+        "quiet": arguments.quiet,
+    }
+    if what == "loader":
+        return _measure_loader(arguments, options)
     if what == "infer":
-        peers = chosen_peers([name for name in (arguments.peers or "").split(",") if name], device)
-        make: Any = inferring.infer_cases
-        options: Any = replace(_detector(arguments, device, batch=1), peers=peers)
+        peers = inferring.choose_peers(arguments.peers, device)
+        cases = inferring.infer_cases(_detector(arguments, precisions, device), peers)
     elif what == "train":
-        make, options = training_steps.train_cases, _detector(arguments, device, batch=2)
+        cases = training_steps.train_cases(replace(_detector(arguments, precisions, device), batch=2))
     elif what == "train-cls":
-        make, options = training_steps.train_cls_cases, _classifiers(arguments, shared)
+        cases = training_steps.train_cls_cases(precisions, str(device))
     elif what == "pool":
-        make = operators.pool_cases
-        options = operators.OperatorOptions(
-            size=_size(arguments), regions=arguments.proposals or 300, **shared
-        )
-    elif what == "nms":
-        make, options = (
-            operators.nms_cases,
-            operators.OperatorOptions(size=_size(arguments), device=str(device)),
-        )
+        cases = pooling.pool_cases(precisions, str(device))
     elif what == "evaluate":
-        make = evaluating.evaluate_cases
-        options = evaluating.EvaluationOptions(arguments.images or 5000)
-    elif what == "loader":
-        return _loader(arguments, device)
+        cases = evaluating.evaluate_cases()
     else:
-        make = growing.growth_cases
-        detector = _detector(arguments, device, batch=1)
-        options = growing.GrowthOptions(replace(detector, precisions=detector.precisions[:1]))
-    return measure_cases(
-        make,
-        options,
-        rounds=arguments.rounds or ROUNDS[what],
-        device=device,
-        together="How ours grows" if what == "growth" else "",
-        same_allocator=bool(arguments.same_allocator),
-        quiet=arguments.quiet,
-    )
+        cases = growing.growth_cases(_detector(arguments, precisions[:1], device))
+    return measure_cases(cases, **options)
 
 
-def _size(arguments: argparse.Namespace) -> tuple[int, int]:
-    height, width = arguments.size or (600, 800)
-    return height, width
-
-
-def _detector(arguments: argparse.Namespace, device: torch.device, *, batch: int) -> DetectorOptions:
+def _detector(
+    arguments: argparse.Namespace, precisions: tuple[str, ...], device: torch.device
+) -> DetectorOptions:
     from benchmarks.detectors import DetectorOptions
     from benchmarks.peers.composition import PEER_NETWORKS
 
     network = arguments.network or "resnet50"
-    _known_network(network, PEER_NETWORKS)
-    return DetectorOptions(
-        network=network,
-        width=arguments.width or 1.0,
-        size=_size(arguments),
-        proposals=arguments.proposals or 300,
-        batch=arguments.batch or batch,
-        precisions=tuple(arguments.precision or PRECISIONS),
-        device=str(device),
-    )
+    if network not in PEER_NETWORKS:
+        close = nearest(network, PEER_NETWORKS)
+        raise UserError(f"--network {network}: torchvision has none{close}; choose {listed(PEER_NETWORKS)}")
+    height, width = arguments.size or (600, 800)
+    return DetectorOptions(network=network, size=(height, width), precisions=precisions, device=str(device))
 
 
-def _classifiers(arguments: argparse.Namespace, shared: dict[str, Any]) -> Any:
-    from benchmarks.peers.composition import PEER_NETWORKS
-    from benchmarks.training_steps import ClassifierOptions
-
-    options = ClassifierOptions(batch=arguments.batch or 32, **shared)
-    if not arguments.network and not arguments.size:
-        return options
-    network = arguments.network or "resnet50"
-    _known_network(network, PEER_NETWORKS)
-    sides = dict(options.networks)
-    side = arguments.size[0] if arguments.size else sides.get(network, 224)
-    return replace(options, networks=((network, side),))
-
-
-def _known_network(name: str, known: tuple[str, ...]) -> None:
-    from detres.errors import listed, nearest
-
-    if name not in known:
-        raise UserError(
-            f"--network {name}: torchvision has none{nearest(name, known)}; choose {listed(known)}"
-        )
-
-
-def _loader(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def _measure_loader(arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     """The loader's cases, and the share of training spent waiting; of an archive (classes alone) its crops."""
-    from benchmarks.loading import LoaderOptions, chosen_data, loader_cases, measure_waiting
-    from benchmarks.loading_crops import CropLoaderOptions, crop_loader_cases
-    from benchmarks.running import measure_cases
+    from benchmarks import loading
+    from benchmarks.detectors import DetectorOptions
+    from benchmarks.measuring import measure_cases
     from detres.data.archives import is_archive
+    from detres.data.config import Source
     from detres.data.formats import resolve_directory
 
-    rounds = arguments.rounds or ROUNDS["loader"]
-    workers = tuple(arguments.workers or (0, 1, 2))
+    workers = arguments.workers or [0, 1, 2]
     if arguments.data and is_archive(resolve_directory(arguments.data)):
-        for name in ("network", "width", "precision", "steps", "images"):
-            if getattr(arguments, name) is not None:
-                raise UserError(
-                    f"--{name} is not for an archive, of which crops are loaded and nothing is trained"
-                )
-        side = min(arguments.size) if arguments.size else CROP_SIDE
-        crops = CropLoaderOptions(arguments.data, arguments.split or "train", side, workers)
-        return measure_cases(crop_loader_cases, crops, rounds=rounds, device=device, quiet=arguments.quiet)
-    detector = _detector(arguments, device, batch=2)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        data, split = chosen_data(arguments.data, arguments.split, folder / "drawn")
-        options = LoaderOptions(
-            data=data,
-            split=split,
-            sides=(min(detector.size), max(detector.size)),
-            workers=workers,
-            images=arguments.images or 120_000,
-            folder=folder / "large",
-            steps=arguments.steps or 20,
-            detector=replace(detector, precisions=tuple(arguments.precision or PRECISIONS[:1])),
+        if arguments.steps:
+            raise UserError("--steps is not for an archive, of which crops are loaded and nothing is trained")
+        source = Source(dir=arguments.data, split=loading.SPLIT)
+        return measure_cases(loading.crop_cases(source, workers), **options)
+    with tempfile.TemporaryDirectory() as folder:
+        source = loading.choose_data(arguments.data, Path(folder) / "drawn")
+        large = Path(folder) / f"{loading.ANNOTATED_IMAGES} images"
+        cases = [*loading.loader_cases(source, workers), loading.reading_case(large)]
+        figures = measure_cases(cases, **options)
+        sources = (
+            source,
+            Source(dir=str(loading.write_data_set(large, loading.ANNOTATED_IMAGES)), split=loading.SPLIT),
         )
-        figures = measure_cases(loader_cases, options, rounds=rounds, device=device, quiet=arguments.quiet)
-        return {**figures, "waiting_share": measure_waiting(options)}
+        detector = DetectorOptions(precisions=("float32",), device=str(options["device"]))
+        shares = loading.measure_waiting(sources, max(workers), arguments.steps or 20, detector)
+        return {**figures, "waiting_share": shares}

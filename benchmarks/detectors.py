@@ -48,34 +48,28 @@ class DetectorOptions:
 
     Attributes:
         network: Its name.
-        width: Factor on its channels.
         size: Height and width of the pictures.
         proposals: Regions a picture at test.
         batch: Pictures at once.
         precisions: `float32`, `bfloat16`.
         device: Where.
-        peers: Names of the peers.
         classes: Of the detector.
         objects: In each picture of a training step; 0: as drawn.
     """
 
     network: str = "resnet50"
-    width: float = 1.0
     size: tuple[int, int] = (600, 800)
     proposals: int = 300
     batch: int = 1
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     device: str = "cpu"
-    peers: tuple[str, ...] = ("torchvision",)
     classes: int = CLASSES
     objects: int = 0
 
     @property
     def network_config(self) -> NetworkConfig:
         """The paper's network with torchvision's place of the stride."""
-        return NetworkConfig.model_validate(
-            {"name": self.network, "width": self.width, "stride_in": "3x3", "pool": "torchvision"}
-        )
+        return NetworkConfig.model_validate({"name": self.network, "stride_in": "3x3", "pool": "torchvision"})
 
     @property
     def architecture(self) -> DetectorArchitecture:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from benchmarks.cases import OURS, Agreement, Case, Prepared, one_form, same_run_and_answer
+from benchmarks.cases import Agreement, Case, Prepared
 from benchmarks.detectors import CLASSES, SEED
 from detres.data.records import Annotations, DetectionTable, Strings
 from detres.evaluation.coco import CocoResult, evaluate_coco
@@ -18,19 +17,8 @@ OBJECTS_PER_IMAGE = 860_000 / 120_000  # COCO's train2017
 CLASS_NAMES = tuple(f"class {number}" for number in range(CLASSES))
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What is measured.
-
-    Attributes:
-        images: Pictures; each has 100 detections.
-    """
-
-    images: int = 5000
-
-
-def evaluate_cases(options: EvaluationOptions) -> list[Case]:
-    """One case: the engine that `auto` takes, beside pycocotools (the reference)."""
+def evaluate_cases(images: int = 5000) -> list[Case]:
+    """One case: the engine that `auto` takes, beside pycocotools (the reference), on `images` images."""
     taken = chosen_engine("auto")
     note = f"detres with evaluation.engine: auto takes {taken}"
     if taken == "pycocotools":
@@ -38,8 +26,8 @@ def evaluate_cases(options: EvaluationOptions) -> list[Case]:
     return [
         Case(
             name="evaluate",
-            ours=one_form(OURS, partial(_prepare, options, "auto")),
-            peers=(one_form("pycocotools", partial(_prepare, options, "pycocotools")),),
+            ours=partial(_prepare, images, "auto"),
+            peers={"pycocotools": {"": partial(_prepare, images, "pycocotools")}},
             compare=compare_figures,
             note=note,
         )
@@ -100,10 +88,10 @@ def random_detections(truth: Annotations, per_image: int) -> DetectionTable:
     return DetectionTable(images, boxes.astype(np.float32), scores, labels)
 
 
-def _prepare(options: EvaluationOptions, engine: Engine) -> Prepared:
-    truth = random_objects(options.images, OBJECTS_PER_IMAGE)
+def _prepare(images: int, engine: Engine) -> Prepared:
+    truth = random_objects(images, OBJECTS_PER_IMAGE)
     found = random_detections(truth, DETECTIONS_PER_IMAGE)
-    return same_run_and_answer(lambda: evaluate_coco(truth, found, engine=engine))
+    return Prepared(lambda: evaluate_coco(truth, found, engine=engine))
 
 
 def _figures(ours: CocoResult, theirs: CocoResult) -> list[tuple[str, float | None, float | None]]:

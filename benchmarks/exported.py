@@ -7,7 +7,6 @@ Two graphs of fixed size: trunk with RPN, and RoIAlign with conv5_x and the outp
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import tempfile
 import warnings
@@ -48,11 +47,6 @@ from detres.networks.resnet import REGION_SIZE
 EXPORTED = ("onnxruntime", "openvino")
 OPSET = 17  # RoIAlign with its shift as an attribute from 16 on
 Graph = Callable[..., list[np.ndarray]]
-
-
-def missing_packages(name: str) -> list[str]:
-    """The packages that measuring a runtime needs and that are not installed."""
-    return [package for package in ("onnx", name) if importlib.util.find_spec(package) is None]
 
 
 def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared:

@@ -6,22 +6,12 @@ He et al. 2015, Appendix A. A picture's whole way is timed, from uint8 pixels in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 
-from benchmarks.cases import (
-    OURS,
-    TORCHVISION,
-    Agreement,
-    Case,
-    Form,
-    Prepared,
-    Side,
-    one_form,
-    within,
-)
+from benchmarks.cases import Agreement, Case, Forms, Prepared, autocast, torchvision_layouts, within
 from benchmarks.detectors import (
     DetectorOptions,
     RawOutputs,
@@ -38,61 +28,70 @@ from detres.detection.config import DetectionTestConfig
 from detres.detection.detect import detect_image, fuse_for_inference
 from detres.detection.features import DetectorMember, ResizedImage
 from detres.detection.postprocess import Detections
+from detres.errors import UserError, listed, nearest
 
+EXPORTED_NOTE = (
+    "exported peers run two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers);"
+    " proposals and the last suppression are ours"
+)
 RAW_TOLERANCE = 0.1  # of outputs in bfloat16: the root mean square difference, in standard deviations
 
 
-def infer_cases(options: DetectorOptions) -> list[Case]:
-    """One case for each precision; seconds a picture."""
-    return [_case(options, precision) for precision in options.precisions]
+def infer_cases(options: DetectorOptions, peers: Sequence[str] = ()) -> list[Case]:
+    """One case for each precision; seconds an image.
 
-
-def _case(options: DetectorOptions, precision: str) -> Case:
-    low = precision == "bfloat16"
-    peers = []
-    for name in options.peers:
-        if name == TORCHVISION:
-            layouts = ("contiguous", "channels-last")
-            forms = tuple(
-                Form(layout, partial(_prepare_torchvision, options, low, layout == "channels-last"))
-                for layout in layouts
+    Args:
+        options: What is measured.
+        peers: Some of `EXPORTED`, beside torchvision.
+    """
+    cases = []
+    for precision in options.precisions:
+        low = precision == "bfloat16"
+        # ONNX Runtime's CPU kernels have no bfloat16.
+        exported = [name for name in peers if not (low and name == "onnxruntime")]
+        sides: dict[str, Forms] = torchvision_layouts(partial(_prepare_torchvision, options, low))
+        sides |= {name: {"": partial(prepare_exported, name, options, low)} for name in exported}
+        cases.append(
+            Case(
+                name=f"infer {precision}",
+                ours=partial(_prepare_ours, options, low),
+                peers=sides,
+                compare=compare_raw_outputs if low else compare_detections,
+                precision=torch.bfloat16 if low else torch.float32,
+                units=options.batch,
+                note=EXPORTED_NOTE if exported else "",
             )
-            peers.append(Side(name, forms))
-        elif not (low and name == "onnxruntime"):  # its CPU kernels have no bfloat16
-            peers.append(one_form(name, partial(prepare_exported, name, options, low)))
-    return Case(
-        name=f"infer {precision}",
-        ours=one_form(OURS, partial(_prepare_ours, options, low)),
-        peers=tuple(peers),
-        compare=compare_raw_outputs if low else compare_detections,
-        precision=torch.bfloat16 if low else torch.float32,
-        units=options.batch,
-        note=_note(options.peers, low),
-    )
+        )
+    return cases
 
 
-def _note(peers: Sequence[str], low: bool) -> str:
-    exported = [name for name in peers if name in EXPORTED]
-    if not exported:
-        return ""
-    if low and "onnxruntime" in exported:
-        exported.remove("onnxruntime")
-        left_out = "onnxruntime is left out: it has no bfloat16 on the CPU"
-        return f"{left_out}\n{_note(exported, low)}".strip()
-    return (
-        f"{', '.join(exported)}: two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers)"
-        " run there; proposals and the last suppression are ours"
-    )
+def choose_peers(names: str | None, device: torch.device) -> list[str]:
+    """The exported graphs that `--peers` names.
+
+    Raises:
+        UserError: A name that is no peer, a package that is not installed, or a device that is not the CPU.
+    """
+    chosen = [name for name in (names or "").split(",") if name]
+    for name in chosen:
+        if name not in EXPORTED:
+            raise UserError(
+                f"--peers {name}: no such peer{nearest(name, EXPORTED)}; they are {listed(EXPORTED)}"
+            )
+        missing = [package for package in ("onnx", name) if find_spec(package) is None]
+        if missing:
+            raise UserError(
+                f"--peers {name}: not installed: {listed(missing)}; `pip install {' '.join(missing)}`"
+            )
+    if chosen and device.type != "cpu":
+        raise UserError(
+            f"--peers on {device}: exported graphs are measured on the CPU only; use --device cpu"
+        )
+    return chosen
 
 
 def paper_test(options: DetectorOptions) -> DetectionTestConfig:
     """The paper's test options with the number of proposals asked for."""
     return DetectionTestConfig(proposals=options.proposals)
-
-
-def autocast(device: str, low: bool) -> AbstractContextManager[object]:
-    """bfloat16 by autocast where `low`, else nothing."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low)
 
 
 def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:

@@ -1,17 +1,19 @@
-"""The data path: pictures a second of the loader, the share of training spent waiting, a COCO-sized annotation file.
+"""The data path: images a second of the loaders, the share of training spent waiting, a COCO-sized annotation file.
 
-Ren et al. 2015, §3.3 (shorter side 600, flips); Lin et al. 2014 (train2017: 118,287 pictures, 860,001 boxes).
+Ren et al. 2015, §3.3 (shorter side 600, flips); He et al. 2015, §3.4 (random square crops); Lin et al. 2014
+(train2017: 118,287 images, 860,001 boxes).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cases import OURS, Agreement, Case, Prepared, one_form
+from benchmarks.cases import Agreement, Case, Prepared
 from benchmarks.detectors import SEED, DetectorOptions, drawn_images
 from benchmarks.evaluating import OBJECTS_PER_IMAGE, random_objects
+from detres.classification.data import scan_image_labels
 from detres.config import Length
 from detres.console import table
 from detres.data.batching import KeyBatches, make_loader
-from detres.data.config import AugmentationConfig, DetectionDataConfig, Source
+from detres.data.classification_samples import ClassificationDataset, collate_classification
+from detres.data.config import AugmentationConfig, CropConfig, DetectionDataConfig, Source
 from detres.data.detection_samples import DetectionDataset, collate_detection
 from detres.data.drawing import write_image
 from detres.data.formats import DATA_VARIABLE, list_splits, read_annotations, resolve_directory
@@ -38,100 +42,96 @@ from detres.training.run_folder import RunFolder
 
 SPLIT = "train"  # of the data sets written here
 ANNOTATION_FILE = Path("annotations") / "instances_train.json"
+ANNOTATED_IMAGES = 120_000  # in the annotation file
 IMAGE_FILES = 32
 DRAWN_IMAGES = 256
-BATCH = 2
-COUNTED_IMAGES = 128  # of one run of the loader, at most
+SIDES = (600, 800)  # shorter side of the resized images, and limit of the longer
+CROP_SIDE = 128
+BATCH, CROP_BATCH = 2, 32
+# Images of one run of a loader, at most: many crops, because the workers' start is counted.
+COUNTED_IMAGES, COUNTED_CROPS = 128, 4096
 SMALLEST_BOX_DIFFERENCE = 0.01  # pixels; the file has two decimals
 
 
-@dataclass(frozen=True)
-class LoaderOptions:
-    """What is measured.
+def loader_cases(source: Source, workers: Sequence[int]) -> list[Case]:
+    """Seconds an image of detection's loader with each number of workers."""
+    images = min(COUNTED_IMAGES, max(BATCH, len(read_sources([source])[0])))
+    return _worker_cases("loader", workers, images // BATCH * BATCH, partial(_prepare_loader, source))
 
-    Attributes:
-        data: A data set's folder.
-        split: Its split.
-        sides: Shorter side of the resized pictures, and limit of the longer.
-        workers: Numbers of loader processes.
-        images: Pictures in the annotation file.
-        folder: Where its data set is written (see `write_data_set`).
-        steps: Training steps over which waiting is measured.
-        detector: What is trained in them.
+
+def crop_cases(source: Source, workers: Sequence[int], side: int = CROP_SIDE) -> list[Case]:
+    """Seconds a crop of classification's loader with each number of workers, e.g. out of a `.zip` read in place.
+
+    Raises:
+        UserError: The split has less images than a batch.
     """
-
-    data: str
-    split: str | None
-    sides: tuple[int, int]
-    workers: tuple[int, ...]
-    images: int
-    folder: Path
-    steps: int
-    detector: DetectorOptions
-
-
-def loader_cases(options: LoaderOptions) -> list[Case]:
-    """Seconds a picture with each number of workers, then the reading of the annotation file."""
-    images = min(COUNTED_IMAGES, max(BATCH, len(_annotations(options)))) // BATCH * BATCH
-    cases = [
-        Case(
-            name=f"loader {workers} worker{'' if workers == 1 else 's'}",
-            ours=one_form(OURS, partial(_prepare_loader, options, workers, images)),
-            units=images,
-            note="seconds are of one picture, workers' start included; memory is of the main process",
+    images = min(COUNTED_CROPS, len(scan_image_labels([source], side=side)[0]))
+    if images < CROP_BATCH:
+        raise UserError(
+            f"--data {source.dir}: {images} images; should have {CROP_BATCH} at least, which is a batch"
         )
-        for workers in options.workers
+    name = f"loader {side} px crops"
+    return _worker_cases(
+        name, workers, images // CROP_BATCH * CROP_BATCH, partial(_prepare_crops, source, side)
+    )
+
+
+def _worker_cases(name: str, workers: Sequence[int], images: int, prepare: Any) -> list[Case]:
+    """`prepare` takes the images and the number of workers."""
+    return [
+        Case(
+            name=f"{name} {count} worker{'' if count == 1 else 's'}",
+            ours=partial(prepare, images, count),
+            units=images,
+            note="seconds are of one image, workers' start included; memory is of the main process",
+        )
+        for count in workers
     ]
-    reading = Case(
-        name=f"loader annotations of {options.images} pictures",
-        ours=one_form(OURS, partial(_prepare_reading, options)),
-        peers=(one_form("pycocotools", partial(_prepare_their_reading, options)),),
+
+
+def reading_case(folder: Path, images: int = ANNOTATED_IMAGES) -> Case:
+    """The reading of an annotation file with `images` images in `folder` (see `write_data_set`)."""
+    return Case(
+        name=f"loader annotations of {images} images",
+        ours=partial(_prepare_reading, folder, images),
+        peers={"pycocotools": {"": partial(_prepare_their_reading, folder, images)}},
         compare=compare_objects,
     )
-    return [*cases, reading]
 
 
-def measure_waiting(options: LoaderOptions) -> dict[str, float]:
-    """`waiting_share` with the most workers, on the data and on the large annotation file; printed and given."""
-    workers = max(options.workers)
-    write_data_set(options.folder, options.images)
-    shares = {
-        Path(options.data).name: waiting_share(options, options.data, options.split, workers),
-        f"{options.images} pictures": waiting_share(options, str(options.folder), SPLIT, workers),
-    }
+def measure_waiting(
+    sources: Iterable[Source], workers: int, steps: int, detector: DetectorOptions
+) -> dict[str, float]:
+    """Share of a training run's time, 0..1, in which it waited for data; printed and given, by the data's name.
+
+    Args:
+        sources: On each of which a run is made.
+        workers: Processes that load images.
+        steps: Of a run.
+        detector: What is trained; its first precision is the run's.
+    """
+    shares = {Path(source.dir).name: _waiting_share(source, workers, steps, detector) for source in sources}
     rows = [(name, f"{100 * share:.2f} %") for name, share in shares.items()]
-    title = f"Time of {options.steps} training steps spent waiting for data, workers: {workers}"
+    title = f"Time of {steps} training steps spent waiting for data, workers: {workers}"
     table(title, ("data", "share of the time"), rows)
     return shares
 
 
-def waiting_share(options: LoaderOptions, data: str, split: str | None, workers: int) -> float:
-    """Share of a training run's time, 0..1, in which it waited for data; a run of `options.steps` steps is made.
-
-    Args:
-        options: Steps and detector (its first precision is the run's).
-        data: A data set's folder.
-        split: Its split.
-        workers: Processes that load pictures.
-    """
-    short_side, long_side = options.sides
+def _waiting_share(source: Source, workers: int, steps: int, detector: DetectorOptions) -> float:
     config = DetectionConfig(
         data=DetectionDataConfig(
-            train=(Source(dir=data, split=split),),
-            val_fraction=0.0,
-            short_side=short_side,
-            long_side=long_side,
+            train=(source,), val_fraction=0.0, short_side=min(detector.size), long_side=max(detector.size)
         ),
-        model=DetectionModelConfig(network=options.detector.network_config, pooler="roi_align"),
+        model=DetectionModelConfig(network=detector.network_config, pooler="roi_align"),
         train=DetectionTrainConfig.model_validate(
             {
                 "batch": BATCH,
                 "workers": workers,
                 "lr": 1e-6,  # random weights would diverge
-                "precision": options.detector.precisions[0],
-                "length": Length.parse(f"{options.steps} iterations"),
+                "precision": detector.precisions[0],
+                "length": Length.parse(f"{steps} iterations"),
                 "evaluate_every": None,
-                "log_every": options.steps,
+                "log_every": steps,
             }
         ),
     )
@@ -140,7 +140,7 @@ def waiting_share(options: LoaderOptions, data: str, split: str | None, workers:
             _only_errors(),
             RunFolder.open(Path(folder) / "run", config, resume=False, overwrite=False) as run,
         ):
-            device = torch.device(options.detector.device)
+            device = torch.device(detector.device)
             training, start = read_training(config, device)
             train_detector(config, training, start, run, device, quiet=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -158,8 +158,8 @@ def compare_objects(ours: tuple[int, np.ndarray], theirs: tuple[int, np.ndarray]
     return Agreement(difference, problem)
 
 
-def chosen_data(data: str | None, split: str | None, folder: Path) -> tuple[str, str | None]:
-    """The data set and split to load: those named, else BCCD of `DETRES_DATA`, else drawn pictures written to `folder`.
+def choose_data(data: str | None, folder: Path) -> Source:
+    """The data set to load: the one named, else BCCD of `DETRES_DATA`, else drawn images written to `folder`.
 
     Raises:
         UserError: The data set is not there.
@@ -168,9 +168,7 @@ def chosen_data(data: str | None, split: str | None, folder: Path) -> tuple[str,
         bccd = Path(os.environ.get(DATA_VARIABLE, "")) / "bccd"
         data = str(bccd if bccd.is_dir() else write_data_set(folder, DRAWN_IMAGES))
     directory = resolve_directory(data)
-    if split is None and SPLIT in list_splits(directory):
-        split = SPLIT
-    return str(directory), split
+    return Source(dir=str(directory), split=SPLIT if SPLIT in list_splits(directory) else None)
 
 
 def write_data_set(folder: Path, images: int) -> Path:
@@ -220,26 +218,33 @@ def _only_errors() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _annotations(options: LoaderOptions) -> Any:
-    annotations, _ = read_sources([Source(dir=options.data, split=options.split)])
-    if not len(annotations):
-        raise UserError(f"--data {options.data}: the split has no pictures; choose another with --split")
-    return annotations
-
-
-def _prepare_loader(options: LoaderOptions, workers: int, images: int) -> Prepared:
-    dataset = DetectionDataset(_annotations(options), *options.sides, AugmentationConfig(), SEED)
+def _prepare_loader(source: Source, images: int, workers: int) -> Prepared:
+    dataset = DetectionDataset(read_sources([source])[0], *SIDES, AugmentationConfig(), SEED)
 
     def run() -> int:
         keys = KeyBatches(len(dataset), BATCH, seed=SEED, stop=images // BATCH)
-        loader = make_loader(dataset, keys, collate_detection, workers=workers)
-        return sum(len(batch) for batch in loader)
+        return sum(len(batch) for batch in make_loader(dataset, keys, collate_detection, workers=workers))
 
-    return Prepared(run, lambda: None)
+    return Prepared(run)
 
 
-def _prepare_reading(options: LoaderOptions) -> Prepared:
-    folder = write_data_set(options.folder, options.images)
+def _prepare_crops(source: Source, side: int, images: int, workers: int) -> Prepared:
+    """The recipe's proportions: the shorter side is 1 to 1.5 times the crop's."""
+    crop = CropConfig(size=side, train_sides=(side, side * 3 // 2), test_side=None)
+    labels, _ = scan_image_labels([source], side=side)
+    dataset = ClassificationDataset(labels, crop, train=True, seed=SEED)
+
+    def run() -> int:
+        keys = KeyBatches(len(dataset), CROP_BATCH, seed=SEED, stop=images // CROP_BATCH)
+        return sum(
+            len(batch) for batch in make_loader(dataset, keys, collate_classification, workers=workers)
+        )
+
+    return Prepared(run)
+
+
+def _prepare_reading(folder: Path, images: int) -> Prepared:
+    write_data_set(folder, images)
 
     def answer() -> tuple[int, np.ndarray]:
         annotations, _ = read_annotations(folder, SPLIT)
@@ -248,13 +253,10 @@ def _prepare_reading(options: LoaderOptions) -> Prepared:
     return Prepared(lambda: read_annotations(folder, SPLIT), answer)
 
 
-def _prepare_their_reading(options: LoaderOptions) -> Prepared:
-    import contextlib
-    import io
-
+def _prepare_their_reading(folder: Path, images: int) -> Prepared:
     from pycocotools.coco import COCO
 
-    folder = write_data_set(options.folder, options.images)
+    write_data_set(folder, images)
 
     def run() -> COCO:
         with contextlib.redirect_stdout(io.StringIO()):

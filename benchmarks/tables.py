@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cases import Case
-from benchmarks.measuring import SideResult
+from benchmarks.cases import OURS
 from detres.console import table
 
 COLUMNS = ("", "median", "min - max", "ratio", "peak MiB", "GMAC", "ceiling", "difference", "samples")
 
 
-def print_case(case: Case, results: Sequence[SideResult]) -> None:
-    """A table of ours and its peers.
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one run over the samples kept.
 
-    Args:
-        case: What was measured.
-        results: From `measure`.
+    Attributes:
+        median: Of the kept samples.
+        fastest: The smallest.
+        slowest: The largest.
+        samples: How many were kept.
+        dropped: How many were not, for other load; where all were disturbed none is dropped and `disturbed` says so.
+        disturbed: Whether other load was there in every sample.
     """
-    ours = results[0]
-    rows = [_row(result, ours) for result in results]
-    table(case.name, COLUMNS, rows)
-    if any(result.times.disturbed for result in results):
+
+    median: float
+    fastest: float
+    slowest: float
+    samples: int
+    dropped: int
+    disturbed: bool
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """One side of a case, measured.
+
+    Attributes:
+        name: The side's.
+        form: The form that was fastest.
+        times: Seconds of one unit.
+        operations: Multiply-adds of one unit, None where they are not counted.
+        ceiling_share: Share of the measured ceiling, None where there is none.
+        difference: From ours; 0 for ours.
+        peak_mib: Peak memory of a process that runs this side alone.
+    """
+
+    name: str
+    form: str
+    times: Times
+    operations: float | None
+    ceiling_share: float | None
+    difference: float
+    peak_mib: float | None
+
+
+def label(name: str, form: str) -> str:
+    """A side's name with its form's, for people."""
+    return f"{name} ({form})" if form else name
+
+
+def print_table(title: str, results: Sequence[tuple[str, SideResult]], note: str = "") -> None:
+    """A table of results, each with the name of its row; ratios are to the first, which is ours."""
+    ours = results[0][1]
+    table(title, COLUMNS, [(name, *_cells(result, ours)) for name, result in results])
+    if any(result.times.disturbed for _, result in results):
         print("(*) other processes used the CPU during every sample: none was dropped, do not rely on these")
-    if case.note:
-        print(case.note)
+    if note:
+        print(note)
 
 
-def _row(result: SideResult, ours: SideResult) -> tuple[str, ...]:
-    """As `COLUMNS`."""
+def _cells(result: SideResult, ours: SideResult) -> tuple[str, ...]:
+    """As `COLUMNS`, without the first."""
+    times = result.times
     return (
-        f"{result.name} ({result.form})" if result.form else result.name,
-        duration(result.times.median),
-        f"{duration(result.times.fastest)} - {duration(result.times.slowest)}",
-        "" if result is ours else f"{ratio(result, ours):.2f}",
+        duration(times.median),
+        f"{duration(times.fastest)} - {duration(times.slowest)}",
+        "" if result.name == OURS else f"{times.median / ours.times.median:.2f}",
         "n/a" if result.peak_mib is None else f"{result.peak_mib:.0f}",
         "n/a" if result.operations is None else f"{result.operations / 1e9:.1f}",
         "n/a" if result.ceiling_share is None else f"{100 * result.ceiling_share:.0f} %",
-        "" if result is ours else f"{result.difference:.2g}",
-        samples_of(result),
+        "" if result.name == OURS else f"{result.difference:.2g}",
+        f"{times.samples}{' (*)' if times.disturbed else ''}{f', {times.dropped} dropped' if times.dropped else ''}",
     )
-
-
-def print_together(title: str, results: Mapping[str, SideResult]) -> None:
-    """One table of cases that have no peers.
-
-    Args:
-        title: Over the table.
-        results: Of ours, by the case's name.
-    """
-    rows = [
-        (name, *row[1:3], *row[4:7], row[8])
-        for name, result in results.items()
-        for row in (_row(result, ours=result),)
-    ]
-    table(title, (*COLUMNS[:3], *COLUMNS[4:7], COLUMNS[8]), rows)
-
-
-def samples_of(result: SideResult) -> str:
-    """Samples kept, and how many were dropped for other load."""
-    times = result.times
-    dropped = f", {times.dropped} dropped" if times.dropped else ""
-    return f"{times.samples}{' (*)' if times.disturbed else ''}{dropped}"
-
-
-def ratio(peer: SideResult, ours: SideResult) -> float:
-    """How many times as long the peer takes: medians, peer / ours."""
-    return peer.times.median / ours.times.median
 
 
 def as_json(results: Sequence[SideResult]) -> dict[str, Any]:
@@ -80,7 +96,7 @@ def as_json(results: Sequence[SideResult]) -> dict[str, Any]:
         "peers": {
             peer.name: {
                 "seconds": peer.times.median,
-                "ratio": ratio(peer, ours),
+                "ratio": peer.times.median / ours.times.median,
                 "peak_rss_mib": peer.peak_mib,
                 "difference": peer.difference,
             }
@@ -89,26 +105,9 @@ def as_json(results: Sequence[SideResult]) -> dict[str, Any]:
     }
 
 
-def sampling_as_json(results: Sequence[SideResult]) -> dict[str, Any]:
-    """How each side's samples lay: form, smallest, largest, kept and dropped; its multiply-adds."""
-    return {
-        result.name: {
-            "form": result.form,
-            "fastest": result.times.fastest,
-            "slowest": result.times.slowest,
-            "samples": result.times.samples,
-            "dropped": result.times.dropped,
-            "disturbed": result.times.disturbed,
-            "multiply_adds": result.operations,
-            "ceiling_share": result.ceiling_share,
-        }
-        for result in results
-    }
-
-
 def duration(seconds: float) -> str:
     """Seconds with a unit that suits them."""
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
+    for factor, unit in ((1.0, "s"), (1e3, "ms")):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"

@@ -5,8 +5,7 @@ Ren et al. 2015, §3.1.3; He et al. 2015, §3.4. The rate is zero: a step costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.cases import OURS, TORCHVISION, Agreement, Case, Form, Prepared, Side, one_form, within
+from benchmarks.cases import Agreement, Case, Prepared, autocast, torchvision_layouts, within
 from benchmarks.detectors import (
     CLASSES,
     SEED,
@@ -24,7 +23,7 @@ from benchmarks.detectors import (
     random_detector,
     unpadded,
 )
-from benchmarks.inferring import autocast, paper_test
+from benchmarks.inferring import paper_test
 from benchmarks.peers import (
     peer_images,
     peer_losses,
@@ -43,66 +42,50 @@ from detres.training.optimizer import build_optimizer
 
 FROZEN_STAGES = 2  # conv1 and conv2_x, as `model.freeze_at` has it
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}  # of a loss, relative to the sum of all
-LAYOUTS = ("contiguous", "channels-last")
+CLASSIFIERS = (("resnet18", 128), ("resnet50", 224))  # (name, side of the images) of each
 Losses = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """What `train-cls` measures.
-
-    Attributes:
-        networks: (name, side of the pictures) of each.
-        batch: Pictures a step.
-        precisions: `float32`, `bfloat16`.
-        device: Where.
-    """
-
-    networks: tuple[tuple[str, int], ...] = (("resnet18", 128), ("resnet50", 224))
-    batch: int = 32
-    precisions: tuple[str, ...] = ("float32", "bfloat16")
-    device: str = "cpu"
 
 
 def train_cases(options: DetectorOptions) -> list[Case]:
     """One case for each precision; seconds a step."""
-    cases = []
-    for precision in options.precisions:
-        low = precision == "bfloat16"
-        forms = tuple(
-            Form(layout, partial(_prepare_torchvision_step, options, low, layout == "channels-last"))
-            for layout in LAYOUTS
+    return [
+        Case(
+            name=f"train {precision}",
+            ours=partial(_prepare_step, options, precision == "bfloat16"),
+            peers=torchvision_layouts(partial(_prepare_torchvision_step, options, precision == "bfloat16")),
+            compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
+            precision=getattr(torch, precision),
+            note="the losses compared are of the same sampled anchors and regions",
         )
-        cases.append(
-            Case(
-                name=f"train {precision}",
-                ours=one_form(OURS, partial(_prepare_step, options, low)),
-                peers=(Side(TORCHVISION, forms),),
-                compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
-                precision=torch.bfloat16 if low else torch.float32,
-                note="the losses compared are of the same sampled anchors and regions",
-            )
-        )
-    return cases
+        for precision in options.precisions
+    ]
 
 
-def train_cls_cases(options: ClassifierOptions) -> list[Case]:
-    """One case for each network and precision; seconds a step."""
+def train_cls_cases(
+    precisions: Sequence[str],
+    device: str,
+    networks: Sequence[tuple[str, int]] = CLASSIFIERS,
+    batch: int = 32,
+) -> list[Case]:
+    """One case for each network and precision; seconds a step.
+
+    Args:
+        precisions: `float32`, `bfloat16`.
+        device: Where.
+        networks: (name, side of the images) of each.
+        batch: Images a step.
+    """
     cases = []
-    for name, side in options.networks:
-        for precision in options.precisions:
-            low = precision == "bfloat16"
-            prepare = partial(_prepare_classifier_step, options, name, side, low)
-            forms = tuple(
-                Form(layout, partial(prepare, layout == "channels-last", False)) for layout in LAYOUTS
-            )
+    for name, side in networks:
+        for precision in precisions:
+            prepare = partial(_prepare_classifier_step, name, (batch, side), device, precision == "bfloat16")
             cases.append(
                 Case(
                     name=f"train-cls {name} {side} {precision}",
-                    ours=one_form(OURS, partial(prepare, True, True)),  # channels-last, as training has it
-                    peers=(Side(TORCHVISION, forms),),
+                    ours=partial(prepare, True, True),  # channels-last, as training has it
+                    peers=torchvision_layouts(partial(prepare, False)),
                     compare=partial(compare_losses, tolerance=TOLERANCES[precision]),
-                    precision=torch.bfloat16 if low else torch.float32,
+                    precision=getattr(torch, precision),
                 )
             )
     return cases
@@ -162,8 +145,10 @@ def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last
 
 
 def _prepare_classifier_step(
-    options: ClassifierOptions, name: str, side: int, low: bool, channels_last: bool, ours: bool
+    name: str, shape: tuple[int, int], device: str, low: bool, ours: bool, channels_last: bool
 ) -> Prepared:
+    """`shape`: images of a step, and their side."""
+    batch, side = shape
     config = NetworkConfig.model_validate({"name": name, "stride_in": "3x3", "pool": "torchvision"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -172,14 +157,14 @@ def _prepare_classifier_step(
         weights = network.state_dict()
         network = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
         network.load_state_dict(weights)
-    network = network.to(options.device).train()
+    network = network.to(device).train()
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    crops = drawn_images((side, side), options.batch, options.device)
+    crops = drawn_images((side, side), batch, device)
     images, labels = torch.stack(crops.images), torch.stack([label[0] for label in crops.labels])
 
     def losses() -> Losses:
-        with autocast(options.device, low):
+        with autocast(device, low):
             return {"class": F.cross_entropy(network(normalize(images, PREPROCESSING)), labels)}
 
     return Prepared(_step(network, losses), losses)

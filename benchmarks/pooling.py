@@ -1,92 +1,48 @@
-"""The two operators of Faster R-CNN that torchvision has too: pooling of regions, and suppression of boxes.
-
-Girshick 2015, §2.1 (RoI max pooling); He et al. 2017 (RoIAlign); Ren et al. 2015, §3.3 (suppression of proposals).
-"""
+"""Pooling of regions beside torchvision: RoI max pooling (Girshick 2015, §2.1) and RoIAlign (He et al. 2017)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torchvision
 from torch import Tensor
 
-from benchmarks.cases import (
-    OURS,
-    TORCHVISION,
-    Agreement,
-    Case,
-    Form,
-    Prepared,
-    Side,
-    one_form,
-    same_run_and_answer,
-    within,
-)
+from benchmarks.cases import Agreement, Case, Prepared, torchvision_layouts, within
 from benchmarks.detectors import SEED
 from detres.boxes.anchors import cell_anchors, grid_anchors
 from detres.boxes.coding import decode_boxes
 from detres.boxes.geometry import clip_boxes
-from detres.boxes.nms import nms
 from detres.networks.roi_pooling import roi_align, roi_pool
 
 STRIDE = 16
 CHANNELS, CELLS, SAMPLING_RATIO = 1024, 14, 2  # conv4_x of ResNet-50 and deeper, before conv5_x
+SIZE = (600, 800)  # height and width of the image
+REGIONS = 300
 # Largest differences relative to the largest value: float32 sums in another order, bfloat16 weights are rounded.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
-IOU = 0.7
 
 
-@dataclass(frozen=True)
-class OperatorOptions:
-    """What is measured.
-
-    Attributes:
-        size: Height and width of the picture.
-        regions: Regions pooled.
-        suppressions: (boxes, how many are kept at most) of each case of `nms`.
-        precisions: Of the map: `float32`, `bfloat16`.
-        device: Where.
-    """
-
-    size: tuple[int, int] = (600, 800)
-    regions: int = 300
-    suppressions: tuple[tuple[int, int], ...] = ((6000, 300), (12000, 2000))
-    precisions: tuple[str, ...] = ("float32", "bfloat16")
-    device: str = "cpu"
-
-
-def pool_cases(options: OperatorOptions) -> list[Case]:
-    """RoIAlign and RoI max pooling, forward alone and with backward, in each precision."""
+def pool_cases(
+    precisions: Sequence[str], device: str, size: tuple[int, int] = SIZE, regions: int = REGIONS
+) -> list[Case]:
+    """RoIAlign and RoI max pooling, forward alone and with backward, in each precision of the map."""
     kinds = {"RoIAlign": (_our_align, _their_align), "RoI max": (_our_max, _their_max)}
-    return [
-        Case(
-            name=f"pool {kind}{' with backward' if backward else ''} {precision}",
-            ours=one_form(OURS, partial(_prepare_pool, options, ours, precision, backward, True)),
-            peers=(
-                Side(TORCHVISION, _layouts(partial(_prepare_pool, options, theirs, precision, backward))),
-            ),
-            compare=partial(compare_maps, tolerance=TOLERANCES[precision]),
-        )
-        for kind, (ours, theirs) in kinds.items()
-        for backward in (False, True)
-        for precision in options.precisions
-    ]
-
-
-def nms_cases(options: OperatorOptions) -> list[Case]:
-    """Suppression of the best proposals of a map, as many as at test and as in training."""
-    return [
-        Case(
-            name=f"nms {count} to {kept}",
-            ours=one_form(OURS, partial(_prepare_nms, options, count, kept, True)),
-            peers=(one_form(TORCHVISION, partial(_prepare_nms, options, count, kept, False)),),
-            compare=compare_indices,
-        )
-        for count, kept in options.suppressions
-    ]
+    cases = []
+    for kind, (ours, theirs) in kinds.items():
+        for backward in (False, True):
+            for precision in precisions:
+                prepare = partial(_prepare, size, regions, device, precision, backward)
+                cases.append(
+                    Case(
+                        name=f"pool {kind}{' with backward' if backward else ''} {precision}",
+                        ours=partial(prepare, ours, True),
+                        peers=torchvision_layouts(partial(prepare, theirs)),
+                        compare=partial(compare_maps, tolerance=TOLERANCES[precision]),
+                    )
+                )
+    return cases
 
 
 def compare_maps(ours: list[Tensor], theirs: list[Tensor], *, tolerance: float) -> Agreement:
@@ -97,15 +53,6 @@ def compare_maps(ours: list[Tensor], theirs: list[Tensor], *, tolerance: float) 
         if largest:
             difference = max(difference, float((a.float() - b.float()).abs().max()) / largest)
     return within(difference, tolerance, "maps, relative to the largest value,")
-
-
-def compare_indices(ours: Tensor, theirs: Tensor) -> Agreement:
-    """The number of places at which other boxes were kept: none."""
-    if len(ours) != len(theirs):
-        return Agreement(
-            abs(len(ours) - len(theirs)), f"{len(ours)} boxes are kept by ours, {len(theirs)} by theirs"
-        )
-    return within(float((ours != theirs).sum()), 0.0, "boxes kept")
 
 
 def rpn_like_boxes(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
@@ -134,34 +81,25 @@ def rpn_like_boxes(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
     return boxes[best.indices].contiguous(), best.values
 
 
-def _layouts(prepare: Callable[[bool], Prepared]) -> tuple[Form, ...]:
-    return Form("contiguous", partial(prepare, False)), Form("channels-last", partial(prepare, True))
-
-
-def _prepare_nms(options: OperatorOptions, count: int, kept: int, ours: bool) -> Prepared:
-    boxes, scores = (tensor.to(options.device) for tensor in rpn_like_boxes(options.size, count))
-    if ours:
-        return same_run_and_answer(lambda: nms(boxes, scores, IOU, limit=kept))
-    return same_run_and_answer(lambda: torchvision.ops.nms(boxes, scores, IOU)[:kept])
-
-
-def _prepare_pool(
-    options: OperatorOptions,
-    pool: Callable[[Tensor, Tensor], Tensor],
+def _prepare(
+    size: tuple[int, int],
+    count: int,
+    device: str,
     precision: str,
     backward: bool,
+    pool: Callable[[Tensor, Tensor], Tensor],
     channels_last: bool,
 ) -> Prepared:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(SEED)
-    height, width = (-(-side // STRIDE) for side in options.size)
+    height, width = (-(-side // STRIDE) for side in size)
     maps = torch.randn(1, CHANNELS, height, width, generator=generator).relu_()  # as conv4_x leaves it
-    maps = maps.to(options.device, getattr(torch, precision)).contiguous(memory_format=layout)
-    boxes, _ = rpn_like_boxes(options.size, 6000)
-    boxes = boxes[torch.randperm(len(boxes), generator=generator)[: options.regions]]
-    regions = torch.cat((torch.zeros(len(boxes), 1), boxes), dim=1).to(options.device)
+    maps = maps.to(device, getattr(torch, precision)).contiguous(memory_format=layout)
+    boxes, _ = rpn_like_boxes(size, 6000)
+    boxes = boxes[torch.randperm(len(boxes), generator=generator)[:count]]
+    regions = torch.cat((torch.zeros(len(boxes), 1), boxes), dim=1).to(device)
     gradient = torch.randn(len(boxes), CHANNELS, CELLS, CELLS, generator=generator)
-    gradient = gradient.to(options.device, maps.dtype).contiguous(memory_format=layout)
+    gradient = gradient.to(device, maps.dtype).contiguous(memory_format=layout)
 
     @torch.no_grad()
     def forward() -> list[Tensor]:
@@ -173,7 +111,7 @@ def _prepare_pool(
         (of_features,) = torch.autograd.grad(pooled, features, gradient)
         return [pooled.detach(), of_features]
 
-    return same_run_and_answer(forward_and_backward if backward else forward)
+    return Prepared(forward_and_backward if backward else forward)
 
 
 def _our_align(maps: Tensor, regions: Tensor) -> Tensor:
