@@ -1,4 +1,4 @@
-"""`detres eval-switches`: what refinement, voting, several scales and flip give on a data set, and what they cost."""
+"""`detres eval-tta`: what refinement, voting, several scales and flip give on a data set, and what they cost."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("detres")
 
 EXAMPLE = """
-detres eval-switches --weights runs/cells/model.safetensors --data data/cells --split test
-detres eval-switches --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all_four
-detres eval-switches --weights context.safetensors --data coco --split val --against rows/plain.json
+detres eval-tta --weights runs/cells/model.safetensors --data data/cells --split test
+detres eval-tta --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all_four
+detres eval-tta --weights context.safetensors --data coco --split val --against rows/plain.json
 """
 
 
 def main(arguments: list[str]) -> None:
     """Measure as the command line says."""
     parser = tool_parser(
-        "eval-switches",
+        "eval-tta",
         "Appendix B's test-time improvements on a data set, row by row: figures, seconds, multiply-adds, and the"
         " difference to the row that each is built on.",
         EXAMPLE,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLE = """
 python3 tools/predict.py --weights runs/cells/model.safetensors --out found blood.jpg more_pictures/
 python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.score_thresh=0.3
-python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-pictures --json found.json
+python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-images --json found.json
 """
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}

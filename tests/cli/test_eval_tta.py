@@ -1,4 +1,4 @@
-"""eval-switches end to end on drawn pictures: each row is the test with its switches; what is kept and refused."""
+"""eval-tta end to end on drawn pictures: each row is the test with its switches; what is kept and refused."""
 
 from __future__ import annotations
 
