@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
-from detres.evaluation.engines import Engine, chosen_engine, measure
+from detres.evaluation.engines import Engine, measure, select_engine
 from detres.evaluation.overlaps import Pairs, overlapping_pairs, refuse_irregular
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -66,7 +66,7 @@ def evaluate_coco(truth: Annotations, detections: DetectionTable, *, engine: Eng
         UserError: The engine is not installed.
     """
     refuse_irregular(truth, detections)
-    taken = chosen_engine(engine)
+    taken = select_engine(engine)
     measured = measure(truth, detections, taken)
     figures = {name: _existing(value) for name, value in zip(FIGURES, measured.figures, strict=True)}
     precision = measured.precision[:, :, :, 0, 2]  # (T, 101, K), all sizes, 100 detections

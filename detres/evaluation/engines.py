@@ -39,7 +39,7 @@ class Measured:
 
 
 def measure(truth: Annotations, detections: DetectionTable, engine: str) -> Measured:
-    """The figures by `engine`, one that `chosen_engine` gave.
+    """The figures by `engine`, one that `select_engine` gave.
 
     Args:
         truth: The objects.
@@ -54,7 +54,7 @@ def measure(truth: Annotations, detections: DetectionTable, engine: str) -> Meas
     return Measured(np.asarray(evaluation.stats, np.float64), evaluation.eval["precision"])
 
 
-def chosen_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
+def select_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
     """The engine that `auto` stands for: hotcoco where a tried version is installed, else pycocotools.
 
     Raises:

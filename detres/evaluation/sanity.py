@@ -77,7 +77,7 @@ class SanityReport:
         return "\n  ".join(["Sanity", *lines, *warnings])
 
 
-def sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
+def check_sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
     """Look at detections beside the ground truth.
 
     Args:

@@ -88,7 +88,7 @@ def test_model_table(tmp_path, capsys):
     assert {row["name"] for row in found["networks"]} >= {"resnet152", "cifar_resnet1202", "plain34", "vgg19"}
     parts = [row for row in found["detectors"] if row["network"] == "resnet101"]
     trunk, rpn, head = (row["multiply_adds"] for row in parts)
-    assert found["picture"]["multiply_adds"]["resnet101"] == trunk + rpn + 300 * head
+    assert found["image"]["multiply_adds"]["resnet101"] == trunk + rpn + 300 * head
     assert "19,4" in capsys.readouterr().out  # parameters of ResNet-1202
     with pytest.raises(UserError, match="must be at least 32"):
         model_table.main(["--side", "16"])

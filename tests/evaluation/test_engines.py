@@ -12,7 +12,7 @@ import pytest
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.engines import chosen_engine, image_numbers, measure
+from detres.evaluation.engines import image_numbers, measure, select_engine
 
 
 @pytest.fixture
@@ -105,19 +105,19 @@ def test_auto_takes_hotcoco_of_a_tried_version(monkeypatch):
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert chosen_engine("auto") == "pycocotools"
-    assert chosen_engine("pycocotools") == "pycocotools"
+    assert select_engine("auto") == "pycocotools"
+    assert select_engine("pycocotools") == "pycocotools"
     with pytest.raises(UserError, match="engine 'hotcoco': hotcoco is not installed; `pip install"):
-        chosen_engine("hotcoco")
+        select_engine("hotcoco")
     for tried in ("1.3.0", "1.10.2"):
         versions["hotcoco"] = tried
-        assert chosen_engine("auto") == chosen_engine("hotcoco") == "hotcoco"
-        assert chosen_engine("pycocotools") == "pycocotools"
+        assert select_engine("auto") == select_engine("hotcoco") == "hotcoco"
+        assert select_engine("pycocotools") == "pycocotools"
     for untried in ("0.4.0", "1.2.9", "2.0.0"):
         versions["hotcoco"] = untried
-        assert chosen_engine("auto") == "pycocotools"
+        assert select_engine("auto") == "pycocotools"
         with pytest.raises(UserError, match=f"hotcoco is {untried}, not a tried one"):
-            chosen_engine("hotcoco")
+            select_engine("hotcoco")
 
 
 def test_an_unknown_engine_is_refused(make_truth, make_table):

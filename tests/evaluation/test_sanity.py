@@ -9,7 +9,7 @@ import pytest
 
 from detres.data.records import DetectionTable
 from detres.errors import DataError
-from detres.evaluation.sanity import sanity
+from detres.evaluation.sanity import check_sanity
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def read_as(right: DetectionTable, boxes: np.ndarray) -> DetectionTable:
 
 
 def findings(truth, table) -> str:
-    return "\n".join(sanity(truth, table).findings)
+    return "\n".join(check_sanity(truth, table).findings)
 
 
 def test_nothing_is_wrong_with_right_detections(truth, right):
-    report = sanity(truth, right)
+    report = check_sanity(truth, right)
     assert report.findings == ()
     assert report.overlap_any == report.overlap_class == report.found == 1.0
     assert report.images == {"all": 12, "with_objects": 12, "with_detections": 12, "missed": 0}
@@ -96,7 +96,7 @@ def test_shifted_labels(truth, right):
 
 def test_classes_and_images_that_do_not_meet(make_truth, make_table):
     images = [[(0, 0, 0, 50, 50)], [(1, 0, 0, 50, 50)], []]
-    report = sanity(
+    report = check_sanity(
         make_truth(images, ids=["a", "b", "c"]),
         make_table([(0, 0, 0.9, 0, 0, 50, 50), (2, 2, 0.8, 0, 0, 9, 9)]),
     )
@@ -116,17 +116,17 @@ def test_odd_scores_and_too_many_detections(make_truth, make_table):
 
 
 def test_empty_sides(make_truth, make_table):
-    nothing = sanity(make_truth([[(0, 0, 0, 5, 5)]]), make_table([]))
+    nothing = check_sanity(make_truth([[(0, 0, 0, 5, 5)]]), make_table([]))
     assert "there are no detections" in nothing.findings[0]
     assert nothing.overlap_any is nothing.scores is None
     assert "100.0 %" not in nothing.text()
-    empty = sanity(make_truth([]), make_table([]))
+    empty = check_sanity(make_truth([]), make_table([]))
     assert "the ground truth has no objects" in empty.findings[0]
-    assert sanity(make_truth([[]]), make_table([(0, 0, 0.5, 0, 0, 9, 9)])).overlap_any == 0.0
+    assert check_sanity(make_truth([[]]), make_table([(0, 0, 0.5, 0, 0, 9, 9)])).overlap_any == 0.0
 
 
 def test_text_and_json_hold_the_same(truth, right):
-    report = sanity(truth, right)
+    report = check_sanity(truth, right)
     text = report.text()
     assert text.startswith("Sanity\n  pictures    12: 12 with objects")
     assert "100.0 % of the detections meet an object at IoU 0.5, 100.0 % one of their own class" in text
@@ -135,4 +135,4 @@ def test_text_and_json_hold_the_same(truth, right):
 
 def test_refuses_what_no_measure_takes(truth, right):
     with pytest.raises(DataError, match="not finite"):
-        sanity(truth, read_as(right, right.boxes * np.nan))
+        check_sanity(truth, read_as(right, right.boxes * np.nan))
