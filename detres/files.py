@@ -1,6 +1,6 @@
-"""Files that are whole or not there: written beside, synced, renamed.
+"""Atomic writing of files: write to a temporary file, sync, rename.
 
-Whatever the exit status, no half-written file and no earlier result destroyed.
+Whatever the exit status, no file is half-written and no earlier result is lost.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from detres.errors import UserError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` when the block ends well and removed when it does not.
+    """A path to write to, which is renamed to `path` if the block succeeds and removed if it fails.
 
     Args:
-        path: The file to make or replace; its folder is made where missing.
+        path: The file to create or replace; its folder is created if missing.
 
     Yields:
         A path in the same folder, with the same suffix.
 
     Raises:
-        UserError: No space left on the device, or the place cannot be written.
+        UserError: No space is left on the device, or the file cannot be written.
     """
     path = Path(path)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -49,22 +49,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def refuse_blocked(*paths: str | Path | None) -> None:
-    """Refuse, before the work, files that cannot be made: a folder has their name, or a file that of their folder.
+def check_writable(*paths: str | Path | None) -> None:
+    """Refuse, before the work, output files that cannot be written.
 
     Args:
-        paths: Files to be written; None is none.
+        paths: The output files; None is skipped.
 
     Raises:
-        UserError: What is in the place of the first such file.
+        UserError: A folder has the name of the file, a file has the name of its folder, or the folder is read-only.
     """
     for path in (Path(path) for path in paths if path is not None):
         try:
-            there = path.is_dir()
-            parent = path if there else next(place for place in path.absolute().parents if place.exists())
+            is_folder = path.is_dir()
+            parent = path if is_folder else next(place for place in path.absolute().parents if place.exists())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
-        if there or not parent.is_dir():
+        if is_folder or not parent.is_dir():
             raise UserError(f"{path} cannot be written: {parent} is in its place")
         if not os.access(parent, os.W_OK):
             raise UserError(
@@ -73,11 +73,11 @@ def refuse_blocked(*paths: str | Path | None) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all (see `atomic_path`)."""
+    """Write UTF-8 text completely or not at all (see `atomic_path`)."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as JSON, whole or not at all; a NaN is refused, a figure that does not exist is None."""
+    """Write `value` as JSON, completely or not at all; NaN is refused, so that a missing figure must be None."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -232,7 +232,7 @@ def test_table_of_keys_is_the_generated_one():
     assert page == config_keys.page(), "run: python3 tools/config_keys.py > docs/configuration.md"
     for model in (DetectionConfig, ClassificationConfig):
         rows = describe_keys(model)
-        assert [row for row in rows if config_keys.table([row]).splitlines()[-1] not in page] == []
+        assert [row for row in rows if config_keys.markdown_table([row]).splitlines()[-1] not in page] == []
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from detres.cli.eval_common import (
     read_detections,
     write_evaluation,
 )
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
     from detres.data.records import DetectionTable
@@ -111,7 +111,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         from detres.evaluation.submissions import check_coco_name
 
         check_coco_name(options.submission, options.split)
-        refuse_blocked(options.submission)
+        check_writable(options.submission)
     check_bootstrap(options)
     from detres.evaluation.engines import select_engine
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.errors import UserError
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
     from detres.api import Detector
@@ -126,7 +126,7 @@ def open_inputs(options: argparse.Namespace) -> EvaluationInputs:
     Raises:
         UserError: Options that do not go together, files that cannot be written, or an error of the readers.
     """
-    refuse_blocked(options.save_results)
+    check_writable(options.save_results)
     if options.weights:
         if options.annotations:
             raise UserError("--annotations has no images to test --weights on: give --data DIR --split NAME")

@@ -16,7 +16,7 @@ from detres.cli.eval_common import (
     read_detector,
 )
 from detres.errors import UserError
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
     import argparse
@@ -152,7 +152,7 @@ def _check_targets(targets: Sequence[Path | None], against: Path | None) -> None
     twice = [path for path in places if places.count(path) > 1]
     if twice:
         raise UserError(f"{twice[0]} would be written twice: choose another --json")
-    refuse_blocked(*places)
+    check_writable(*places)
 
 
 def _print(results: Sequence[RowResult]) -> None:

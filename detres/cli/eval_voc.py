@@ -15,7 +15,7 @@ from detres.cli.eval_common import (
     write_evaluation,
 )
 from detres.errors import UserError
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
     import argparse
@@ -82,7 +82,7 @@ def _check_submission(folder: Path, split: str, truth: Annotations) -> None:
     from detres.evaluation.submissions import check_voc_split
 
     check_voc_split(truth, split)
-    refuse_blocked(*comp4_paths(folder, truth, split))
+    check_writable(*comp4_paths(folder, truth, split))
 
 
 def _split_name(options: argparse.Namespace) -> str:

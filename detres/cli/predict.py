@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import parse_test_options
 from detres.errors import DataError, UserError, listed
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
     import argparse
@@ -193,7 +193,7 @@ def _check_targets(targets: list[Path], inputs: list[Path], overwrite: bool) -> 
         raise UserError(
             f"{twice[0]} would be written twice, as --json and as an image: choose another --json"
         )
-    refuse_blocked(*targets)
+    check_writable(*targets)
     existing = [path for path in targets if path.exists()]
     if existing and not overwrite:
         raise UserError(

@@ -19,15 +19,15 @@ from detres.data.detection_samples import load_image
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError, nearest
 from detres.evaluation.bootstrap import (
-    class_matches,
     difference_intervals,
-    draw_weights,
+    match_classes,
     percentile_intervals,
-    resampled_figures,
+    resample_figures,
+    sample_image_weights,
 )
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
-from detres.networks.arithmetic import counted_operations
+from detres.networks.arithmetic import count_dispatched_multiply_adds
 
 log = logging.getLogger("detres")
 
@@ -165,17 +165,19 @@ def measure_rows(
     row_options = [{**options, **OFF, **{name: switch_values[name] for name in row.switches}} for row in rows]
     for test_options in row_options:  # a wrong option is refused before the first row runs
         detector.test_options(test_options)
-    weights = draw_weights(len(truth), resamples, seed=0)
+    weights = sample_image_weights(len(truth), resamples, seed=0)
     resampled: dict[str, dict[str, np.ndarray]] = {}
 
     def resample(detections: DetectionTable) -> dict[str, np.ndarray]:
-        return resampled_figures(class_matches(truth, detections), weights) if resamples else {}
+        return resample_figures(match_classes(truth, detections), weights) if resamples else {}
 
     if against is not None:
         resampled[AGAINST] = resample(against)
     for number, (row, test_options) in enumerate(zip(rows, row_options, strict=True), start=1):
         log.info("row %d of %d: %s", number, len(rows), row.name)
-        operations = mean_multiply_adds(detector, truth, test_options)  # warms up too, so that the timing is fair
+        operations = mean_multiply_adds(
+            detector, truth, test_options
+        )  # warms up too, so that the timing is fair
         detections, seconds = detector.detect_split(truth, options=test_options, quiet=quiet)
         values = resampled[row.name] = resample(detections)
         others = (AGAINST,) if row.baseline is None else (row.baseline, PLAIN)
@@ -195,5 +197,5 @@ def measure_rows(
 def mean_multiply_adds(detector: Detector, truth: Annotations, options: Mapping[str, Any]) -> float:
     """Multiply-adds per image as this machine runs them: the mean over the first images of a split."""
     images = [load_image(truth, index) for index in range(min(COUNTED_IMAGES, len(truth)))]
-    counts = [counted_operations(partial(detector, image, **options)) for image in images]
+    counts = [count_dispatched_multiply_adds(partial(detector, image, **options)) for image in images]
     return sum(counts) / max(len(counts), 1)

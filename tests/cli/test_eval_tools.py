@@ -255,7 +255,7 @@ def test_nan_scores_end_with_status_2_and_one_line(folder, capsys):
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "picture 7" in error
+    assert "image 7" in error
     assert len(error.splitlines()) == 1
     assert not (folder / "out.json").exists()
 
@@ -321,7 +321,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     eval_coco.main(["--results", str(target), *options[2:6], "--submission", str(again)])
     assert json.loads(again.read_text()) == json.loads(target.read_text())
     for wrong in (tmp_path / "found.json", tmp_path / "detections_val2014_tiny_results.json"):
-        with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
+        with pytest.raises(UserError, match=r"should be detections_<split>_<algorithm>_results\.json"):
             eval_coco.main([*options, "--submission", str(wrong)])
         assert not wrong.exists()
     info.write_text(json.dumps({"images": [{**images[0], "id": "seven"}], "categories": categories}))

@@ -44,27 +44,27 @@ def findings(truth, table) -> str:
 def test_nothing_is_wrong_with_right_detections(truth, right):
     report = check_sanity(truth, right)
     assert report.findings == ()
-    assert report.overlap_any == report.overlap_class == report.found == 1.0
+    assert report.overlap_any == report.overlap_class == report.recall == 1.0
     assert report.images == {"all": 12, "with_objects": 12, "with_detections": 12, "missed": 0}
     assert report.classes == {"all": 3, "with_objects": 3, "with_detections": 3, "with_both": 3}
     assert report.detections == {"all": 36, "mean": 3.0, "most": 3}
     assert report.scores == pytest.approx((0.2, 0.55, 0.9))
 
 
-def test_xywh_taken_for_xyxy(truth, right):
+def test_xywh_read_as_xyxy(truth, right):
     boxes = right.boxes.copy()
     boxes[:, 2:] -= boxes[:, :2]
     text = findings(truth, read_as(right, boxes))
-    assert "x2 <= x1 or y2 <= y1: xywh taken for xyxy?" in text
-    assert "the boxes look like xywh taken for xyxy: read so, 100.0 % would meet an object" in text
+    assert "x2 <= x1 or y2 <= y1: xywh read as xyxy?" in text
+    assert "the boxes look like xywh read as xyxy: in that format 100.0 % would match an object" in text
 
 
-def test_xyxy_taken_for_xywh(truth, right):
+def test_xyxy_read_as_xywh(truth, right):
     boxes = right.boxes.copy()
     boxes[:, 2:] += boxes[:, :2]
     text = findings(truth, read_as(right, boxes))
-    assert "the boxes look like xyxy taken for xywh: read so, 100.0 %" in text
-    assert "leave their picture" in text
+    assert "the boxes look like xyxy read as xywh: in that format 100.0 %" in text
+    assert "extend beyond their image" in text
 
 
 def test_centers_and_exchanged_axes(truth, right):
@@ -77,11 +77,13 @@ def test_centers_and_exchanged_axes(truth, right):
 def test_normalized_boxes(truth, right):
     text = findings(truth, read_as(right, right.boxes / 500))
     assert "all coordinates lie within 0..2" in text
-    assert "the boxes look normalized to 0..1: read so, 100.0 %" in text
+    assert "the boxes look normalized to 0..1: in that format 100.0 %" in text
 
 
 def test_pixels_of_a_resized_image(truth, right):
-    assert "leave their picture: pixels of a resized one?" in findings(truth, read_as(right, right.boxes * 2))
+    assert "extend beyond their image: pixels of a resized image?" in findings(
+        truth, read_as(right, right.boxes * 2)
+    )
 
 
 def test_shifted_labels(truth, right):
@@ -89,7 +91,7 @@ def test_shifted_labels(truth, right):
     keep = table.labels >= 0
     table = DetectionTable(table.images[keep], table.boxes[keep], table.scores[keep], table.labels[keep])
     text = findings(truth, table)
-    assert "100.0 % of the detections meet an object but only 4.2 % one of their own class" in text
+    assert "100.0 % of the detections match an object but only 4.2 % one of their own class" in text
     assert "Labels look shifted by +1" in text
     assert "1 classes with objects have no detections: cow" in text
 
@@ -103,7 +105,7 @@ def test_classes_and_images_that_do_not_meet(make_truth, make_table):
     text = "\n".join(report.findings)
     assert "1 classes with objects have no detections: dog" in text
     assert "1 classes with detections have no objects: cow" in text
-    assert "1 of 2 pictures with objects have no detections (b)" in text
+    assert "1 of 2 images with objects have no detections (b)" in text
     assert report.images == {"all": 3, "with_objects": 2, "with_detections": 2, "missed": 1}
 
 
@@ -112,7 +114,7 @@ def test_odd_scores_and_too_many_detections(make_truth, make_table):
     text = findings(truth, make_table([(0, 0, 3.0, 0, 0, 50, 50)] * 101))
     assert "scores lie outside 0..1" in text
     assert "all scores are 3" in text
-    assert "COCO counts the 100 best detections of a class in a picture; 1 times there are more" in text
+    assert "COCO counts the 100 best detections per class and image; 1 times there are more" in text
 
 
 def test_empty_sides(make_truth, make_table):
@@ -128,8 +130,8 @@ def test_empty_sides(make_truth, make_table):
 def test_text_and_json_hold_the_same(truth, right):
     report = check_sanity(truth, right)
     text = report.text()
-    assert text.startswith("Sanity\n  pictures    12: 12 with objects")
-    assert "100.0 % of the detections meet an object at IoU 0.5, 100.0 % one of their own class" in text
+    assert text.startswith("Sanity\n  images      12: 12 with objects")
+    assert "100.0 % of the detections match an object at IoU 0.5, 100.0 % one of their own class" in text
     assert json.loads(json.dumps(report.to_json()))["images"]["with_objects"] == 12
 
 
