@@ -38,7 +38,7 @@ def _resolver_table() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _resolver_table()
+    yaml_implicit_resolvers: ClassVar = _resolver_table()
 
 
 class _Dumper(yaml.SafeDumper):

@@ -309,7 +309,7 @@ class Head(nn.Module):
 
     @property
     def begins_with_1x1(self) -> bool:
-        """Whether conv5_1 is a bottleneck with a projection and constant norms, as `convolve_before_pooling` requires."""
+        """Whether conv5_1 is a bottleneck with a projection and constant norms, as needed to pool last."""
         block = cast(Block, self.layer4.get_submodule("0"))
         constant = not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
         return block.conv1.kernel_size == (1, 1) and block.shortcut == "projection" and constant
