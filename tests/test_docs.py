@@ -49,6 +49,7 @@ EXAMPLES = [*sorted((ROOT / "detres" / "cli").glob("*.py")), ROOT / "benchmarks"
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "environment")
 # Options that no tool's parser has, and the file that defines each.
 OTHER_OPTIONS = {
+    "--coverage": "tools/test.py",
     "--slow": "tests/conftest.py",
     "--torch-index": "tools/environment.py",
     "--version": "detres/cli/__init__.py",
