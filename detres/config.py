@@ -202,7 +202,7 @@ def _key_path(fault: ErrorDetails, values: object) -> KeyPath:
         if not (inside or within):
             return (*path, part) if fault["type"] == "missing" else tuple(path)
         path.append(part)
-        values = values[part]  # type: ignore[index]
+        values = values[part]  # type: ignore[index]  # as checked above
     return tuple(path)
 
 
