@@ -47,7 +47,7 @@ def class_counts(annotations: Annotations) -> np.ndarray:
 def _candidate(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """One split: images are placed to lessen the imbalance, of rare classes first; then single images are moved.
 
-    With signs s (+1 first half, -1 second) and the fraction f of a class's objects in an image, the imbalance of a class
+    With signs s (+1 first half, -1 second) and the fraction f of a class's objects in an image, a class's imbalance
     is |r|, r = sum s f. The sum of r^2 over the classes and the number of images is minimized.
     """
     with_number = np.concatenate((counts, np.ones((len(counts), 1), dtype=counts.dtype)), axis=1)
