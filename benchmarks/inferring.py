@@ -15,16 +15,15 @@ from benchmarks.cases import Agreement, Case, Forms, Prepared, autocast, torchvi
 from benchmarks.detectors import (
     DetectorOptions,
     RawOutputs,
-    drawn_images,
+    build_peer,
+    draw_samples,
     fixed_regions,
     random_detector,
-    unpadded,
 )
 from benchmarks.exported import EXPORTED, prepare_exported
-from benchmarks.peers import peer_detections, peer_images, torchvision_faster_rcnn
+from benchmarks.peers.calling import peer_detections, peer_images
 from benchmarks.peers.composition import parts_of
 from detres.boxes.geometry import box_iou
-from detres.detection.config import DetectionTestConfig
 from detres.detection.detect import detect_image, fuse_for_inference
 from detres.detection.features import DetectorMember, ResizedImage
 from detres.detection.postprocess import Detections
@@ -89,26 +88,20 @@ def choose_peers(names: str | None, device: torch.device) -> list[str]:
     return chosen
 
 
-def paper_test(options: DetectorOptions) -> DetectionTestConfig:
-    """The paper's test options with the number of proposals asked for."""
-    return DetectionTestConfig(proposals=options.proposals)
-
-
 def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
     """What `detres.load` makes of the weights: BN folded, convolutions in the precision asked for."""
     network = fuse_for_inference(random_detector(options), "bfloat16" if low else "float32")
-    side, test = min(options.size), paper_test(options)
+    side = min(options.size)
     member = DetectorMember(network, options.architecture, side, max(options.size))
-    images = drawn_images(options.size, options.batch, options.device)
+    images = [sample.image for sample in draw_samples(options.size, options.batch, options.device)]
 
     def run() -> list[Detections]:
-        return [
-            detect_image([member], [ResizedImage({side: image}, (1.0, 1.0))], test) for image in images.images
-        ]
+        resized = [ResizedImage({side: image}, (1.0, 1.0)) for image in images]
+        return [detect_image([member], [image], options.test) for image in resized]
 
     @torch.inference_mode()
     def raw_outputs() -> RawOutputs:
-        outputs = network(images.images)
+        outputs = network(images)
         regions = [fixed_regions(options)] * options.batch
         sizes = [output.size for output in outputs]
         logits, deltas = network.roi_head([output.features for output in outputs], regions, sizes)
@@ -118,22 +111,18 @@ def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
 
 
 def _prepare_torchvision(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
-    network = random_detector(options)
-    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options))
-    peer = unpadded(peer, network.stride)
-    if channels_last:
-        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = drawn_images(options.size, options.batch, options.device)
+    peer = build_peer(random_detector(options), options, channels_last)
+    inputs = [sample.image for sample in draw_samples(options.size, options.batch, options.device)]
 
     def run() -> list[Detections]:
         with autocast(options.device, low):
-            return peer_detections(peer, peer_images(inputs.images))
+            return peer_detections(peer, peer_images(inputs))
 
     @torch.inference_mode()
     def raw_outputs() -> RawOutputs:
         rpn, heads = parts_of(peer)
         with autocast(options.device, low):
-            images, _ = peer.transform(peer_images(inputs.images))
+            images, _ = peer.transform(peer_images(inputs))
             features = peer.backbone(images.tensors)
             objectness = rpn.head([features])[0][0]  # (N, A, h, w)
             regions = [fixed_regions(options)] * options.batch

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Agreement, Case, Prepared
-from benchmarks.detectors import SEED, DetectorOptions, drawn_images
+from benchmarks.detectors import SEED, DetectorOptions, draw_samples
 from benchmarks.evaluating import OBJECTS_PER_IMAGE, random_objects
 from detres.classification.data import scan_image_labels
 from detres.config import Length
@@ -89,7 +89,7 @@ def _worker_cases(name: str, workers: Sequence[int], images: int, prepare: Any) 
     ]
 
 
-def reading_case(folder: Path, images: int = ANNOTATED_IMAGES) -> Case:
+def reading_case(folder: Path, images: int) -> Case:
     """The reading of an annotation file with `images` images in `folder` (see `write_data_set`)."""
     return Case(
         name=f"loader annotations of {images} images",
@@ -180,9 +180,9 @@ def write_data_set(folder: Path, images: int) -> Path:
     if folder.exists():
         return folder
     names = [f"{number:02d}.jpg" for number in range(min(images, IMAGE_FILES))]
-    for name, image in zip(names, drawn_images((480, 640), len(names), "cpu").images, strict=True):
-        (folder / "train").mkdir(parents=True, exist_ok=True)
-        write_image(folder / "train" / name, image.permute(1, 2, 0).numpy())
+    (folder / SPLIT).mkdir(parents=True)
+    for name, sample in zip(names, draw_samples((480, 640), len(names), "cpu"), strict=True):
+        write_image(folder / SPLIT / name, sample.image.permute(1, 2, 0).numpy())
     objects = random_objects(images, OBJECTS_PER_IMAGE)
     boxes = objects.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]

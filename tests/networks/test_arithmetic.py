@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.operations import measured_ceiling
 from detres.networks.arithmetic import counted_operations
 
 CONVOLUTION = 2 * 5 * 4 * 4 * 9 * 3  # of (2, 3, 4, 4) to (2, 5, 4, 4) by 3x3
@@ -34,7 +33,3 @@ def test_fused_convolutions_count_as_plain_ones():
     assert counted_operations(lambda: convolve(maps, weight, None, *shape, "relu", [], "")) == CONVOLUTION
     added = lambda: convolve.binary(maps, other, weight, None, *shape, "add", None, "relu", [], "")  # noqa: E731
     assert counted_operations(added) == CONVOLUTION
-
-
-def test_ceiling_is_a_rate():
-    assert measured_ceiling(torch.float32, torch.device("cpu")) > 1e8
