@@ -137,8 +137,8 @@ def _waiting_share(source: Source, workers: int, steps: int, detector: DetectorO
     )
     with tempfile.TemporaryDirectory() as folder:
         with (
-            _only_errors(),
             RunFolder.open(Path(folder) / "run", config, resume=False, overwrite=False) as run,
+            _only_errors(),
         ):
             device = torch.device(detector.device)
             training, start = read_training(config, device)

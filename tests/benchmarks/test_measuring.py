@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks.cases import Case, Prepare, Prepared, within
@@ -131,7 +133,7 @@ def test_a_case_without_peers():
 @pytest.mark.parametrize(
     ("times", "text"), [({}, "3"), ({"dropped": 2}, "3, 2 dropped"), ({"disturbed": True}, "3 (*)")]
 )
-def test_the_table_says_what_was_dropped(times: dict[str, object], text: str, capsys):
+def test_the_table_says_what_was_dropped(times: dict[str, Any], text: str, capsys):
     print_table("numbers", [("detres", result("detres", 1.0, **times))])
     printed = capsys.readouterr().out
     assert text in printed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import zipfile
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ceiling, command, growing, inferring, loading, measuring, pooling, sampling
-from benchmarks.cases import Case, Prepare
-from benchmarks.detectors import DetectorOptions
+from benchmarks import (
+    ceiling,
+    command,
+    growing,
+    inferring,
+    loading,
+    measuring,
+    pooling,
+    sampling,
+    training_steps,
+)
+from benchmarks.cases import Case, Prepare, Prepared
+from benchmarks.detectors import DetectorOptions, random_detector, training_samples
 from benchmarks.evaluating import evaluate_cases
 from benchmarks.inferring import infer_cases
 from benchmarks.pooling import pool_cases
@@ -25,6 +38,7 @@ from detres.data.config import Source
 from detres.errors import UserError
 
 CPU = torch.device("cpu")
+cached_detector = cache(random_detector)
 SMALL = DetectorOptions(network="resnet18", size=(64, 96), proposals=8, precisions=("float32",))
 CASES = {
     "infer": lambda: infer_cases(SMALL),
@@ -51,6 +65,11 @@ def _quick(monkeypatch):
     def start_here(prepare: Prepare, device: torch.device, keep_memory: bool) -> SideHere:
         return SideHere(pickle.loads(pickle.dumps(prepare)), device)
 
+    for module in (inferring, training_steps):
+        monkeypatch.setattr(
+            module, "random_detector", lambda options: copy.deepcopy(cached_detector(options))
+        )
+    monkeypatch.setattr(pooling, "CHANNELS", 16)
     monkeypatch.setattr(measuring, "SideAlone", start_here)
     monkeypatch.setattr(sampling, "SHORTEST_SAMPLE", 0.0)
     monkeypatch.setattr(ceiling, "SECONDS", 0.0)
@@ -82,14 +101,20 @@ def test_cases_of_a_sub_command(what: str, capsys):
     assert all(name in printed for name in NAMES[what])
 
 
-def test_a_command_in_processes_of_its_own(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(measuring, "SideAlone", sampling.SideAlone)
+def test_a_command_and_its_json(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("benchmarks.evaluating.evaluate_cases", lambda: evaluate_cases(5))
     path = tmp_path / "figures.json"
     command.main(["evaluate", "--rounds", "1", "--quiet", "--json", str(path)])
     figures = json.loads(path.read_text())
     assert figures["cases"]["evaluate"]["peers"]["pycocotools"]["seconds"] > 0
     assert figures["measurement"]["rounds"] == 1
+
+
+def test_a_side_in_a_process_of_its_own():
+    side = sampling.SideAlone(partial(Prepared, partial(sum, range(1000))), CPU, keep_memory=True)
+    assert 0 < side.sample().seconds < 0.01
+    assert (side.peak_mib() or 100) > 50
+    side.close()
 
 
 def test_the_loader_and_the_waiting(tmp_path: Path, capsys, monkeypatch):
@@ -104,7 +129,7 @@ def test_the_loader_and_the_waiting(tmp_path: Path, capsys, monkeypatch):
     assert list(figures["cases"]["loader annotations of 6 images"]["peers"]) == ["pycocotools"]
     assert len(figures["waiting_share"]) == 2
     assert all(0 <= share <= 1 for share in figures["waiting_share"].values())
-    assert "1 training steps spent waiting" in capsys.readouterr().out
+    assert "waiting for data" in capsys.readouterr().out
 
 
 def test_the_loader_of_an_archive(tmp_path: Path):
@@ -135,18 +160,27 @@ def test_growth_goes_along_one_thing_at_a_time(monkeypatch, capsys):
     monkeypatch.setattr(growing, "IMAGES", (4,))
     names = ["infer 3 proposals", "infer 2 x the area", "infer batch 2", "infer 1 classes"]
     names += ["train batch 2", "train 5 objects", "evaluate 4 images"]
-    figures = measured(growing.growth_cases(SMALL), title="Growth")
-    assert list(figures["cases"]) == names
-    assert all(case["seconds"] > 0 and case["peers"] == {} for case in figures["cases"].values())
+    cases = growing.growth_cases(SMALL)
+    assert [case.name for case in cases] == names
+    assert all(not case.peers for case in cases)
+    few = [cases[0], cases[-1]]
+    figures = measured(few, title="Growth")
+    assert all(figures["cases"][case.name]["seconds"] > 0 for case in few)
     printed = capsys.readouterr().out
     assert printed.count("Growth") == 1
-    assert all(name in printed for name in names)
+    assert all(case.name in printed for case in few)
+
+
+def test_objects_of_a_crowd():
+    samples = training_samples(replace(SMALL, batch=2, objects=5))
+    assert [len(sample.boxes) for sample in samples] == [5, 5]
 
 
 def test_disagreement_ends_the_tool_with_status_1(monkeypatch):
-    monkeypatch.setattr(pooling, "SIZE", (64, 96))
-    monkeypatch.setattr("benchmarks.pooling.pool_cases", lambda *given: pool_cases(*given, (64, 96), 4))
-    monkeypatch.setattr(pooling, "roi_align", lambda maps, *given: torch.zeros(4, 1024, 14, 14))
+    monkeypatch.setattr(
+        "benchmarks.pooling.pool_cases", lambda *given: pool_cases(given[0], given[1], (64, 96), 4)
+    )
+    monkeypatch.setattr(pooling, "roi_align", lambda maps, *given: torch.zeros(4, 16, 14, 14))
     with pytest.raises(SystemExit) as ended:
         command.main(["pool", "--precision", "float32", "--rounds", "1", "--device", "cpu", "--quiet"])
     assert "pool RoIAlign float32: torchvision (contiguous) and ours: the largest" in str(ended.value.code)
