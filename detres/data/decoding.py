@@ -124,15 +124,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def image_orientation(path: str | Path) -> int:
-    """The EXIF orientation, 1..8; 1 (upright as stored) where there is none or its value means nothing."""
-    return read_header(path)[2]
-
-
 def read_header(path: str | Path) -> tuple[int, int, int]:
-    """Stored height, stored width and EXIF orientation (see `image_size`, `image_orientation`), without decoding.
+    """Stored height, stored width and EXIF orientation, without decoding.
 
-    A TIFF counts as stored upright: its decoders turn it unasked.
+    The orientation is 1..8; it is 1 (upright as stored) where there is none or its value means nothing. A TIFF counts
+    as stored upright: its decoders turn it unasked.
 
     Raises:
         DataError: The image is missing, or its header cannot be read.
