@@ -118,12 +118,6 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2])
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width as stored (before the EXIF orientation), from the image's header."""
-    height, width, _ = read_header(path)
-    return height, width
-
-
 def read_header(path: str | Path) -> tuple[int, int, int]:
     """Stored height, stored width and EXIF orientation, without decoding.
 

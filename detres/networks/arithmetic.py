@@ -21,16 +21,11 @@ FUSED_CONVOLUTIONS = ("_convolution_pointwise", "_convolution_pointwise_")
 FUSED_LINEAR = "_linear_pointwise"
 
 
-def multiply_adds(network: nn.Module, height: int = 224, width: int = 224) -> int:
-    """Multiply-adds of one image (3, height, width) through `network`; nothing is computed (meta tensors).
+def multiply_adds_of(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of one input of this shape through any module; nothing is computed (meta tensors).
 
     BN, activations, pooling and biases are left out, as in the paper.
     """
-    return multiply_adds_of(network, (1, 3, height, width))
-
-
-def multiply_adds_of(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one input of this shape through any module, counted as `multiply_adds` does."""
     shadow = shadow_of(module)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(shape, device="meta"))

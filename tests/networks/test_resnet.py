@@ -11,11 +11,12 @@ import torchvision
 from torch import nn
 
 from detres.errors import UserError
-from detres.networks.arithmetic import multiply_adds
+from detres.networks.arithmetic import multiply_adds_of
 from detres.networks.config import NetworkConfig, scaled
 from detres.networks.norm import FrozenBatchNorm2d, freeze_batch_norm
 from detres.networks.resnet import CaffeMaxPool, build_network, freeze_stages, split
 
+IMAGE = (1, 3, 224, 224)
 # name, shortcut, stride: multiply-adds at 224 x 224 and parameters (Table 1, exact)
 TABLE_1 = [
     ("resnet18", "B", "1x1", 1_814_073_344, 11_689_512),
@@ -59,7 +60,7 @@ def test_table_1(name: str, shortcut: str, stride_in: str, operations: int, coun
     config = NetworkConfig.model_validate({"name": name, "shortcut": shortcut, "stride_in": stride_in})
     with torch.device("meta"):
         network = build_network(config, 1000)
-    assert multiply_adds(network, 224, 224) == operations
+    assert multiply_adds_of(network, IMAGE) == operations
     assert parameters(network) == count
 
 
@@ -256,7 +257,7 @@ def test_vgg_counts() -> None:
         with torch.device("meta"):
             ours = build_network(NetworkConfig.model_validate({"name": f"vgg{depth}"}), 1000)
             peer = getattr(torchvision.models, f"vgg{depth}")()
-        assert multiply_adds(ours) == multiply_adds(peer) == operations
+        assert multiply_adds_of(ours, IMAGE) == multiply_adds_of(peer, IMAGE) == operations
         shapes = {key: value.shape for key, value in peer.state_dict().items()}
         assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
 
