@@ -1,6 +1,6 @@
-"""Detection in pictures: ours as `detres.load` gives it, the torchvision composition, exported graphs.
+"""Detection in images: ours as `detres.load` gives it, the torchvision composition, exported graphs.
 
-He et al. 2015, Appendix A. A picture's whole way is timed, from uint8 pixels in memory to boxes.
+He et al. 2015, Appendix A. An image's whole way is timed, from uint8 pixels in memory to boxes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from detres.errors import UserError, listed, nearest
 
 EXPORTED_NOTE = (
     "exported peers run two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers);"
-    " proposals and the last suppression are ours"
+    " proposals and the last suppression are ours."
 )
 RAW_TOLERANCE = 0.1  # of outputs in bfloat16: the root mean square difference, in standard deviations
 
@@ -46,8 +46,11 @@ def infer_cases(options: DetectorOptions, peers: Sequence[str] = ()) -> list[Cas
     cases = []
     for precision in options.precisions:
         low = precision == "bfloat16"
-        # ONNX Runtime's CPU kernels have no bfloat16.
         exported = [name for name in peers if not (low and name == "onnxruntime")]
+        notes = [EXPORTED_NOTE] if exported else []
+        notes += (
+            ["onnxruntime is left out: it has no bfloat16 on the CPU."] if len(exported) < len(peers) else []
+        )
         sides: dict[str, Forms] = torchvision_layouts(partial(_prepare_torchvision, options, low))
         sides |= {name: {"": partial(prepare_exported, name, options, low)} for name in exported}
         cases.append(
@@ -58,7 +61,7 @@ def infer_cases(options: DetectorOptions, peers: Sequence[str] = ()) -> list[Cas
                 compare=compare_raw_outputs if low else compare_detections,
                 precision=torch.bfloat16 if low else torch.float32,
                 units=options.batch,
-                note=EXPORTED_NOTE if exported else "",
+                note=" ".join(notes),
             )
         )
     return cases
@@ -156,8 +159,8 @@ def compare_detections(ours: Sequence[Detections], theirs: Sequence[Detections])
     another order).
 
     Args:
-        ours: For each picture.
-        theirs: For each picture.
+        ours: For each image.
+        theirs: For each image.
 
     Returns:
         The largest difference of a score, or of a corner in pixels, over the pairs.

@@ -150,9 +150,7 @@ def _waiting_share(source: Source, workers: int, steps: int, detector: DetectorO
 def compare_objects(ours: tuple[int, np.ndarray], theirs: tuple[int, np.ndarray]) -> Agreement:
     """Pictures and boxes (M, 4) xyxy in the file's order: the largest difference of a corner, in pixels."""
     if ours[0] != theirs[0] or ours[1].shape != theirs[1].shape:
-        return Agreement(
-            1.0, f"{ours[0]} pictures, {len(ours[1])} boxes; theirs {theirs[0]}, {len(theirs[1])}"
-        )
+        return Agreement(1.0, f"{ours[0]} images, {len(ours[1])} boxes; theirs {theirs[0]}, {len(theirs[1])}")
     difference = float(np.abs(ours[1] - theirs[1]).max(initial=0.0))
     problem = f"a box differs by {difference:g} px" if difference > SMALLEST_BOX_DIFFERENCE else ""
     return Agreement(difference, problem)
@@ -174,7 +172,7 @@ def choose_data(data: str | None, folder: Path) -> Source:
 def write_data_set(folder: Path, images: int) -> Path:
     """A COCO folder with one split, `train`; made once in a place.
 
-    As many objects a picture as train2017 has; the pictures are some drawn ones of 640 x 480 in JPEG, and each
+    As many objects an image as train2017 has; the images are some drawn ones of 640 x 480 in JPEG, and each
     stands for many.
     """
     if folder.exists():

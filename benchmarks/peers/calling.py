@@ -8,9 +8,10 @@ regions (Girshick 2015, §2.3; Ren et al. 2015, §3.1.3). K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -86,26 +87,16 @@ def peer_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[dict
     return [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
 
 
-@contextmanager
-def smallest_proposals(peer: TorchvisionFasterRCNN, scales: Scales | None) -> Iterator[None]:
+def smallest_proposals(peer: TorchvisionFasterRCNN, scales: Scales | None) -> AbstractContextManager[Any]:
     """Within this context the smallest side of proposals is in pixels of each original image, as ours is.
 
-    Args:
-        peer: The composition.
-        scales: For each image of the batch its (vertical, horizontal) factor; None changes nothing.
+    `scales` has for each image of the batch its (vertical, horizontal) factor; None changes nothing.
     """
     if scales is None:
-        yield
-        return
+        return nullcontext()
     rpn, _ = parts_of(peer)
-    min_size = rpn.min_size
-    rpn.filter_proposals = partial(_filter_proposals, rpn.filter_proposals, scales, min_size)
-    rpn.min_size = 0.0
-    try:
-        yield
-    finally:
-        rpn.min_size = min_size
-        del rpn.filter_proposals  # the class's method is seen again
+    drop_small = partial(_filter_proposals, rpn.filter_proposals, scales, rpn.min_size)
+    return patch.multiple(rpn, filter_proposals=drop_small, min_size=0.0)
 
 
 def _filter_proposals(
@@ -161,21 +152,14 @@ def same_samples(
     """Within this context a training step of the composition takes the given anchors and regions.
 
     Only the choice is given: labels, matched objects and box targets are torchvision's own.
-
-    Args:
-        peer: The composition.
-        anchors: For each image of the batch.
-        regions: For each image of the batch.
     """
     rpn, heads = parts_of(peer)
-    sampler = rpn.fg_bg_sampler
-    rpn.fg_bg_sampler = partial(_given_anchors, anchors)
-    heads.select_training_samples = partial(_given_regions, heads, regions)
-    try:
+    select = partial(_given_regions, heads, regions)
+    with (
+        patch.object(rpn, "fg_bg_sampler", partial(_given_anchors, anchors)),
+        patch.object(heads, "select_training_samples", select),
+    ):
         yield
-    finally:
-        rpn.fg_bg_sampler = sampler
-        del heads.select_training_samples  # the class's method is seen again
 
 
 def _given_anchors(

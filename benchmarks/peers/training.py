@@ -145,16 +145,20 @@ def build_peer_task(
     """
     log_training_data(data)
     sizes = config.data.short_side, config.data.long_side
-    dataset = DetectionDataset(
-        data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
-    )
+    dataset = _training_dataset(config, data)
     return PeerTask(peer.to(device), dataset, data, sizes, config.evaluation.engine, device, quiet)
+
+
+def _training_dataset(config: DetectionConfig, data: TrainingData) -> DetectionDataset:
+    options, seed = config.data, config.train.seed
+    sides = options.short_side, options.long_side
+    return DetectionDataset(data.train, *sides, options.augmentation, seed, options.reduced_decoding)
 
 
 def detect_split_with_peer(
     peer: TorchvisionFasterRCNN, annotations: Annotations, sizes: tuple[int, int], *, quiet: bool = False
 ) -> DetectionTable:
-    """The composition's detections of a split, pictures resized as for ours, boxes in their own pixels."""
+    """The composition's detections of a split, images resized as for ours, boxes in their own pixels."""
     device = next(peer.parameters()).device
     dataset = DetectionDataset(annotations, *sizes)
     tables = []
@@ -173,7 +177,7 @@ def losses_side_by_side(
 
     Args:
         config: The whole configuration; `rcnn.smooth_l1_beta` must be 1/9, which the composition has built in.
-        data: Training pictures.
+        data: Training images.
         steps: Number of steps.
         device: Where to compute.
 
@@ -196,14 +200,7 @@ def losses_side_by_side(
         )
         for network in (ours, theirs)
     ]
-    dataset = DetectionDataset(
-        data.train,
-        config.data.short_side,
-        config.data.long_side,
-        config.data.augmentation,
-        config.train.seed,
-        config.data.reduced_decoding,
-    )
+    dataset = _training_dataset(config, data)
     sums = []
     for step in range(steps):
         places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
