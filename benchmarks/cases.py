@@ -19,12 +19,7 @@ TORCHVISION = "torchvision"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A form that is ready.
-
-    Attributes:
-        run: One sample of what is timed.
-        answer: What is compared with the others' answers; None: what `run` gives.
-    """
+    """A form that is ready: what is timed, and what gives the answer that is compared (None: `run` does)."""
 
     run: Callable[[], Any]
     answer: Callable[[], Any] | None = None
@@ -75,11 +70,7 @@ class Case:
 
 
 def torchvision_layouts(prepare: Callable[[bool], Prepared]) -> dict[str, Forms]:
-    """Torchvision's side, contiguous and channels-last.
-
-    Args:
-        prepare: Builds it; its argument says whether maps are channels-last.
-    """
+    """Torchvision's side, contiguous and channels-last (the argument of `prepare`)."""
     layouts = {"contiguous": False, "channels-last": True}
     return {TORCHVISION: {name: partial(prepare, channels_last) for name, channels_last in layouts.items()}}
 

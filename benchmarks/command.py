@@ -158,7 +158,10 @@ def _measure_loader(arguments: argparse.Namespace, options: dict[str, Any]) -> d
     with tempfile.TemporaryDirectory() as folder:
         source = loading.choose_data(arguments.data, Path(folder) / "drawn")
         large = Path(folder) / f"{loading.ANNOTATED_IMAGES} images"
-        cases = [*loading.loader_cases(source, workers), loading.reading_case(large)]
+        cases = [
+            *loading.loader_cases(source, workers),
+            loading.reading_case(large, loading.ANNOTATED_IMAGES),
+        ]
         figures = measure_cases(cases, **options)
         sources = (
             source,

@@ -1,4 +1,4 @@
-"""The detector that is measured, and the pictures it sees: made from a seed, the same in every process.
+"""The detector that is measured, and the images it sees: made from a seed, the same in every process.
 
 He et al. 2015, Appendix A; Ren et al. 2015, §3.3 (shorter side 600, 300 proposals). Random weights, but with the
 activations and the spread of outputs that trained ones have: all-zero maps or one class would flatter or slow a side.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
-from benchmarks.peers.composition import parts_of
+from benchmarks.peers.composition import parts_of, torchvision_faster_rcnn
 from detres.boxes.geometry import scale_boxes
 from detres.data.decoding import read_image
 from detres.data.detection_samples import DetectionSample
@@ -21,7 +21,13 @@ from detres.data.preprocessing import TORCHVISION, normalize, to_tensor
 from detres.data.shapes import shapes_annotations
 from detres.data.transforms import resize_image
 from detres.detection.build import build_detector
-from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
+from detres.detection.config import (
+    DetectionModelConfig,
+    DetectionTestConfig,
+    DetectorArchitecture,
+    RCNNConfig,
+    RPNConfig,
+)
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
 from detres.networks.norm import freeze_batch_norm, update_batch_norm_statistics
@@ -30,16 +36,12 @@ from detres.networks.resnet import Block, build_network, split_network
 CLASSES = 80
 SIDE = 600  # shorter side for which the anchors below are
 ANCHOR_SIDES = (128.0, 256.0, 512.0)
-SPREADS = {
-    "objectness": 2.0,
-    "anchor deltas": 0.2,
-    "classes": 3.0,
-    "class deltas": 0.5,
-}  # standard deviations
+# Standard deviations.
+SPREADS = {"objectness": 2.0, "anchor deltas": 0.2, "classes": 3.0, "class deltas": 0.5}
 BETA = 1 / 9  # of both smooth L1 losses: torchvision has it built in
 SEED = 0
 DAMPING = 0.3  # of a block's branch beside its shortcut
-SMALLEST_SIDE = 128  # of the picture that statistics come from
+SMALLEST_SIDE = 128  # of the image that statistics come from
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class DetectorOptions:
 
     Attributes:
         network: Its name.
-        size: Height and width of the pictures.
-        proposals: Regions a picture at test.
+        size: Height and width of the images.
+        proposals: Regions an image at test.
         batch: Pictures at once.
         precisions: `float32`, `bfloat16`.
         device: Where.
         classes: Of the detector.
-        objects: In each picture of a training step; 0: as drawn.
+        objects: In each image of a training step; 0: as drawn.
     """
 
     network: str = "resnet50"
@@ -73,9 +75,9 @@ class DetectorOptions:
 
     @property
     def architecture(self) -> DetectorArchitecture:
-        """The paper's detector; anchors and smallest proposals are smaller in smaller pictures.
+        """The paper's detector; anchors and smallest proposals are smaller in smaller images.
 
-        The loss has fewer samples in small pictures, so that every picture has as many as the others.
+        The loss has fewer samples in small images, so that every image has as many as the others.
         """
         scale = min(self.size) / SIDE
         anchors = (self.size[0] // 16) * (self.size[1] // 16) * 9
@@ -91,39 +93,10 @@ class DetectorOptions:
             rcnn=RCNNConfig(batch_size_per_image=min(128, anchors // 16), smooth_l1_beta=BETA),
         )
 
-
-@dataclass(frozen=True)
-class Images:
-    """A batch of drawn pictures.
-
-    Attributes:
-        images: For each (3, H, W) uint8 RGB.
-        boxes: For each (G, 4), G >= 1, in its pixels.
-        labels: For each (G,) int64.
-    """
-
-    images: list[Tensor]
-    boxes: list[Tensor]
-    labels: list[Tensor]
-
     @property
-    def samples(self) -> list[DetectionSample]:
-        """The pictures as a training batch; they are the originals, not resized."""
-        return [
-            DetectionSample(
-                image=image,
-                boxes=boxes,
-                labels=labels,
-                scale=(1.0, 1.0),
-                size=(image.shape[1], image.shape[2]),
-                image_id=str(index),
-                index=index,
-                name=str(index),
-            )
-            for index, (image, boxes, labels) in enumerate(
-                zip(self.images, self.boxes, self.labels, strict=True)
-            )
-        ]
+    def test(self) -> DetectionTestConfig:
+        """The paper's test with the number of proposals asked for."""
+        return DetectionTestConfig(proposals=self.proposals)
 
 
 class RawOutputs(NamedTuple):
@@ -150,7 +123,7 @@ class RawOutputs(NamedTuple):
 
 
 def fixed_regions(options: DetectorOptions) -> Tensor:
-    """`options.proposals` boxes (R, 4) all over a picture, from the seed: the same for every precision and side."""
+    """`options.proposals` boxes (R, 4) all over an image, from the seed: the same for every precision and side."""
     height, width = options.size
     corners = torch.rand(options.proposals, 2, 2, generator=torch.Generator().manual_seed(SEED))
     first, second = corners.amin(dim=1), corners.amax(dim=1)
@@ -158,31 +131,51 @@ def fixed_regions(options: DetectorOptions) -> Tensor:
     return boxes.to(options.device)
 
 
-def drawn_images(size: tuple[int, int], count: int, device: str) -> Images:
-    """The first `count` drawn scenes that have objects, resized to (height, width) whatever their aspect."""
+def draw_samples(size: tuple[int, int], count: int, device: str) -> list[DetectionSample]:
+    """The first `count` drawn scenes that have objects, resized to (height, width) whatever their aspect.
+
+    These are the originals of a batch, so their scale is 1.
+    """
     scenes = shapes_annotations("train", 2 * count + 8, seed=SEED)
     places = [i for i in range(len(scenes)) if scenes.objects(i).stop > scenes.objects(i).start][:count]
-    images, boxes, labels = [], [], []
+    samples = []
     for place in places:
         image = read_image(scenes.paths[place])
-        scale = size[0] / image.shape[0], size[1] / image.shape[1]
-        rows = scenes.objects(place)
-        images.append(to_tensor(resize_image(image, *size)).to(device))
-        boxes.append(scale_boxes(torch.from_numpy(scenes.boxes[rows]), scale).to(device))
-        labels.append(torch.from_numpy(scenes.labels[rows]).to(device))
-    return Images(images, boxes, labels)
+        rows, stretch = scenes.objects(place), (size[0] / image.shape[0], size[1] / image.shape[1])
+        sample = DetectionSample(
+            image=to_tensor(resize_image(image, *size)),
+            boxes=scale_boxes(torch.from_numpy(scenes.boxes[rows]), stretch),
+            labels=torch.from_numpy(scenes.labels[rows]),
+            scale=(1.0, 1.0),
+            size=size,
+            image_id=str(place),
+            index=place,
+            name=str(place),
+        )
+        samples.append(sample.to(torch.device(device)))
+    return samples
+
+
+def training_samples(options: DetectorOptions) -> list[DetectionSample]:
+    """The images of a training step; where `options.objects` is given, with that many boxes all over each."""
+    samples = draw_samples(options.size, options.batch, options.device)
+    if not options.objects:
+        return samples
+    boxes = fixed_regions(replace(options, proposals=options.objects))
+    labels = torch.arange(options.objects, device=boxes.device) % options.classes
+    return [replace(sample, boxes=boxes, labels=labels) for sample in samples]
 
 
 @torch.no_grad()
 def random_detector(options: DetectorOptions) -> FasterRCNN:
     """The detector of `options` in test mode on its device; the same weights at each call.
 
-    Each BN's constants are the statistics of a picture (branches damped, as training leaves them: at random, rounding
+    Each BN's constants are the statistics of an image (branches damped, as training leaves them: at random, rounding
     would grow from block to block), and the output layers are scaled until logits and deltas have the `SPREADS`; both
-    on a picture of half the sides, in float32.
+    on an image of half the sides, in float32.
     """
     half = max(SMALLEST_SIDE, options.size[0] // 2), max(SMALLEST_SIDE, options.size[1] // 2)
-    (image,) = drawn_images(half, 1, "cpu").images
+    image = draw_samples(half, 1, "cpu")[0].image
     architecture = options.architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -201,32 +194,24 @@ def random_detector(options: DetectorOptions) -> FasterRCNN:
     return detector.to(options.device)
 
 
-def unpadded(peer: TorchvisionFasterRCNN, stride: int) -> TorchvisionFasterRCNN:
-    """The composition without torchvision's padding of pictures to multiples of 32, which ours does not have.
+def build_peer(network: FasterRCNN, options: DetectorOptions, channels_last: bool) -> TorchvisionFasterRCNN:
+    """The composition without torchvision's padding of images to multiples of 32, which ours does not have.
 
-    It takes the anchors' stride as picture // map, 15 for 600 rows on 38; here it is the network's.
+    It takes the anchors' stride as image // map, 15 for 600 rows on 38; here it is the network's.
     """
+    peer = torchvision_faster_rcnn(network, options.architecture, options.test)
     transform: Any = peer.transform
     transform.size_divisible = 1
     generator = parts_of(peer)[0].anchor_generator
     grid_anchors = generator.grid_anchors
 
-    def at_stride(sizes: Any, strides: list[list[Tensor]]) -> Any:
-        fixed = [[torch.full_like(side, stride) for side in of_map] for of_map in strides]
-        return grid_anchors(sizes, fixed)
+    def grid_at_stride(sizes: Any, strides: list[list[Tensor]]) -> Any:
+        return grid_anchors(
+            sizes, [[torch.full_like(side, network.stride) for side in of_map] for of_map in strides]
+        )
 
-    generator.grid_anchors = at_stride
-    return peer
-
-
-def crowded(images: Images, options: DetectorOptions) -> Images:
-    """The pictures with `options.objects` boxes in each, all over them; as they are where that is 0."""
-    if not options.objects:
-        return images
-    boxes = fixed_regions(replace(options, proposals=options.objects))
-    labels = torch.arange(options.objects, device=boxes.device) % options.classes
-    count = len(images.images)
-    return Images(images.images, [boxes] * count, [labels] * count)
+    generator.grid_anchors = grid_at_stride
+    return peer.to(memory_format=torch.channels_last) if channels_last else peer  # type: ignore[call-overload]
 
 
 def _spread(detector: FasterRCNN, image: Tensor) -> None:

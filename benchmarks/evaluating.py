@@ -46,7 +46,7 @@ def compare_figures(ours: CocoResult, theirs: CocoResult) -> Agreement:
 
 
 def random_objects(images: int, per_image: float) -> Annotations:
-    """Objects of `images` pictures of 640 x 480, about `per_image` in each, of sizes from 8 to 256 px."""
+    """Objects of that many images of 640 x 480, about `per_image` in each, of sizes from 8 to 256 px."""
     generator = np.random.default_rng(SEED)
     counts = generator.poisson(per_image, images)
     total = int(counts.sum())
@@ -69,7 +69,7 @@ def random_objects(images: int, per_image: float) -> Annotations:
 
 
 def random_detections(truth: Annotations, per_image: int) -> DetectionTable:
-    """`per_image` detections in each picture: half around its objects, often of their class; half anywhere."""
+    """`per_image` detections in each image: half around its objects, often of their class; half anywhere."""
     generator = np.random.default_rng(SEED + 1)
     images = np.repeat(np.arange(len(truth)), per_image)
     random = random_objects(len(truth), per_image)

@@ -25,15 +25,13 @@ from benchmarks.cases import Prepared
 from benchmarks.detectors import (
     DetectorOptions,
     RawOutputs,
-    drawn_images,
+    draw_samples,
     fixed_regions,
     random_detector,
 )
-from benchmarks.peers import torchvision_faster_rcnn
-from benchmarks.peers.composition import parts_of
+from benchmarks.peers.composition import parts_of, torchvision_faster_rcnn
 from detres.boxes.anchors import grid_anchors
 from detres.data.preprocessing import normalize
-from detres.detection.config import DetectionTestConfig
 from detres.detection.postprocess import (
     Detections,
     decode_predictions,
@@ -57,9 +55,9 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
         options: What is measured; the device is the CPU.
         low: bfloat16 (OpenVINO only).
     """
-    network, test = random_detector(options), DetectionTestConfig(proposals=options.proposals)
+    network, test = random_detector(options), options.test
     architecture = options.architecture
-    images = drawn_images(options.size, options.batch, "cpu")
+    samples = draw_samples(options.size, options.batch, "cpu")
     peer = torchvision_faster_rcnn(network, architecture, test)
     with tempfile.TemporaryDirectory() as folder:
         first, second = _write_graphs(peer, options, network.stride, Path(folder))
@@ -67,8 +65,8 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
 
     def run() -> list[Detections]:
         found = []
-        for image in images.images:
-            pixels = normalize(image[None], network.preprocessing)
+        for sample in samples:
+            pixels = normalize(sample.image[None], network.preprocessing)
             features, objectness, deltas = map(torch.from_numpy, trunk(pixels.numpy()))
             anchors = grid_anchors(network.cell_anchors, features.shape[2], features.shape[3], network.stride)
             outputs = ImageOutputs(features, objectness, deltas, anchors, options.size)
@@ -85,8 +83,8 @@ def prepare_exported(name: str, options: DetectorOptions, low: bool) -> Prepared
     def raw_outputs() -> RawOutputs:
         parts = []
         regions = F.pad(fixed_regions(options), (1, 0)).numpy()
-        for image in images.images:
-            features, objectness, _ = trunk(normalize(image[None], network.preprocessing).numpy())
+        for sample in samples:
+            features, objectness, _ = trunk(normalize(sample.image[None], network.preprocessing).numpy())
             parts.append([objectness[None], *head(features, regions)])
         return RawOutputs(*(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)))
 

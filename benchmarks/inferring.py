@@ -1,6 +1,6 @@
-"""Detection in pictures: ours as `detres.load` gives it, the torchvision composition, exported graphs.
+"""Detection in images: ours as `detres.load` gives it, the torchvision composition, exported graphs.
 
-He et al. 2015, Appendix A. A picture's whole way is timed, from uint8 pixels in memory to boxes.
+He et al. 2015, Appendix A. An image's whole way is timed, from uint8 pixels in memory to boxes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from benchmarks.cases import Agreement, Case, Forms, Prepared, autocast, torchvi
 from benchmarks.detectors import (
     DetectorOptions,
     RawOutputs,
-    drawn_images,
+    build_peer,
+    draw_samples,
     fixed_regions,
     random_detector,
-    unpadded,
 )
 from benchmarks.exported import EXPORTED, prepare_exported
-from benchmarks.peers import peer_detections, peer_images, torchvision_faster_rcnn
+from benchmarks.peers.calling import peer_detections, peer_images
 from benchmarks.peers.composition import parts_of
 from detres.boxes.geometry import box_iou
-from detres.detection.config import DetectionTestConfig
 from detres.detection.detect import detect_image, fuse_for_inference
 from detres.detection.features import DetectorMember, ResizedImage
 from detres.detection.postprocess import Detections
@@ -32,7 +31,7 @@ from detres.errors import UserError, listed, nearest
 
 EXPORTED_NOTE = (
     "exported peers run two graphs of fixed size (trunk with RPN; RoIAlign with conv5_x and the output layers);"
-    " proposals and the last suppression are ours"
+    " proposals and the last suppression are ours."
 )
 RAW_TOLERANCE = 0.1  # of outputs in bfloat16: the root mean square difference, in standard deviations
 
@@ -47,8 +46,11 @@ def infer_cases(options: DetectorOptions, peers: Sequence[str] = ()) -> list[Cas
     cases = []
     for precision in options.precisions:
         low = precision == "bfloat16"
-        # ONNX Runtime's CPU kernels have no bfloat16.
         exported = [name for name in peers if not (low and name == "onnxruntime")]
+        notes = [EXPORTED_NOTE] if exported else []
+        notes += (
+            ["onnxruntime is left out: it has no bfloat16 on the CPU."] if len(exported) < len(peers) else []
+        )
         sides: dict[str, Forms] = torchvision_layouts(partial(_prepare_torchvision, options, low))
         sides |= {name: {"": partial(prepare_exported, name, options, low)} for name in exported}
         cases.append(
@@ -59,7 +61,7 @@ def infer_cases(options: DetectorOptions, peers: Sequence[str] = ()) -> list[Cas
                 compare=compare_raw_outputs if low else compare_detections,
                 precision=torch.bfloat16 if low else torch.float32,
                 units=options.batch,
-                note=EXPORTED_NOTE if exported else "",
+                note=" ".join(notes),
             )
         )
     return cases
@@ -89,26 +91,20 @@ def choose_peers(names: str | None, device: torch.device) -> list[str]:
     return chosen
 
 
-def paper_test(options: DetectorOptions) -> DetectionTestConfig:
-    """The paper's test options with the number of proposals asked for."""
-    return DetectionTestConfig(proposals=options.proposals)
-
-
 def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
     """What `detres.load` makes of the weights: BN folded, convolutions in the precision asked for."""
     network = fuse_for_inference(random_detector(options), "bfloat16" if low else "float32")
-    side, test = min(options.size), paper_test(options)
+    side = min(options.size)
     member = DetectorMember(network, options.architecture, side, max(options.size))
-    images = drawn_images(options.size, options.batch, options.device)
+    images = [sample.image for sample in draw_samples(options.size, options.batch, options.device)]
 
     def run() -> list[Detections]:
-        return [
-            detect_image([member], [ResizedImage({side: image}, (1.0, 1.0))], test) for image in images.images
-        ]
+        resized = [ResizedImage({side: image}, (1.0, 1.0)) for image in images]
+        return [detect_image([member], [image], options.test) for image in resized]
 
     @torch.inference_mode()
     def raw_outputs() -> RawOutputs:
-        outputs = network(images.images)
+        outputs = network(images)
         regions = [fixed_regions(options)] * options.batch
         sizes = [output.size for output in outputs]
         logits, deltas = network.roi_head([output.features for output in outputs], regions, sizes)
@@ -118,22 +114,18 @@ def _prepare_ours(options: DetectorOptions, low: bool) -> Prepared:
 
 
 def _prepare_torchvision(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
-    network = random_detector(options)
-    peer = torchvision_faster_rcnn(network, options.architecture, paper_test(options))
-    peer = unpadded(peer, network.stride)
-    if channels_last:
-        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = drawn_images(options.size, options.batch, options.device)
+    peer = build_peer(random_detector(options), options, channels_last)
+    inputs = [sample.image for sample in draw_samples(options.size, options.batch, options.device)]
 
     def run() -> list[Detections]:
         with autocast(options.device, low):
-            return peer_detections(peer, peer_images(inputs.images))
+            return peer_detections(peer, peer_images(inputs))
 
     @torch.inference_mode()
     def raw_outputs() -> RawOutputs:
         rpn, heads = parts_of(peer)
         with autocast(options.device, low):
-            images, _ = peer.transform(peer_images(inputs.images))
+            images, _ = peer.transform(peer_images(inputs))
             features = peer.backbone(images.tensors)
             objectness = rpn.head([features])[0][0]  # (N, A, h, w)
             regions = [fixed_regions(options)] * options.batch
@@ -167,8 +159,8 @@ def compare_detections(ours: Sequence[Detections], theirs: Sequence[Detections])
     another order).
 
     Args:
-        ours: For each picture.
-        theirs: For each picture.
+        ours: For each image.
+        theirs: For each image.
 
     Returns:
         The largest difference of a score, or of a corner in pixels, over the pairs.

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Agreement, Case, Prepared
-from benchmarks.detectors import SEED, DetectorOptions, drawn_images
+from benchmarks.detectors import SEED, DetectorOptions, draw_samples
 from benchmarks.evaluating import OBJECTS_PER_IMAGE, random_objects
 from detres.classification.data import scan_image_labels
 from detres.config import Length
@@ -89,7 +89,7 @@ def _worker_cases(name: str, workers: Sequence[int], images: int, prepare: Any) 
     ]
 
 
-def reading_case(folder: Path, images: int = ANNOTATED_IMAGES) -> Case:
+def reading_case(folder: Path, images: int) -> Case:
     """The reading of an annotation file with `images` images in `folder` (see `write_data_set`)."""
     return Case(
         name=f"loader annotations of {images} images",
@@ -137,8 +137,8 @@ def _waiting_share(source: Source, workers: int, steps: int, detector: DetectorO
     )
     with tempfile.TemporaryDirectory() as folder:
         with (
-            _only_errors(),
             RunFolder.open(Path(folder) / "run", config, resume=False, overwrite=False) as run,
+            _only_errors(),
         ):
             device = torch.device(detector.device)
             training, start = read_training(config, device)
@@ -150,9 +150,7 @@ def _waiting_share(source: Source, workers: int, steps: int, detector: DetectorO
 def compare_objects(ours: tuple[int, np.ndarray], theirs: tuple[int, np.ndarray]) -> Agreement:
     """Pictures and boxes (M, 4) xyxy in the file's order: the largest difference of a corner, in pixels."""
     if ours[0] != theirs[0] or ours[1].shape != theirs[1].shape:
-        return Agreement(
-            1.0, f"{ours[0]} pictures, {len(ours[1])} boxes; theirs {theirs[0]}, {len(theirs[1])}"
-        )
+        return Agreement(1.0, f"{ours[0]} images, {len(ours[1])} boxes; theirs {theirs[0]}, {len(theirs[1])}")
     difference = float(np.abs(ours[1] - theirs[1]).max(initial=0.0))
     problem = f"a box differs by {difference:g} px" if difference > SMALLEST_BOX_DIFFERENCE else ""
     return Agreement(difference, problem)
@@ -174,15 +172,15 @@ def choose_data(data: str | None, folder: Path) -> Source:
 def write_data_set(folder: Path, images: int) -> Path:
     """A COCO folder with one split, `train`; made once in a place.
 
-    As many objects a picture as train2017 has; the pictures are some drawn ones of 640 x 480 in JPEG, and each
+    As many objects an image as train2017 has; the images are some drawn ones of 640 x 480 in JPEG, and each
     stands for many.
     """
     if folder.exists():
         return folder
     names = [f"{number:02d}.jpg" for number in range(min(images, IMAGE_FILES))]
-    for name, image in zip(names, drawn_images((480, 640), len(names), "cpu").images, strict=True):
-        (folder / "train").mkdir(parents=True, exist_ok=True)
-        write_image(folder / "train" / name, image.permute(1, 2, 0).numpy())
+    (folder / SPLIT).mkdir(parents=True)
+    for name, sample in zip(names, draw_samples((480, 640), len(names), "cpu"), strict=True):
+        write_image(folder / SPLIT / name, sample.image.permute(1, 2, 0).numpy())
     objects = random_objects(images, OBJECTS_PER_IMAGE)
     boxes = objects.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]

@@ -41,16 +41,8 @@ def measure_cases(
 ) -> dict[str, Any]:
     """Measure the ceilings, then case by case; print a table of each, and give what `--json` holds.
 
-    Args:
-        cases: What to measure.
-        rounds: Samples of each side.
-        device: Where it runs.
-        title: Of one table for all cases, which then have no peers.
-        same_allocator: Peers keep freed memory as our tools do; else they run as PyTorch's defaults have it.
-        quiet: No progress.
-
-    Returns:
-        `cases` by name (see `tables.as_json`), and `measurement`: machine, threads, ceilings, how the samples lay.
+    With a `title` there is one table for all cases, which then have no peers. With `same_allocator` peers keep freed
+    memory as our tools do; else they run as PyTorch's defaults have it.
 
     Raises:
         DisagreementError: A peer's answer is not ours.
@@ -98,7 +90,11 @@ def measure(
     Raises:
         DisagreementError: A peer's answer is not ours.
     """
-    differences, operations = check_and_count(case, count=ceiling is not None)
+    built = {name: {form: prepare() for form, prepare in forms.items()} for name, forms in case.sides.items()}
+    differences = check_agreement(case, built)
+    runs = {name: next(iter(forms.values())).run for name, forms in built.items()}
+    operations = {name: count_dispatched_multiply_adds(run) for name, run in runs.items()} if ceiling else {}
+    del built, runs
     with contextlib.ExitStack() as at_end:
         forms: dict[str, str] = {}
         sides: dict[str, Sampled] = {}
@@ -109,37 +105,20 @@ def measure(
         results = []
         for name, side in sides.items():
             times = summarize([Sample(s.seconds / case.units, s.other_load) for s in samples[name]])
-            count = operations.get(name)
+            counted = operations.get(name, 0.0)
+            count = counted / case.units if counted >= FEWEST_OPERATIONS else None
             share = count / times.median / ceiling if count and ceiling else None
             difference = differences.get(name, 0.0)
             results.append(SideResult(name, forms[name], times, count, share, difference, side.peak_mib()))
     return results
 
 
-def check_and_count(case: Case, *, count: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """The largest difference of each peer from ours, and the multiply-adds of one unit of each side.
-
-    Args:
-        case: What is measured.
-        count: Whether operations are counted; a side of which PyTorch sees less than `FEWEST_OPERATIONS` has none.
+def check_agreement(case: Case, built: Mapping[str, Mapping[str, Prepared]]) -> dict[str, float]:
+    """The largest difference of each peer's answers, whatever its form, from ours.
 
     Raises:
-        DisagreementError: A form of a peer is beyond the case's tolerance.
+        DisagreementError: One of them is beyond the case's tolerance.
     """
-    built = {name: {form: prepare() for form, prepare in forms.items()} for name, forms in case.sides.items()}
-    differences = _largest_differences(case, built)
-    if not count:
-        return differences, {}
-    counts = {
-        name: count_dispatched_multiply_adds(next(iter(forms.values())).run) / case.units
-        for name, forms in built.items()
-    }
-    return differences, {
-        name: count for name, count in counts.items() if count * case.units >= FEWEST_OPERATIONS
-    }
-
-
-def _largest_differences(case: Case, built: Mapping[str, Mapping[str, Prepared]]) -> dict[str, float]:
     # TF32 rounds differently in each order of sums.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         answers = {

@@ -59,11 +59,11 @@ def rpn_like_boxes(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
     """Boxes as an RPN proposes them: the best of all anchors, moved a little, best near some objects.
 
     Args:
-        size: Height and width of the picture, in pixels.
+        size: Height and width of the image, in pixels.
         count: How many, at most; in order, best first.
 
     Returns:
-        (N, 4) float32 xyxy inside the picture and (N,) float32 scores.
+        (N, 4) float32 xyxy inside the image and (N,) float32 scores.
     """
     generator = torch.Generator().manual_seed(SEED)
     height, width = size

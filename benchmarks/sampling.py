@@ -14,9 +14,8 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -34,9 +33,8 @@ RESET_PEAK = "5"  # proc(5), /proc/PID/clear_refs
 SHORTEST_SAMPLE = 0.1
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One timed sample: seconds of one run, and the share of the machine that others used (None: not known)."""
+class Sample(NamedTuple):
+    """Seconds of one run, and the share of the machine that others used meanwhile (None: not known)."""
 
     seconds: float
     other_load: float | None
@@ -45,27 +43,28 @@ class Sample:
 class Sampled(Protocol):
     """A form that runs when it is asked for a sample."""
 
-    def sample(self) -> Sample:
-        """Run it; the first time to warm up and to find out how often a sample repeats it."""
-        ...
-
-    def peak_mib(self) -> float | None:
-        """Peak memory of the samples up to now in MiB; None where the system does not tell."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
+    def sample(self) -> Sample: ...
+    def peak_mib(self) -> float | None: ...
+    def close(self) -> None: ...
 
 
 class SideHere:
-    """A form in this process."""
+    """A form in this process.
+
+    The first sample warms up and finds out how often a sample repeats the run. The peak of memory is that of the
+    samples up to now; None where the system does not tell.
+    """
 
     def __init__(self, prepare: Prepare, device: torch.device) -> None:
         self._device = device
         self._run = prepare().run
         self._repeats: int | None = None
-        _forget_peak(device)
+        # What building took (a peer's twin, an export) is not the peak of running: begin again at what is held now.
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with contextlib.suppress(OSError):  # not Linux: the peak includes the building
+            Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
 
     def sample(self) -> Sample:
         if self._repeats is None:
@@ -82,14 +81,14 @@ class SideHere:
             status = Path("/proc/self/status").read_text(encoding="utf-8")
         except OSError:
             return None
-        lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(lines[0][1]) / 1024 if lines else None
+        peaks = [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+        return peaks[0] if peaks else None
 
     def close(self) -> None:
         pass
 
     def _seconds(self, repeats: int) -> float:
-        """Seconds of one run, over `repeats` of them; a GPU is waited for."""
+        """Seconds of one run, over `repeats` of them."""
         synchronize(self._device)
         begun = time.perf_counter()
         for _ in range(repeats):
@@ -99,24 +98,15 @@ class SideHere:
 
 
 class SideAlone:
-    """A form in a process of its own, with as many threads as here.
-
-    Args:
-        prepare: Builds the form.
-        device: Where it runs.
-        keep_memory: Whether the process keeps freed memory (see `devices.tune_malloc`).
+    """A form in a process of its own, with as many threads as here; `keep_memory` as `devices.tune_malloc` does.
 
     Raises:
         BrokenProcessPool: From any method: the process ended, with its reason on standard error.
     """
 
     def __init__(self, prepare: Prepare, device: torch.device, keep_memory: bool) -> None:
-        self._process = ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context("spawn"),
-            initializer=_build,
-            initargs=(prepare, device, torch.get_num_threads(), keep_memory),
-        )
+        given = prepare, device, torch.get_num_threads(), keep_memory
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _build, given)
 
     def sample(self) -> Sample:
         return self._process.submit(_sample).result()
@@ -153,24 +143,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _forget_peak(device: torch.device) -> None:
-    """What building took (a peer's twin, an export) is not the peak of running: begin again at what is held now."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):  # not Linux: the peak includes the building
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
-
-
-@dataclass(frozen=True)
-class CpuTimes:
-    """Readings of one moment, in seconds.
-
-    Attributes:
-        wall: A clock that only goes forward.
-        busy: CPU time of all processes on all cores since the machine's start; None where it is not known.
-        own: CPU time of this process, all threads, and of its loader workers.
-    """
+class CpuTimes(NamedTuple):
+    """Seconds read at one moment: a clock; CPU time of all processes on all cores (None: not known); that of ours."""
 
     wall: float
     busy: float | None
@@ -178,8 +152,15 @@ class CpuTimes:
 
 
 def read_cpu_times() -> CpuTimes:
-    """The readings of now."""
-    return CpuTimes(time.perf_counter(), _busy_seconds(), _own_seconds())
+    """The readings of now; ours are this process, all threads, and the loader workers that have ended."""
+    ended = os.times()
+    own = time.process_time() + ended.children_user + ended.children_system
+    try:
+        columns = STAT.read_text(encoding="ascii").partition("\n")[0].split()[1 : 1 + COUNTED_COLUMNS]
+    except OSError:
+        return CpuTimes(time.perf_counter(), None, own)
+    ticks = [int(column) for number, column in enumerate(columns) if number not in IDLE_COLUMNS]
+    return CpuTimes(time.perf_counter(), sum(ticks) / os.sysconf("SC_CLK_TCK"), own)
 
 
 def other_load(before: CpuTimes, after: CpuTimes, cores: int) -> float | None:
@@ -188,27 +169,3 @@ def other_load(before: CpuTimes, after: CpuTimes, cores: int) -> float | None:
         return None
     others = (after.busy - before.busy) - (after.own - before.own)
     return min(max(others / ((after.wall - before.wall) * cores), 0.0), 1.0)
-
-
-def _busy_seconds() -> float | None:
-    try:
-        columns = STAT.read_text(encoding="ascii").partition("\n")[0].split()[1 : 1 + COUNTED_COLUMNS]
-    except OSError:
-        return None
-    ticks = [int(column) for column in columns]
-    return (sum(ticks) - sum(ticks[column] for column in IDLE_COLUMNS)) / os.sysconf("SC_CLK_TCK")
-
-
-def _own_seconds() -> float:
-    """CPU seconds of this process, of its ended children, and of its running `multiprocessing` children."""
-    running = sum(_process_seconds(child.pid) for child in multiprocessing.active_children())
-    ended = os.times()
-    return time.process_time() + ended.children_user + ended.children_system + running
-
-
-def _process_seconds(number: int | None) -> float:
-    try:
-        fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime

@@ -14,15 +14,10 @@ COLUMNS = ("", "median", "min - max", "ratio", "peak MiB", "GMAC", "ceiling", "d
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one run over the samples kept.
+    """Seconds of one run: median, smallest and largest of the `samples` that were kept.
 
-    Attributes:
-        median: Of the kept samples.
-        fastest: The smallest.
-        slowest: The largest.
-        samples: How many were kept.
-        dropped: How many were not, for other load; where all were disturbed none is dropped and `disturbed` says so.
-        disturbed: Whether other load was there in every sample.
+    `dropped` were not, for other load. Where there was other load in every sample, none is dropped and `disturbed` is
+    set.
     """
 
     median: float
@@ -35,16 +30,9 @@ class Times:
 
 @dataclass(frozen=True)
 class SideResult:
-    """One side of a case, measured.
+    """One side of a case, measured in the form that was fastest.
 
-    Attributes:
-        name: The side's.
-        form: The form that was fastest.
-        times: Seconds of one unit.
-        operations: Multiply-adds of one unit, None where they are not counted.
-        ceiling_share: Share of the measured ceiling, None where there is none.
-        difference: From ours; 0 for ours.
-        peak_mib: Peak memory of a process that runs this side alone.
+    Times and multiply-adds are of one unit. `difference` is from ours. What does not exist is None.
     """
 
     name: str

@@ -18,20 +18,12 @@ from benchmarks.detectors import (
     CLASSES,
     SEED,
     DetectorOptions,
-    crowded,
-    drawn_images,
+    build_peer,
+    draw_samples,
     random_detector,
-    unpadded,
+    training_samples,
 )
-from benchmarks.inferring import paper_test
-from benchmarks.peers import (
-    peer_images,
-    peer_losses,
-    peer_targets,
-    same_samples,
-    sample_targets,
-    torchvision_faster_rcnn,
-)
+from benchmarks.peers.calling import same_samples, sample_losses, sample_targets
 from detres.data.preprocessing import TORCHVISION as PREPROCESSING
 from detres.data.preprocessing import normalize
 from detres.detection.faster_rcnn import FasterRCNN
@@ -108,36 +100,29 @@ def _trained_detector(options: DetectorOptions) -> FasterRCNN:
 
 def _prepare_step(options: DetectorOptions, low: bool) -> Prepared:
     network, architecture = _trained_detector(options), options.architecture
-    images = crowded(drawn_images(options.size, options.batch, options.device), options)
+    samples = training_samples(options)
 
     def losses() -> Losses:
         generator = torch.Generator().manual_seed(SEED)
         with autocast(options.device, low):
-            return training_losses(network, images.samples, architecture.rpn, architecture.rcnn, generator)
+            return training_losses(network, samples, architecture.rpn, architecture.rcnn, generator)
 
     return Prepared(_step(network, losses), losses)
 
 
 def _prepare_torchvision_step(options: DetectorOptions, low: bool, channels_last: bool) -> Prepared:
-    network, architecture = _trained_detector(options), options.architecture
-    peer = torchvision_faster_rcnn(network, architecture, paper_test(options))
-    peer = unpadded(peer, network.stride)
-    if channels_last:
-        peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    del network
-    images = crowded(drawn_images(options.size, options.batch, options.device), options)
+    peer = build_peer(_trained_detector(options), options, channels_last)
+    architecture, samples = options.architecture, training_samples(options)
 
     def losses() -> Losses:
-        targets = peer_targets(images.boxes, images.labels)
         with autocast(options.device, low):
-            return peer_losses(peer, peer_images(images.images), targets)
+            return sample_losses(peer, samples)
 
     def losses_of_our_samples() -> Losses:
         generator = torch.Generator().manual_seed(SEED)
         with autocast(options.device, low):
-            targets = sample_targets(
-                _trained_detector(options), images.samples, architecture.rpn, architecture.rcnn, generator
-            )
+            given = _trained_detector(options), samples, architecture.rpn, architecture.rcnn
+            targets = sample_targets(*given, generator)
         with same_samples(peer, *targets):
             return losses()
 
@@ -160,8 +145,9 @@ def _prepare_classifier_step(
     network = network.to(device).train()
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    crops = drawn_images((side, side), batch, device)
-    images, labels = torch.stack(crops.images), torch.stack([label[0] for label in crops.labels])
+    crops = draw_samples((side, side), batch, device)
+    images = torch.stack([crop.image for crop in crops])
+    labels = torch.stack([crop.labels[0] for crop in crops])
 
     def losses() -> Losses:
         with autocast(device, low):

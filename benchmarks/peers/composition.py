@@ -61,9 +61,6 @@ def torchvision_faster_rcnn(
     network: FasterRCNN,
     architecture: DetectorArchitecture,
     test: DetectionTestConfig,
-    *,
-    sizes: tuple[int, int] | None = None,
-    scale: float = 1.0,
 ) -> TorchvisionFasterRCNN:
     """The composition with the weights, constants, mode, device and dtype of `network`.
 
@@ -71,12 +68,9 @@ def torchvision_faster_rcnn(
         network: A detector of ours on a ResNet or VGG.
         architecture: What it was built from.
         test: Its test options.
-        sizes: Shorter side and limit of the longer side to resize to; None: images come resized.
-        scale: Factor from the original pictures to the images, where it is one for all and calls do not give each
-            image's own: torchvision's smallest proposal is one number of input pixels, `rpn.min_size * scale`.
 
     Returns:
-        Takes `peer_images` and, in training, `peer_targets`.
+        Takes resized images in `peer_images`' form and, in training, `peer_targets`.
 
     Raises:
         ConfigError: A network, or an addition to it or to the test, that torchvision does not have.
@@ -108,9 +102,9 @@ def torchvision_faster_rcnn(
         box_detections_per_img=test.detections_per_img,
         **_training_constants(rpn_config, rcnn),
     )
-    peer.transform = _Transform(network.preprocessing, sizes)
+    peer.transform = _Transform(network.preprocessing)
     rpn, heads = parts_of(peer)
-    rpn.min_size = rpn_config.min_size * scale
+    rpn.min_size = rpn_config.min_size
     if model.pooler == "roi_pool" or model.aligned:
         heads.box_roi_pool = _OneMapPooling(model, pooler.output_size)
     for module in (rpn_head, predictor):
@@ -153,14 +147,12 @@ class _Anchors(AnchorGenerator):
 
 
 class _Transform(GeneralizedRCNNTransform):
-    """Torchvision's transform with our preprocessing of images in 0..1, and no resizing where no sizes are given."""
+    """Torchvision's transform with our preprocessing of images in 0..1, which come resized."""
 
-    def __init__(self, preprocessing: Preprocessing, sizes: tuple[int, int] | None):
+    def __init__(self, preprocessing: Preprocessing):
         mean = [value / preprocessing.value_range for value in preprocessing.mean]
         std = [value / preprocessing.value_range for value in preprocessing.std]
-        short_side, long_side = sizes or (0, 0)
-        super().__init__(short_side, long_side, mean, std)
-        self.resizes = sizes is not None
+        super().__init__(0, 0, mean, std)
         self.flips_channels = preprocessing.channel_order == "BGR"
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -169,7 +161,7 @@ class _Transform(GeneralizedRCNNTransform):
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        return super().resize(image, target) if self.resizes else (image, target)
+        return image, target
 
 
 class _OneMapPooling(nn.Module):

@@ -16,15 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
-from benchmarks.peers import (
+from benchmarks.peers.calling import (
     peer_detections,
     peer_images,
-    peer_losses,
-    peer_targets,
     same_samples,
+    sample_losses,
     sample_targets,
-    torchvision_faster_rcnn,
 )
+from benchmarks.peers.composition import torchvision_faster_rcnn
 from detres.boxes.geometry import scale_boxes
 from detres.console import progress
 from detres.data.detection_samples import DetectionDataset, DetectionSample, collate_detection
@@ -101,7 +100,7 @@ class PeerTask:
 
     def losses(self, batch: Sequence[DetectionSample], generator: torch.Generator) -> dict[str, Tensor]:
         """Torchvision draws from the global generator, which the loop seeds for each step; `generator` is unused."""
-        return _losses(self.network, [sample.to(self.device) for sample in batch])
+        return sample_losses(self.network, [sample.to(self.device) for sample in batch], each_scale=True)
 
     def describe(self, batch: Sequence[DetectionSample]) -> list[str]:
         return [sample.name for sample in batch]
@@ -146,16 +145,20 @@ def build_peer_task(
     """
     log_training_data(data)
     sizes = config.data.short_side, config.data.long_side
-    dataset = DetectionDataset(
-        data.train, *sizes, config.data.augmentation, config.train.seed, config.data.reduced_decoding
-    )
+    dataset = _training_dataset(config, data)
     return PeerTask(peer.to(device), dataset, data, sizes, config.evaluation.engine, device, quiet)
+
+
+def _training_dataset(config: DetectionConfig, data: TrainingData) -> DetectionDataset:
+    options, seed = config.data, config.train.seed
+    sides = options.short_side, options.long_side
+    return DetectionDataset(data.train, *sides, options.augmentation, seed, options.reduced_decoding)
 
 
 def detect_split_with_peer(
     peer: TorchvisionFasterRCNN, annotations: Annotations, sizes: tuple[int, int], *, quiet: bool = False
 ) -> DetectionTable:
-    """The composition's detections of a split, pictures resized as for ours, boxes in their own pixels."""
+    """The composition's detections of a split, images resized as for ours, boxes in their own pixels."""
     device = next(peer.parameters()).device
     dataset = DetectionDataset(annotations, *sizes)
     tables = []
@@ -174,7 +177,7 @@ def losses_side_by_side(
 
     Args:
         config: The whole configuration; `rcnn.smooth_l1_beta` must be 1/9, which the composition has built in.
-        data: Training pictures.
+        data: Training images.
         steps: Number of steps.
         device: Where to compute.
 
@@ -197,14 +200,7 @@ def losses_side_by_side(
         )
         for network in (ours, theirs)
     ]
-    dataset = DetectionDataset(
-        data.train,
-        config.data.short_side,
-        config.data.long_side,
-        config.data.augmentation,
-        config.train.seed,
-        config.data.reduced_decoding,
-    )
+    dataset = _training_dataset(config, data)
     sums = []
     for step in range(steps):
         places = [(step * config.train.batch + place) % len(dataset) for place in range(config.train.batch)]
@@ -213,7 +209,7 @@ def losses_side_by_side(
         targets = sample_targets(*given, torch.Generator().manual_seed(step))
         our_loss = _stepped(optimizers[0], training_losses(*given, torch.Generator().manual_seed(step)))
         with same_samples(theirs, *targets):
-            their_losses = _losses(theirs, batch)
+            their_losses = sample_losses(theirs, batch, each_scale=True)
         sums.append((our_loss, _stepped(optimizers[1], their_losses)))
     return sums
 
@@ -224,13 +220,6 @@ def _start(config: DetectionConfig, class_names: Sequence[str]) -> tuple[FasterR
     architecture = config.architecture(start.network)
     network = start_detector(config.model, architecture, start, class_names, config.train.seed)
     return network.train(), architecture
-
-
-def _losses(peer: TorchvisionFasterRCNN, samples: Sequence[DetectionSample]) -> dict[str, Tensor]:
-    """The composition's losses of samples on its device."""
-    targets = peer_targets([sample.boxes for sample in samples], [sample.labels for sample in samples])
-    images = peer_images([sample.image for sample in samples])
-    return peer_losses(peer, images, targets, [sample.scale for sample in samples])
 
 
 def _stepped(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:

@@ -117,21 +117,11 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2])
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width as stored (before the EXIF orientation), from the image's header."""
-    height, width, _ = read_header(path)
-    return height, width
-
-
-def image_orientation(path: str | Path) -> int:
-    """The EXIF orientation, 1..8; 1 (upright as stored) if there is none or its value is invalid."""
-    return read_header(path)[2]
-
-
 def read_header(path: str | Path) -> tuple[int, int, int]:
-    """Stored height, stored width and EXIF orientation (see `image_size`, `image_orientation`), without decoding.
+    """Stored height, stored width and EXIF orientation, without decoding.
 
-    The orientation of a TIFF is 1, because its decoders always turn it.
+    The orientation is 1..8; it is 1 (upright as stored) where there is none or its value means nothing. A TIFF counts
+    as stored upright: its decoders turn it unasked.
 
     Raises:
         DataError: The image is missing, or its header cannot be read.

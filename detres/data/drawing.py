@@ -18,6 +18,7 @@ from detres.files import atomic_path
 Color = tuple[int, int, int]
 
 GOLDEN_RATIO = 0.6180339887498949
+GAP = 4  # pixels between the images of a contact sheet
 DASH = 6
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -106,24 +107,24 @@ def class_color(label: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def contact_sheet(images: Sequence[np.ndarray], columns: int, *, gap: int = 4) -> np.ndarray:
-    """Arrange images in rows of `columns`, each in the center of a cell of the largest's size: (H, W, 3) uint8.
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Images in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
 
     Raises:
         ValueError: No image is given.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one picture")
-    cell_height = max(image.shape[0] for image in images) + gap
-    cell_width = max(image.shape[1] for image in images) + gap
+    cell_height = max(image.shape[0] for image in images) + GAP
+    cell_width = max(image.shape[1] for image in images) + GAP
     rows = -(-len(images) // columns)
     sheet = np.full(
-        (rows * cell_height + gap, min(columns, len(images)) * cell_width + gap, 3), 255, np.uint8
+        (rows * cell_height + GAP, min(columns, len(images)) * cell_width + GAP, 3), 255, np.uint8
     )
     for place, image in enumerate(images):
         height, width = image.shape[:2]
-        top = gap + place // columns * cell_height + (cell_height - gap - height) // 2
-        left = gap + place % columns * cell_width + (cell_width - gap - width) // 2
+        top = GAP + place // columns * cell_height + (cell_height - GAP - height) // 2
+        left = GAP + place % columns * cell_width + (cell_width - GAP - width) // 2
         sheet[top : top + height, left : left + width] = image
     return sheet
 

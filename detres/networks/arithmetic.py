@@ -22,7 +22,7 @@ FUSED_LINEAR = "_linear_pointwise"
 
 
 def count_multiply_adds(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one input of this shape through a module, without computing anything (meta tensors).
+    """Multiply-adds of one input of this shape through any module; nothing is computed (meta tensors).
 
     BN, activations, pooling and biases are left out, as in the paper.
     """

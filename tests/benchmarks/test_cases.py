@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from benchmarks.operators import compare_indices, compare_maps, rpn_like_boxes
 
 from benchmarks.evaluating import compare_figures, random_detections, random_objects
-from benchmarks.loading import chosen_data, compare_objects, write_data_set
+from benchmarks.loading import choose_data, compare_objects, write_data_set
+from benchmarks.pooling import compare_maps, rpn_like_boxes
 from benchmarks.training_steps import compare_losses
+from detres.data.config import Source
 from detres.data.detection_samples import DetectionDataset
 from detres.data.formats import DATA_VARIABLE, read_annotations
 from detres.errors import UserError
@@ -33,12 +34,6 @@ def test_maps_are_compared_relative_to_the_largest_value():
     assert compare_maps([a], [b], tolerance=0.3).difference == 0.25
     assert compare_maps([a], [b], tolerance=0.2).problem
     assert compare_maps([torch.zeros(0)], [torch.zeros(0)], tolerance=0.2).problem == ""
-
-
-def test_kept_boxes_must_be_the_same():
-    assert compare_indices(torch.tensor([1, 2]), torch.tensor([1, 2])).problem == ""
-    assert compare_indices(torch.tensor([1, 2]), torch.tensor([2, 1])).problem
-    assert compare_indices(torch.tensor([1]), torch.tensor([1, 2])).problem
 
 
 def test_boxes_as_an_rpn_proposes_them():
@@ -86,6 +81,6 @@ def test_lost_objects_do_not_agree():
 def test_data_where_none_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "nowhere"))
     monkeypatch.setattr("benchmarks.loading.DRAWN_IMAGES", 4)
-    assert chosen_data(None, None, tmp_path / "drawn") == (str(tmp_path / "drawn"), "train")
+    assert choose_data(None, tmp_path / "drawn") == Source(dir=str(tmp_path / "drawn"), split="train")
     with pytest.raises(UserError, match="nothing_here"):
-        chosen_data("nothing_here", None, tmp_path / "drawn")
+        choose_data("nothing_here", tmp_path / "drawn")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.detectors import DetectorOptions, RawOutputs, drawn_images, random_detector
+from benchmarks.detectors import DetectorOptions, RawOutputs, draw_samples, random_detector
 from benchmarks.inferring import compare_detections, infer_cases
 from detres.detection.postprocess import Detections
 
@@ -17,9 +17,9 @@ OPTIONS = DetectorOptions(network="resnet18", size=(72, 104), proposals=12, prec
 def test_everything_is_made_from_the_seed():
     first, second = random_detector(OPTIONS).state_dict(), random_detector(OPTIONS).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    once, again = (drawn_images((72, 104), 3, "cpu") for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(once.images, again.images, strict=True))
-    assert all(len(boxes) >= 1 and (boxes[:, 2] <= 104).all() for boxes in once.boxes)
+    once, again = (draw_samples((72, 104), 3, "cpu") for _ in range(2))
+    assert all(torch.equal(a.image, b.image) for a, b in zip(once, again, strict=True))
+    assert all(len(sample.boxes) >= 1 and (sample.boxes[:, 2] <= 104).all() for sample in once)
 
 
 def test_anchors_follow_the_size_of_the_images():
@@ -30,10 +30,10 @@ def test_anchors_follow_the_size_of_the_images():
 def test_torchvision_does_the_same_in_images_that_it_would_pad():
     """72 x 104 is no multiple of 32; there are detections to compare."""
     (case,) = infer_cases(OPTIONS)
-    ours = case.ours.forms[0].prepare().answer()
+    ours = case.ours().get_answer()
     assert len(ours[0].scores) >= 3
-    for form in case.peers[0].forms:
-        agreement = case.compare(ours, form.prepare().answer())
+    for prepare in case.peers["torchvision"].values():
+        agreement = case.compare(ours, prepare().get_answer())
         assert agreement.problem == ""
         assert agreement.difference < 0.01
 
@@ -63,12 +63,12 @@ def test_detections_that_differ_are_counted(other: tuple[float, float, int]):
 def test_bfloat16_is_compared_before_suppression():
     """Rounding is within the tolerance, another region head is not."""
     (case,) = infer_cases(replace(OPTIONS, precisions=("bfloat16",)))
-    ours = case.ours.forms[0].prepare().answer()
+    ours = case.ours().get_answer()
     exact = infer_cases(OPTIONS)[0].compare
     assert isinstance(ours, RawOutputs)
     assert case.compare is not exact
-    for form in case.peers[0].forms:
-        theirs = form.prepare().answer()
+    for prepare in case.peers["torchvision"].values():
+        theirs = prepare().get_answer()
         assert 0 < case.compare(ours, theirs).difference < 0.1
         assert "logits" in case.compare(ours, theirs._replace(logits=theirs.logits.flip(0))).problem
 

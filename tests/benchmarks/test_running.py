@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import zipfile
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarks.alone import Request, SideHere
 
-from benchmarks import command as benchmark
-from benchmarks import operators, running
-from benchmarks.detectors import DetectorOptions
-from benchmarks.growing import GrowthOptions, growth_cases
+from benchmarks import (
+    ceiling,
+    command,
+    growing,
+    inferring,
+    loading,
+    measuring,
+    pooling,
+    sampling,
+    training_steps,
+)
+from benchmarks.cases import Case, Prepare, Prepared
+from benchmarks.detectors import DetectorOptions, random_detector, training_samples
+from benchmarks.evaluating import evaluate_cases
+from benchmarks.inferring import infer_cases
+from benchmarks.pooling import pool_cases
+from benchmarks.sampling import SideHere
+from benchmarks.training_steps import train_cases, train_cls_cases
+from detres.data.config import Source
 from detres.errors import UserError
 
-TINY = ["--rounds", "1", "--device", "cpu", "--quiet"]
-NETWORK = ["--network", "resnet18", "--size", "64", "96", "--precision", "float32"]
-COMMANDS = {
-    "infer": [*NETWORK, "--proposals", "8", *TINY],
-    "train": [*NETWORK, *TINY],
-    "train-cls": ["--network", "resnet18", "--size", "32", "--batch", "2", "--precision", "float32", *TINY],
-    "pool": ["--size", "64", "96", "--proposals", "4", "--precision", "bfloat16", *TINY],
-    "nms": ["--size", "96", "128", *TINY],
-    "evaluate": ["--images", "5", "--rounds", "1", "--quiet"],
-    "loader": [*NETWORK, "--data", "shapes:4", "--images", "6", "--steps", "1", "--workers", "0", *TINY],
+CPU = torch.device("cpu")
+cached_detector = cache(random_detector)
+SMALL = DetectorOptions(network="resnet18", size=(64, 96), proposals=8, precisions=("float32",))
+CASES = {
+    "infer": lambda: infer_cases(SMALL),
+    "train": lambda: train_cases(SMALL),
+    "train-cls": lambda: train_cls_cases(["float32"], "cpu", [("resnet18", 32)], batch=2),
+    "pool": lambda: pool_cases(["bfloat16"], "cpu", (64, 96), 4),
+    "evaluate": lambda: evaluate_cases(5),
 }
 NAMES = {
     "infer": ["infer float32"],
@@ -37,105 +54,150 @@ NAMES = {
     "pool": [
         f"pool {kind}{way} bfloat16" for kind in ("RoIAlign", "RoI max") for way in ("", " with backward")
     ],
-    "nms": ["nms 6000 to 300", "nms 12000 to 2000"],
     "evaluate": ["evaluate"],
-    "loader": ["loader 0 workers", "loader annotations of 6 pictures"],
 }
 
 
-def start_here(request: Request) -> SideHere:
-    """In the place of a process of its own, without the seconds of its start."""
-    return SideHere(pickle.loads(pickle.dumps(request)))
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Samples as short as they come, taken here, without the seconds that a process of its own starts in."""
+
+    def start_here(prepare: Prepare, device: torch.device, keep_memory: bool) -> SideHere:
+        return SideHere(pickle.loads(pickle.dumps(prepare)), device)
+
+    for module in (inferring, training_steps):
+        monkeypatch.setattr(
+            module, "random_detector", lambda options: copy.deepcopy(cached_detector(options))
+        )
+    monkeypatch.setattr(pooling, "CHANNELS", 16)
+    monkeypatch.setattr(measuring, "SideAlone", start_here)
+    monkeypatch.setattr(sampling, "SHORTEST_SAMPLE", 0.0)
+    monkeypatch.setattr(ceiling, "SECONDS", 0.0)
+    monkeypatch.setattr(ceiling, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(ceiling, "MAPS", {"cpu": (1, 8, 8)})
 
 
-@pytest.mark.parametrize("what", COMMANDS)
-def test_a_sub_command(what: str, tmp_path: Path, capsys, monkeypatch):
-    if what != "evaluate":  # one of them starts the processes
-        monkeypatch.setattr(running, "SideAlone", start_here)
-    path = tmp_path / "figures.json"
-    benchmark.main([what, *COMMANDS[what], "--json", str(path)])
-    figures = json.loads(path.read_text())
+def measured(cases: list[Case], **options: Any) -> dict[str, Any]:
+    return measuring.measure_cases(cases, rounds=1, device=CPU, quiet=True, **options)
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_cases_of_a_sub_command(what: str, capsys):
+    figures = measured(CASES[what]())
     assert list(figures["cases"]) == NAMES[what]
     for name, case in figures["cases"].items():
         assert set(case) == {"seconds", "peak_rss_mib", "ceiling_share", "peers"}
         assert case["seconds"] > 0
         assert case["peak_rss_mib"] is None or case["peak_rss_mib"] > 50
         assert (case["ceiling_share"] is not None) == (what in ("infer", "train", "train-cls"))
+        assert len(case["peers"]) == 1
         for peer in case["peers"].values():
             assert set(peer) == {"seconds", "ratio", "peak_rss_mib", "difference"}
             assert peer["ratio"] == peer["seconds"] / case["seconds"]
             assert peer["difference"] >= 0
         samples = figures["measurement"]["samples"][name]
-        assert list(samples) == ["detres", *case["peers"]]
+        assert [side["name"] for side in samples] == ["detres", *case["peers"]]
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES[what])
-    if what == "loader":
-        assert all(0 <= share <= 1 for share in figures["waiting_share"].values())
 
 
-def test_the_loader_of_an_archive(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(running, "SideAlone", start_here)
+def test_a_command_and_its_json(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("benchmarks.evaluating.evaluate_cases", lambda: evaluate_cases(5))
+    path = tmp_path / "figures.json"
+    command.main(["evaluate", "--rounds", "1", "--quiet", "--json", str(path)])
+    figures = json.loads(path.read_text())
+    assert figures["cases"]["evaluate"]["peers"]["pycocotools"]["seconds"] > 0
+    assert figures["measurement"]["rounds"] == 1
+
+
+def test_a_side_in_a_process_of_its_own():
+    side = sampling.SideAlone(partial(Prepared, partial(sum, range(1000))), CPU, keep_memory=True)
+    assert 0 < side.sample().seconds < 0.01
+    assert (side.peak_mib() or 100) > 50
+    side.close()
+
+
+def test_the_loader_and_the_waiting(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "ANNOTATED_IMAGES", 6)
+    monkeypatch.setattr(loading, "SIDES", (64, 96))
+    monkeypatch.setattr("benchmarks.detectors.DetectorOptions", lambda **_: SMALL)
+    path = tmp_path / "figures.json"
+    argv = ["loader", "--data", "shapes:4", "--steps", "1", "--workers", "0", "--rounds", "1"]
+    command.main([*argv, "--device", "cpu", "--quiet", "--json", str(path)])
+    figures = json.loads(path.read_text())
+    assert list(figures["cases"]) == ["loader 0 workers", "loader annotations of 6 images"]
+    assert list(figures["cases"]["loader annotations of 6 images"]["peers"]) == ["pycocotools"]
+    assert len(figures["waiting_share"]) == 2
+    assert all(0 <= share <= 1 for share in figures["waiting_share"].values())
+    assert "waiting for data" in capsys.readouterr().out
+
+
+def test_the_loader_of_an_archive(tmp_path: Path):
     image = cv2.imencode(".png", np.zeros((40, 48, 3), np.uint8))[1].tobytes()
     with zipfile.ZipFile(tmp_path / "classes.zip", "w") as archive:
         for number in range(33):
             archive.writestr(f"train/{'ab'[number % 2]}/{number}.png", image)
-    argv = ["loader", "--data", str(tmp_path / "classes.zip"), "--workers", "0", "--size", "32", "32", *TINY]
-    benchmark.main([*argv, "--json", str(tmp_path / "figures.json")])
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert list(figures["cases"]) == ["loader 32 px crops 0 workers"]
-    assert figures["cases"]["loader 32 px crops 0 workers"]["seconds"] > 0
-    assert "32 px crops" in capsys.readouterr().out
+    path = tmp_path / "figures.json"
+    argv = ["loader", "--data", str(tmp_path / "classes.zip"), "--workers", "0", "--rounds", "1", "--quiet"]
+    command.main([*argv, "--json", str(path)])
+    (case,) = json.loads(path.read_text())["cases"].items()
+    assert case[0] == "loader 128 px crops 0 workers"
+    assert case[1]["seconds"] > 0
 
 
-def test_options_that_an_archive_has_no_use_for(tmp_path):
-    with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
-        archive.writestr("train/a/0.png", b"")
-    with pytest.raises(UserError, match="--steps is not for an archive"):
-        benchmark.main(["loader", "--data", str(tmp_path / "few.zip"), "--steps", "3", *TINY])
-
-
-def test_an_archive_with_less_than_a_batch(tmp_path):
+def test_an_archive_of_too_few_images(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
         archive.writestr("train/a/0.png", cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
-    with pytest.raises(UserError, match="1 pictures; a batch has 32"):
-        benchmark.main(["loader", "--data", str(tmp_path / "few.zip"), *TINY])
+    with pytest.raises(UserError, match="--steps is not for an archive"):
+        command.main(["loader", "--data", str(tmp_path / "few.zip"), "--steps", "3"])
+    with pytest.raises(UserError, match="1 images; should have 32"):
+        loading.crop_cases(Source(dir=str(tmp_path / "few.zip"), split="train"), [0])
 
 
 def test_growth_goes_along_one_thing_at_a_time(monkeypatch, capsys):
-    monkeypatch.setattr(running, "SideAlone", start_here)
-    base = DetectorOptions(
-        network="resnet18", width=0.25, size=(64, 96), proposals=8, precisions=("float32",)
-    )
-    options = GrowthOptions(
-        base, areas=(2.0,), proposals=(3,), batches=(2,), classes=(1,), objects=(5,), images=(4,)
-    )
+    for name, value in (("PROPOSALS", 3), ("AREAS", 2.0), ("BATCHES", 2), ("CLASSES", 1), ("OBJECTS", 5)):
+        monkeypatch.setattr(growing, name, (value,))
+    monkeypatch.setattr(growing, "IMAGES", (4,))
     names = ["infer 3 proposals", "infer 2 x the area", "infer batch 2", "infer 1 classes"]
     names += ["train batch 2", "train 5 objects", "evaluate 4 images"]
-    figures = running.measure_cases(
-        growth_cases, options, rounds=1, device=torch.device("cpu"), together="Growth", quiet=True
-    )
-    assert list(figures["cases"]) == names
-    assert all(case["seconds"] > 0 and case["peers"] == {} for case in figures["cases"].values())
+    cases = growing.growth_cases(SMALL)
+    assert [case.name for case in cases] == names
+    assert all(not case.peers for case in cases)
+    few = [cases[0], cases[-1]]
+    figures = measured(few, title="Growth")
+    assert all(figures["cases"][case.name]["seconds"] > 0 for case in few)
     printed = capsys.readouterr().out
     assert printed.count("Growth") == 1
-    assert all(name in printed for name in names)
+    assert all(case.name in printed for case in few)
+
+
+def test_objects_of_a_crowd():
+    samples = training_samples(replace(SMALL, batch=2, objects=5))
+    assert [len(sample.boxes) for sample in samples] == [5, 5]
 
 
 def test_disagreement_ends_the_tool_with_status_1(monkeypatch):
-    monkeypatch.setattr(operators, "nms", lambda boxes, scores, threshold, limit: scores.topk(3).indices)
+    monkeypatch.setattr(
+        "benchmarks.pooling.pool_cases", lambda *given: pool_cases(given[0], given[1], (64, 96), 4)
+    )
+    monkeypatch.setattr(pooling, "roi_align", lambda maps, *given: torch.zeros(4, 16, 14, 14))
     with pytest.raises(SystemExit) as ended:
-        benchmark.main(["nms", *COMMANDS["nms"]])
-    assert "nms 6000 to 300: torchvision and ours: 3 boxes are kept by ours" in str(ended.value.code)
+        command.main(["pool", "--precision", "float32", "--rounds", "1", "--device", "cpu", "--quiet"])
+    assert "pool RoIAlign float32: torchvision (contiguous) and ours: the largest" in str(ended.value.code)
 
 
-def test_absent_peers_are_left_out_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(running, "missing_packages", lambda name: ["onnx", name])
-    chosen = running.chosen_peers(["onnxruntime", "torchvision", "openvino"], torch.device("cpu"))
-    assert chosen == ("torchvision",)
-    assert capsys.readouterr().out.splitlines() == [
-        f"{name} is left out: onnx, {name} not installed (`pip install onnx {name}`)"
-        for name in ("onnxruntime", "openvino")
-    ]
+def test_peers_that_are_not_there_are_an_error(monkeypatch):
+    monkeypatch.setattr(inferring, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="not installed: onnx, openvino; `pip install onnx openvino`"):
+        inferring.choose_peers("openvino", CPU)
+    monkeypatch.setattr(inferring, "find_spec", lambda name: name)
+    assert inferring.choose_peers("onnxruntime,openvino", CPU) == ["onnxruntime", "openvino"]
+    with pytest.raises(UserError, match="on the CPU only"):
+        inferring.choose_peers("openvino", torch.device("cuda"))
+
+
+def test_ceiling_is_a_rate():
+    assert ceiling.measure_ceiling(torch.float32, CPU) > 1e6
 
 
 @pytest.mark.parametrize(
@@ -144,11 +206,9 @@ def test_absent_peers_are_left_out_in_one_line(monkeypatch, capsys):
         (["infer", "--peers", "onnxruntme"], ["onnxruntme", "did you mean 'onnxruntime'?"]),
         (["infer", "--rounds", "0"], ["--rounds 0", "at least 1"]),
         (["infer", "--network", "resnet51"], ["resnet51", "did you mean 'resnet50'?"]),
-        (["infer", "--size", "600"], ["--size 600", "height and width"]),
-        (["train-cls", "--size", "600", "800"], ["--size 600 800", "a side"]),
+        (["infer", "--size", "600", "16"], ["--size 16", "32 at least"]),
         (["pool", "--peers", "openvino"], ["--peers is not for pool", "infer"]),
-        (["nms", "--width", "0.5"], ["--width is not for nms"]),
-        (["infer", "--width", "0"], ["--width"]),
+        (["train-cls", "--same-allocator"], ["--same-allocator is not for train-cls", "infer, train"]),
         (["loader", "--data", "nothing_here"], ["nothing_here"]),
         (["loader", "--workers", "-1"], ["--workers"]),
         (["nothing"], ["invalid choice: 'nothing'"]),
@@ -156,7 +216,7 @@ def test_absent_peers_are_left_out_in_one_line(monkeypatch, capsys):
 )
 def test_bad_input_is_one_line(argv: list[str], words: list[str]):
     with pytest.raises(UserError) as raised:
-        benchmark.main(argv)
+        command.main(argv)
     assert "\n" not in str(raised.value)
     for word in words:
         assert word in str(raised.value)

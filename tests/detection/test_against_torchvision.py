@@ -27,8 +27,16 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from benchmarks import peers
-from benchmarks.peers.calling import smallest_proposals
+from benchmarks.peers.calling import (
+    peer_detections,
+    peer_images,
+    peer_losses,
+    peer_targets,
+    same_samples,
+    sample_targets,
+    smallest_proposals,
+)
+from benchmarks.peers.composition import torchvision_faster_rcnn, torchvision_names
 from detres.boxes.geometry import scale_boxes
 from detres.data.formats import read_annotations
 from detres.data.preprocessing import MSRA, TORCHVISION, Preprocessing, normalize
@@ -96,7 +104,7 @@ class Case:
 
     @property
     def peer(self) -> Any:
-        return peers.torchvision_faster_rcnn(self.network, self.architecture, TEST)
+        return torchvision_faster_rcnn(self.network, self.architecture, TEST)
 
 
 CASES: dict[str, tuple[str, dict[str, Any], str, Preprocessing]] = {
@@ -147,7 +155,7 @@ def check_stages(case: Case) -> None:
     outputs = network(images)
     maps = torch.cat([output.features for output in outputs])
     pixels = normalize(torch.stack(images), network.preprocessing)
-    batch, _ = peer.transform(peers.peer_images(images))
+    batch, _ = peer.transform(peer_images(images))
     torch.testing.assert_close(batch.tensors, pixels, rtol=1e-5, atol=1e-5 * float(pixels.abs().max()))
     close(maps, peer.backbone(pixels))
 
@@ -196,7 +204,7 @@ def test_the_same_detections_on_real_images(real_case: Case):
 def check_detections(case: Case) -> None:
     network, images = case.network, case.images[0]
     detections = [detect_as_is(network, case.architecture, image, TEST) for image in images]
-    expected = peers.peer_detections(case.peer, peers.peer_images(images))
+    expected = peer_detections(case.peer, peer_images(images))
     for ours, theirs in zip(detections, expected, strict=True):
         assert len(ours.scores) >= 5
         assert ours.scores.max() - ours.scores.min() > 0.3, "scores that do not spread prove little"
@@ -222,7 +230,7 @@ def step(
 
 def peer_step(case: Case, network: FasterRCNN, pictures: Images, seed: int = 1):
     """The composition on the weights of `network`, and its losses on the samples that `step` draws."""
-    peer: Any = peers.torchvision_faster_rcnn(network, case.architecture, TEST)
+    peer: Any = torchvision_faster_rcnn(network, case.architecture, TEST)
     without_dropout(peer)
     assign = peer.rpn.assign_targets_to_anchors
     dtype = network.rpn.conv.weight.dtype
@@ -233,13 +241,11 @@ def peer_step(case: Case, network: FasterRCNN, pictures: Images, seed: int = 1):
 
     peer.rpn.assign_targets_to_anchors = labels_in_the_networks_dtype
     sections = case.architecture.rpn, case.architecture.rcnn
-    targets = peers.sample_targets(
-        network, samples_of(pictures), *sections, torch.Generator().manual_seed(seed)
-    )
+    targets = sample_targets(network, samples_of(pictures), *sections, torch.Generator().manual_seed(seed))
     images, boxes, labels = pictures
-    inputs = peers.peer_images(images, dtype)
-    with peers.same_samples(peer, *targets):
-        return peer, peers.peer_losses(peer, inputs, peers.peer_targets(boxes, labels)), targets
+    inputs = peer_images(images, dtype)
+    with same_samples(peer, *targets):
+        return peer, peer_losses(peer, inputs, peer_targets(boxes, labels)), targets
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def check_gradients(case: Case) -> None:
     }
     assert len(gradients) == len(list(network.parameters()))
     expected = {name: parameter.grad for name, parameter in peer.named_parameters()}
-    for name, gradient in peers.torchvision_names(gradients).items():
+    for name, gradient in torchvision_names(gradients).items():
         torch.testing.assert_close(
             gradient,
             expected.pop(name),
@@ -299,33 +305,14 @@ def test_peer_trains_what_the_detector_trains_and_samples_by_itself():
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
     network = detector_with_spread_scores(architecture, CLASSES, pictures[0][0]).train()
     network.trunk.conv1.requires_grad_(False)  # type: ignore[union-attr]
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
+    peer: Any = torchvision_faster_rcnn(network, architecture, TEST)
     assert peer.training
     frozen = [name for name, parameter in peer.named_parameters() if not parameter.requires_grad]
     assert frozen == ["backbone.conv1.weight"]
-    images, targets = peers.peer_images(pictures[0]), peers.peer_targets(*pictures[1:])
-    losses = [peers.peer_losses(peer, images, targets) for _ in range(2)]
+    images, targets = peer_images(pictures[0]), peer_targets(*pictures[1:])
+    losses = [peer_losses(peer, images, targets) for _ in range(2)]
     assert losses[0]["objectness"] != losses[1]["objectness"]
     assert set(losses[0]) == set(step(architecture, network, pictures))
-
-
-def test_peer_resizes_and_comes_back_to_original_pixels():
-    images, _, _ = drawn_images(128, 192, CLASSES, count=1)
-    architecture = architecture_of("resnet18", TORCHVISION_FORM)
-    network = detector_with_spread_scores(architecture, CLASSES, images[0])
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST, sizes=(64, 96), scale=0.5)
-    assert peer.rpn.min_size == 2
-    (found,) = peers.peer_detections(peer, peers.peer_images(images))
-    assert found.boxes[:, 2].max() > 96
-    of_half = changed(architecture, rpn={"min_size": 2.0})
-    (small,) = peers.peer_detections(Case(of_half, network, ([], [], [])).peer, [half(images[0])])
-    assert len(found.scores) >= 3
-    torch.testing.assert_close(found.boxes[:3], small.boxes[:3] * 2, rtol=0, atol=0.5)
-
-
-def half(image: Tensor) -> Tensor:
-    (pixels,) = peers.peer_images([image])
-    return torch.nn.functional.interpolate(pixels[None], scale_factor=0.5, mode="bilinear")[0]
 
 
 @pytest.mark.parametrize("min_size", [0.0, 40.0])
@@ -336,13 +323,13 @@ def test_the_smallest_proposal_is_in_pixels_of_each_original_image(min_size: flo
     architecture = architecture_of("resnet18", {**TORCHVISION_FORM, "width": 0.25})
     architecture = changed(architecture, rpn={"min_size": min_size})
     network = detector_with_spread_scores(architecture, CLASSES, images[0])
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
+    peer: Any = torchvision_faster_rcnn(network, architecture, TEST)
     with torch.no_grad():
         expected = [
             propose(output, scale, architecture.rpn, TEST)
             for output, scale in zip(network(images), scales, strict=True)
         ]
-        batch, _ = peer.transform(peers.peer_images(images))
+        batch, _ = peer.transform(peer_images(images))
         with smallest_proposals(peer, scales):
             proposals, _ = peer.rpn(batch, {"0": peer.backbone(batch.tensors)})
     for ours, theirs, (vertical, horizontal) in zip(expected, proposals, scales, strict=True):
@@ -355,22 +342,22 @@ def test_the_smallest_proposal_is_in_pixels_of_each_original_image(min_size: flo
         for image, scale in zip(images, scales, strict=True)
     ]
     for ours, theirs, scale in zip(
-        detections, peers.peer_detections(peer, peers.peer_images(images), scales), scales, strict=True
+        detections, peer_detections(peer, peer_images(images), scales), scales, strict=True
     ):
         of_image = replace(theirs, boxes=scale_boxes(theirs.boxes, (1 / scale[0], 1 / scale[1])))
         assert_same_detections(ours, of_image, score=1e-4, box=0.1, lowest=float(ours.scores.min()))
     assert peer.rpn.min_size == min_size
-    inputs = peers.peer_images(images), peers.peer_targets(boxes, labels)
-    assert set(peers.peer_losses(peer.train(), *inputs, scales)) == set(step(architecture, network, pictures))
+    inputs = peer_images(images), peer_targets(boxes, labels)
+    assert set(peer_losses(peer.train(), *inputs, scales)) == set(step(architecture, network, pictures))
 
 
 def test_peer_computes_boxes_in_float32_under_autocast():
     images, _, _ = drawn_images(96, 128, CLASSES, count=1)
     architecture = architecture_of("resnet18", TORCHVISION_FORM)
     network = detector_with_spread_scores(architecture, CLASSES, images[0])
-    peer: Any = peers.torchvision_faster_rcnn(network, architecture, TEST)
+    peer: Any = torchvision_faster_rcnn(network, architecture, TEST)
     with torch.autocast("cpu", torch.bfloat16):
-        (found,) = peers.peer_detections(peer, peers.peer_images(images))
+        (found,) = peer_detections(peer, peer_images(images))
     assert found.boxes.dtype == found.scores.dtype == torch.float32
     torch.testing.assert_close(peer.rpn.anchor_generator.cell_anchors[0], network.cell_anchors)
     assert (found.boxes != found.boxes.bfloat16().float()).any()
@@ -381,6 +368,6 @@ def test_networks_that_torchvision_does_not_have_are_named():
     for name, form in (("plain18", {}), ("resnet18", {"shortcut": "A"})):
         architecture = architecture_of(name, {**TORCHVISION_FORM, **form})
         with pytest.raises(ConfigError, match="torchvision has no"):
-            peers.torchvision_faster_rcnn(
+            torchvision_faster_rcnn(
                 detector_with_spread_scores(architecture, 2, images[0]), architecture, TEST
             )

@@ -16,6 +16,7 @@ from detres.networks.config import NetworkConfig, scale_channels
 from detres.networks.norm import FrozenBatchNorm2d, freeze_batch_norm
 from detres.networks.resnet import CaffeMaxPool, build_network, freeze_stages, split_network
 
+IMAGE = (1, 3, 224, 224)
 # name, shortcut, stride: multiply-adds at 224 x 224 and parameters (Table 1, exact)
 TABLE_1 = [
     ("resnet18", "B", "1x1", 1_814_073_344, 11_689_512),

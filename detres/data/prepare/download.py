@@ -62,17 +62,14 @@ class Part:
     counts: dict[str, int]
 
 
-def prepare(
-    part: Part, root: Path, *, unpack_into: str = "", download_allowed: bool = True, images: bool = False
-) -> dict[str, int]:
-    """Make sure that a part of a data set is under `root` and complete.
+def prepare(part: Part, root: Path, *, download_allowed: bool = True, images: bool = False) -> dict[str, int]:
+    """Make sure that a part of a data set lies under `root` and is complete.
 
     Args:
         part: The part.
         root: The data set's folder.
-        unpack_into: Where its archives are unpacked, relative to `root`.
-        download_allowed: False: only verify.
-        images: The data is for classification.
+        download_allowed: False only verifies.
+        images: It is for classification: images by class, not objects in images.
 
     Returns:
         Objects (or classes) by split.
@@ -85,7 +82,7 @@ def prepare(
         if not download_allowed:
             raise UserError(f"{place} is not there; without --data it is downloaded")
         for archive in part.archives:
-            unpack(fetch(archive, root / "downloads"), root / unpack_into, inside=archive.inside)
+            unpack(fetch(archive, root / "downloads"), root, inside=archive.inside)
     return verify_images(place, part.counts) if images else verify(place, part.counts)
 
 

@@ -11,22 +11,21 @@ import numpy as np
 from detres.data.records import Annotations
 
 SEED = 0
-CANDIDATES = 8
+CANDIDATES = 8  # splits among which the best is taken
 PASSES = 20
 
 
-def balanced_halves(counts: np.ndarray, *, seed: int = SEED, candidates: int = CANDIDATES) -> np.ndarray:
-    """Whether each image belongs to the second half; the same arguments give the same halves.
+def balanced_halves(counts: np.ndarray, *, seed: int = SEED) -> np.ndarray:
+    """Which images belong to the second half; a function of the arguments alone.
 
     Args:
         counts: (N, K) objects of each class in each image.
         seed: Of the candidates.
-        candidates: Splits among which the best is taken.
 
     Returns:
         (N,) bool.
     """
-    splits = [_candidate(counts, np.random.default_rng((seed, number))) for number in range(candidates)]
+    splits = [_candidate(counts, np.random.default_rng((seed, number))) for number in range(CANDIDATES)]
     return min(splits, key=lambda second: relative_imbalance(counts, second).max(initial=0.0))
 
 

@@ -23,7 +23,6 @@ from detres.networks.vgg import STAGE_CONVOLUTIONS
 # MSRA's networks have the stride in the first 1x1 and Caffe's pool, in whatever layout they are published.
 MSRA_FORM = {"stride_in": "1x1", "pool": "caffe", "eps": 1e-5}
 MSRA_NETWORKS: tuple[NetworkName, ...] = ("resnet50", "resnet101", "resnet152")
-BN_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)

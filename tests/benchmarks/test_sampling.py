@@ -1,13 +1,15 @@
-"""Other processes' share of the machine; truths: hand-worked readings."""
+"""Samples of a side, and other processes' share of the machine; truths: hand-worked readings."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from benchmarks.load import CpuTimes, other_load, read_cpu_times
+import torch
 
-from benchmarks import load
+from benchmarks import sampling
+from benchmarks.cases import Prepared
+from benchmarks.sampling import CpuTimes, SideHere, other_load, read_cpu_times
 
 
 def test_what_is_busy_and_not_our_own_is_other_load():
@@ -26,15 +28,15 @@ def test_nothing_is_known_without_the_counters(busy: tuple[float | None, float |
 
 
 def test_the_counters_may_be_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(load, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(sampling, "STAT", tmp_path / "stat")
     assert read_cpu_times().busy is None
 
 
 def test_columns_of_the_counters(monkeypatch, tmp_path):
     """The columns: user nice system idle iowait irq softirq steal, then guests, which are in user already."""
-    monkeypatch.setattr(load, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(sampling, "STAT", tmp_path / "stat")
     (tmp_path / "stat").write_text("cpu  100 20 30 9999 999 4 5 6 50 50\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
-    monkeypatch.setattr(load.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(sampling.os, "sysconf", lambda name: 100)
     assert read_cpu_times().busy == 1.65
 
 
@@ -43,3 +45,12 @@ def test_our_own_work_is_counted():
     sum(math.sqrt(number) for number in range(300_000))
     after = read_cpu_times()
     assert 0 < after.own - before.own <= after.wall - before.wall + 0.05
+
+
+def test_short_runs_are_repeated_within_a_sample(monkeypatch):
+    monkeypatch.setattr(sampling, "SHORTEST_SAMPLE", 0.02)
+    calls: list[int] = []
+    side = SideHere(lambda: Prepared(lambda: calls.append(1)), torch.device("cpu"))
+    assert side.sample().seconds < 0.01
+    assert len(calls) > 10
+    assert (side.peak_mib() or 100) > 50

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.operations import measured_ceiling
 
 from detres.networks.arithmetic import count_dispatched_multiply_adds
 
@@ -40,7 +39,3 @@ def test_fused_convolutions_count_as_plain_ones():
     )
     added = lambda: convolve.binary(maps, other, weight, None, *shape, "add", None, "relu", [], "")  # noqa: E731
     assert count_dispatched_multiply_adds(added) == CONVOLUTION
-
-
-def test_ceiling_is_a_rate():
-    assert measured_ceiling(torch.float32, torch.device("cpu")) > 1e8
