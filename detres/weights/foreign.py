@@ -23,10 +23,10 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
-from detres.weights.checkpoint import METADATA_KEY, Metadata, parse_metadata, read_safetensors
+from detres.weights.checkpoint import METADATA_KEY, Metadata, is_checkpoint, parse_metadata, read_safetensors
 from detres.weights.layouts import caffe, caffe2, cifar, detectron2, tagged_safetensors, timm, torchvision
 from detres.weights.layouts.common import ForeignFile, Layout, ParsedWeights, conv_of, is_norm
-from detres.weights.loading import COUNTER
+from detres.weights.loading import COUNTER, check_tensors
 from detres.weights.pickles import is_npz, read_arrays, read_pickle
 from detres.weights.plausibility import find_contradiction
 
@@ -121,11 +121,12 @@ def read_backbone(source: str | Path) -> Backbone:
     metadata: dict[str, str] = {}
     if _starts_as_safetensors(path):
         content, metadata = read_safetensors(path)
-        if METADATA_KEY in metadata:
-            return _checkpoint_backbone(content, parse_metadata(metadata[METADATA_KEY], path), text)
+        if is_checkpoint(metadata, path):
+            return _checkpoint_backbone(content, parse_metadata(metadata[METADATA_KEY], content, path), text)
     else:
         content = read_arrays(path) if is_npz(path) else read_pickle(path)
     file = ForeignFile(text, _state_dict(content), content, metadata, path)
+    check_tensors(file.tensors, text, translated=False)
     for layout in LAYOUTS:
         if layout.fits(file):
             return _check_network(layout.read(file), text)
@@ -186,9 +187,7 @@ def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_network(parsed: ParsedWeights, source: str) -> Backbone:
     """Compare the tensors with the networks that they may be of."""
-    broken = [name for name, tensor in parsed.tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{source}: not finite: {listed(broken, 4)}; the file is damaged or diverged")
+    check_tensors(parsed.tensors, source)
     weights = [name for name in parsed.tensors if is_norm(name) and name.endswith(".weight")]
     bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in parsed.tensors]
     if bare:
