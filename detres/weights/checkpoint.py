@@ -26,6 +26,7 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError
 from detres.files import atomic_path
 from detres.weights.loading import check_tensors
+from detres.weights.pickles import is_pickle, refuse_no_weights
 
 log = logging.getLogger("detres")
 
@@ -133,6 +134,12 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             # Copied, because the mapped file may be replaced while the tensors live.
             return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}, dict(entries)  # noqa: SIM118
     except SafetensorError as error:
+        if is_pickle(path):
+            refuse_no_weights(path)
+            raise WeightsError(
+                f"{path}: no .safetensors but a pickle or archive of arrays: --init and convert_weights take it; a "
+                "model.safetensors of a run is needed here"
+            ) from error
         raise WeightsError(
             f"{path}: truncated or not a safetensors file ({error}); copy or make it again"
         ) from error
