@@ -155,7 +155,7 @@ def find_weights(source: str | Path) -> Path:
         tried += [Path(data_root) / path] if data_root else []
         tried.append(Path("datasets") / path)
     for candidate in tried:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     raise WeightsError(
         f"{source}: no such weights file (tried {listed(tried)}); {TORCHVISION_PREFIX}NAME takes torchvision's, of "
