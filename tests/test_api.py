@@ -278,6 +278,20 @@ def test_draw(detector, images, tmp_path):
         found.draw(tmp_path / "out.gif")
 
 
+def test_draw_replaces_what_a_link_leads_to(detector, images, tmp_path):
+    found = detector(images[0])
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "real.png", tmp_path / "OUT.PNG"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    drawn = found.draw(link)
+    assert link.is_symlink()
+    assert np.array_equal(read_image(real), drawn)
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in real.parent.iterdir()] == ["real.png"]
+
+
 def test_nothing_found(detector, images):
     found = detector(images[0], score_thresh=0.99999)
     assert len(found) == 0
