@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -190,12 +191,19 @@ def parse_metadata(text: str, tensors: Mapping[str, Tensor], path: str | Path) -
 
 
 def _digest(tensors: Mapping[str, Tensor], entries: Mapping[str, Any]) -> str:
-    """BLAKE2b of the metadata and of each tensor's name, dtype, shape and bytes; 1.3 GB/s."""
-    state = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=32)
-    for name, tensor in sorted(tensors.items()):
-        state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    """BLAKE2b of the metadata and of each tensor's name, dtype, shape and bytes; about 1.3 GB/s and thread."""
+
+    def of_tensor(name: str) -> bytes:
+        tensor = tensors[name]
+        state = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
+        return state.digest()
+
+    whole = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=32)
+    with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
+        for digest in pool.map(of_tensor, sorted(tensors)):
+            whole.update(digest)
+    return whole.hexdigest()
 
 
 @cache

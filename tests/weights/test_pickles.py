@@ -116,7 +116,9 @@ def test_endless_and_deep_content_is_named(tmp_path):
     endless: dict[str, object] = {"a": torch.ones(1)}
     endless["model"] = endless
     torch.save(endless, tmp_path / "endless.pth")
-    (tmp_path / "deep.pkl").write_bytes(b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".")  # list in list...
+    (tmp_path / "deep.pkl").write_bytes(
+        b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    )  # list in list...
     for name in ("endless.pth", "deep.pkl"):
         with pytest.raises(WeightsError, match=r"truncated or not a weights pickle \(maximum recursion"):
             read_pickle(tmp_path / name)
