@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Literal
@@ -52,11 +53,12 @@ def tune_malloc() -> bool:
     return bool(mallopt and mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
-def select_device(text: str) -> torch.device:
-    """The device for the text of `--device`.
+def select_device(device: str | int | torch.device | None) -> torch.device:
+    """The device that is meant.
 
     Args:
-        text: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        device: `auto` or None (a GPU where there is one), `cpu`, `cuda` or `cuda:N`, a `torch.device` of these, or the
+            number of a GPU.
 
     Raises:
         UserError: Any other text, or a GPU that does not exist.
@@ -64,18 +66,21 @@ def select_device(text: str) -> torch.device:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text == "auto":
+    if device is None or (isinstance(device, str) and device == "auto"):
         return torch.device("cuda" if count else "cpu")
-    kind, colon, number = text.partition(":")
-    if text == "cpu":
+    is_number = isinstance(device, int) and not isinstance(device, bool)
+    text = f"cuda:{device}" if is_number else str(device) if isinstance(device, (str, torch.device)) else ""
+    if text in ("cpu", "cpu:0"):
         return torch.device("cpu")
-    if kind != "cuda" or (colon and not number.isdigit()):
+    matched = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", text)
+    if not matched:
         raise UserError(
-            f"device {text}: should be auto, cpu, cuda or cuda:N{nearest(text, ('cpu', 'cuda', 'auto'))}"
+            f"device {device}: should be auto, cpu, cuda or cuda:N{nearest(text, ('cpu', 'cuda', 'auto'))}"
         )
-    if int(number or 0) >= count:
-        available = (
+    number = int(matched[1] or 0)
+    if number >= count:
+        there = (
             f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "PyTorch finds no GPU here"
         )
-        raise UserError(f"device {text}: {available}; the device cpu works everywhere")
-    return torch.device("cuda", int(number or 0))
+        raise UserError(f"device {device}: {there}; the device cpu works everywhere")
+    return torch.device("cuda", number)

@@ -1,56 +1,110 @@
-"""Atomic writing of files: write to a temporary file, sync, rename.
+"""Files are written whole or not at all, and nothing that a user owns is replaced unasked.
 
-Whatever the exit status, no file is half-written and no earlier result is lost.
+A file is written under a temporary name in the folder where it will lie, synced, and renamed. Links are resolved first:
+the file that a link leads to is replaced, and the link stays. Pipes and devices cannot be replaced, so the finished
+content is copied into them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from detres.errors import UserError
+from detres.errors import UserError, listed
+
+TEMPORARY = ".detres-"  # how the names of files begin that are being written
+LONGEST_SUFFIX = 16  # characters: a longer "suffix" is a name with a dot in it
+_numbers = itertools.count()
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which is renamed to `path` if the block succeeds and removed if it fails.
+def atomic_path(path: str | Path, *, follow_link: bool = True) -> Iterator[Path]:
+    """A path to write to; its file takes the place of `path` when the block ends well and is removed when it does not.
+
+    A file that is replaced leaves its mode to the new one.
 
     Args:
-        path: The file to create or replace; its folder is created if missing.
+        path: The file to make or replace; its folder is made where it is missing.
+        follow_link: Whether a link at `path` is resolved; else the link itself is replaced.
 
     Yields:
-        A path in the same folder, with the same suffix.
+        A path with the same suffix.
 
     Raises:
-        UserError: No space is left on the device, or the file cannot be written.
+        UserError: The file cannot be written: no space, no permission, a limit on its size, a folder that is gone.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    target = Path(os.path.realpath(path)) if follow_link else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        special = _is_special(target)
+        if not special:
+            target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left on the device for {path}: free some or choose another folder"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise _explained(error, path) from error
+    beside = _temporary(Path(tempfile.gettempdir()) if special else target.parent, path)
+    try:
+        yield beside
+        if special:
+            with open(beside, "rb") as content, open(target, "wb") as stream:
+                shutil.copyfileobj(content, stream)
+        else:
+            _replace(beside, target)
+    except OSError as error:
+        if _concerns_writing(error, target):
+            raise _explained(error, path) from error
         raise
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
+def check_outputs(
+    outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None] = (), *, overwrite: bool = False
+) -> None:
+    """Refuse, before the work, outputs that would destroy an input, each other, or what exists.
+
+    Files are compared as they lie on the disk, so that a link or another spelling of a path makes no difference. Pipes
+    and devices are never refused.
+
+    Args:
+        outputs: Files to be written; None is none.
+        inputs: Files and folders that are read. A file in a folder that is read is never replaced.
+        overwrite: Whether other files that exist may be replaced.
+
+    Raises:
+        UserError: What is wrong with the first such output; nothing has been written.
+    """
+    files = [Path(path) for path in outputs if path is not None]
+    check_writable(*files)
+    files = [path for path in files if not _is_special(path)]
+    sources = [Path(path) for path in inputs if path is not None]
+    for path in files:
+        for source in sources:
+            if _is_same(path, source) or (path.exists() and _lies_in(path, source)):
+                what = "is read by this command" if _is_same(path, source) else f"is a file of {source}"
+                raise UserError(f"{path} {what} and would be replaced: choose another place for the output")
+    for number, path in enumerate(files):
+        if any(_is_same(path, other) for other in files[:number]):
+            raise UserError(f"{path} would be written twice by this command: choose different outputs")
+    existing = [path for path in files if path.exists()]
+    if existing and not overwrite:
+        raise UserError(
+            f"{listed(existing, 3)} already there: --overwrite replaces what exists, or choose another place"
+        )
+
+
 def check_writable(*paths: str | Path | None) -> None:
-    """Refuse, before the work, output files that cannot be written.
+    """Refuse, before the work, files that cannot be made: a folder has their name, or a file that of their folder.
 
     Args:
         paths: The output files; None is skipped.
@@ -58,8 +112,10 @@ def check_writable(*paths: str | Path | None) -> None:
     Raises:
         UserError: A folder has the name of the file, a file has the name of its folder, or the folder is read-only.
     """
-    for path in (Path(path) for path in paths if path is not None):
+    for path in (Path(os.path.realpath(path)) for path in paths if path is not None):
         try:
+            if _is_special(path):
+                continue
             is_folder = path.is_dir()
             parent = path if is_folder else next(place for place in path.absolute().parents if place.exists())
         except OSError as error:
@@ -73,11 +129,108 @@ def check_writable(*paths: str | Path | None) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text completely or not at all (see `atomic_path`)."""
+    """Write UTF-8 text whole or not at all (see `atomic_path`); names that are not Unicode keep their bytes."""
     with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as JSON, completely or not at all; NaN is refused, so that a missing figure must be None."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """Write `value` as JSON, whole or not at all; a number that is not finite becomes null, for JSON has none."""
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a program that was killed left half-written in a folder of ours."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _temporary(folder: Path, path: Path) -> Path:
+    """A short name that no other process uses, because a long one beside a long name would be too long."""
+    suffix = path.suffix if len(path.suffix) <= LONGEST_SUFFIX else ""
+    return folder / f"{TEMPORARY}{os.getpid()}-{next(_numbers)}{suffix}"
+
+
+def _replace(beside: Path, target: Path) -> None:
+    """Sync the written file, give it the mode of the one it replaces, rename it, and sync the folder."""
+    with open(beside, "rb") as file:
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if not target.is_symlink():
+            os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
+    os.replace(beside, target)
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):  # some file systems cannot sync a folder
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a pipe, socket or device is there, which cannot be replaced by a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file, by whatever links and spellings."""
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return folder.is_dir() and Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+
+
+def _concerns_writing(error: OSError, target: Path) -> bool:
+    if error.errno == errno.ENOENT:
+        return not target.parent.exists()
+    return error.errno in _REASONS
+
+
+_REASONS = {
+    errno.ENOSPC: "no space left on the device for {path}: free some or choose another folder",
+    errno.EDQUOT: "no space left on the device for {path}: free some or choose another folder",
+    errno.EFBIG: "{path} is larger than a file may be here (ulimit -f, or the file system's limit): choose another"
+    " place",
+    errno.EIO: "the device of {path} fails ({reason}): check it, then run the command again",
+    errno.ESTALE: "the network folder of {path} is gone ({reason}): mount it again, then run the command again",
+    errno.ENOENT: "the folder of {path} is gone: somebody removed it during the work",
+    **dict.fromkeys(
+        (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
+        ),
+        "cannot write {path}: {reason}; choose another place",
+    ),
+}
+
+
+def _explained(error: OSError, path: Path) -> UserError:
+    text = _REASONS.get(error.errno or 0, "cannot write {path}: {reason}; choose another place")
+    return UserError(text.format(path=path, reason=error.strerror or error))
+
+
+def _finite(value: object) -> object:
+    """`value` with None for numbers that are not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -115,11 +115,18 @@ def test_the_way_through_the_network(detector, weights, images):
     assert torch.allclose(found.boxes, expected.boxes, atol=0.05)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize(
+    "mode", ["L", "1", "LA", "P", "PA", "RGBA", "CMYK", "RGBX", "YCbCr", "HSV", "La", "RGBa"]
+)
 def test_images_of_other_modes(detector, mode):
     """An image of another mode is its RGB form; alpha is dropped."""
     drawn = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    image = Image.fromarray(drawn).convert(mode)
+    image = Image.fromarray(drawn)
+    for step in {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa")}.get(mode, (mode,)):
+        image = image.convert(step)
+    if mode in ("La", "RGBa"):
+        assert np.array_equal(as_image(image), as_image(image.convert(f"{mode[:-1]}A")))
+        return
     if mode == "RGBA":
         image.putalpha(7)
         assert np.array_equal(as_image(image), drawn)
@@ -145,6 +152,71 @@ def test_images_of_another_form_are_refused(detector, image, message):
         detector(image)
     with pytest.raises(UserError, match=message):
         detector([image])
+
+
+def test_views_that_run_backward(detector, images):
+    image = read_image(images[0])
+    for view in (image[..., ::-1], image[::-1], image[:, ::-1], image.transpose(1, 0, 2), image[::2, ::2]):
+        assert_same(detector(view), detector(view.copy()))
+
+
+def test_results_are_ordinary_tensors(detector, images, tmp_path):
+    """They can be changed, and used beside parameters."""
+    found = detector(images[0])
+    again = detector(images[0])
+    classes = detres.load(write_tiny_classifier(tmp_path / "c.safetensors"), device="cpu")(images[0])
+    for tensor in (found.boxes, found.scores, found.labels, classes.scores):
+        assert not tensor.is_inference()
+        tensor.add_(1)
+        if tensor.is_floating_point():
+            (tensor * torch.ones(1, requires_grad=True)).sum().backward()
+    assert torch.equal(found.boxes, again.boxes + 1)
+    assert_same(detector(images[0]), again)
+    found.boxes.requires_grad_()
+    found.labels.sub_(1)
+    assert found.draw().shape == found.image.shape
+    from_pil = detector(Image.open(images[0]))
+    from_pil.image[:] = 0
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", "cpu:0", "auto", None, torch.device("cpu"), torch.device("cpu", 0)]
+)
+def test_devices(device, weights, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert str(detres.load(weights, device=device).device) == "cpu"
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        *(
+            0,
+            1,
+            -1,
+            True,
+            1.0,
+            b"cpu",
+            ["cpu"],
+            torch.device("meta"),
+            torch.device("mps"),
+            torch.device("cuda"),
+        ),
+        *("", "gpu", "CPU", "cpu:1", " cpu", "cpu\n"),
+        *("cuda:", "cuda:-1", "cuda:\N{SUPERSCRIPT TWO}", "cuda:" + "9" * 5_000),
+    ],
+    ids=str,
+)
+def test_devices_that_are_none(device, weights, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device "):
+        detres.load(weights, device=device)
+
+
+@pytest.mark.parametrize("paths", [None, 7, b"w.safetensors", [7], ["w.safetensors", None]])
+def test_weights_that_are_no_paths(paths):
+    with pytest.raises(UserError, match="weights must be a path, or a list of paths, not"):
+        detres.load(paths, device="cpu")
 
 
 def test_a_file_that_is_not_there(detector):
@@ -204,6 +276,20 @@ def test_draw(detector, images, tmp_path):
     assert np.array_equal(read_image(tmp_path / "deep" / "out.png"), drawn)
     with pytest.raises(UserError, match="must end in one of"):
         found.draw(tmp_path / "out.gif")
+
+
+def test_draw_replaces_what_a_link_leads_to(detector, images, tmp_path):
+    found = detector(images[0])
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "real.png", tmp_path / "OUT.PNG"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    drawn = found.draw(link)
+    assert link.is_symlink()
+    assert np.array_equal(read_image(real), drawn)
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in real.parent.iterdir()] == ["real.png"]
 
 
 def test_nothing_found(detector, images):

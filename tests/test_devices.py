@@ -16,8 +16,11 @@ from detres.errors import UserError
 def test_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = [str(select_device(text)) for text in ("auto", "cpu", "cuda", "cuda:1")]
-    assert chosen == ["cuda", "cpu", "cuda:0", "cuda:1"]
+    given = ("auto", "cpu", "cuda", "cuda:1", None, 1, torch.device("cuda"), torch.device("cuda", 1))
+    chosen = [str(select_device(device)) for device in given]
+    assert chosen == ["cuda", "cpu", "cuda:0", "cuda:1", "cuda", "cuda:1", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match=r"device 2: this machine has 2 \(cuda:0 to cuda:1\)"):
+        select_device(2)
     with pytest.raises(UserError, match=r"cuda:2: this machine has 2 \(cuda:0 to cuda:1\)"):
         select_device("cuda:2")
     with pytest.raises(UserError, match="did you mean 'cuda'"):

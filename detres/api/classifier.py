@@ -27,7 +27,7 @@ class ClassificationResult:
 
     Attributes:
         names: K class names.
-        scores: (K,) float32, softmax.
+        scores: (K,) float32 on the CPU, softmax; may be changed.
     """
 
     names: list[str]
@@ -81,8 +81,14 @@ class Classifier:
             return [self._classify(as_image(image), eval_crops) for image in images]
         return self._classify(as_image(images), eval_crops)
 
-    @torch.inference_mode()
     def _classify(self, image: np.ndarray, eval_crops: EvalCrops) -> ClassificationResult:
+        # Sorted outside of inference mode, whose tensors can be neither changed nor used beside parameters.
+        scores, ranks = self._score(image, eval_crops).sort(descending=True, stable=True)
+        return ClassificationResult([self.class_names[label] for label in ranks.tolist()], scores)
+
+    @torch.inference_mode()
+    def _score(self, image: np.ndarray, eval_crops: EvalCrops) -> Tensor:
+        """(K,) float32: the members' average for each class."""
         total = torch.zeros(len(self.class_names), dtype=torch.float64)
         for member, order in zip(self.members, self._orders, strict=True):
             batch = collate_eval_crops([EvalCropSample(eval_crops.tensors(image, member.crop), 0)])
@@ -90,8 +96,7 @@ class Classifier:
             total += score_eval_crops(member.network, member.preprocessing, batch, self.device, dense=dense)[
                 0, order
             ]
-        scores, ranks = (total / len(self.members)).float().sort(descending=True, stable=True)
-        return ClassificationResult([self.class_names[label] for label in ranks.tolist()], scores)
+        return (total / len(self.members)).float()
 
 
 def _eval_crops(options: dict[str, Any]) -> EvalCrops:

@@ -29,7 +29,7 @@ from detres.weights.checkpoint import Metadata
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """The objects found in one picture, best first.
+    """The objects found in one picture, best first; the tensors are on the CPU and may be changed.
 
     Attributes:
         boxes: (N, 4) float32 xyxy in pixels of the picture.
@@ -57,9 +57,10 @@ class DetectionResult:
 
     def draw(self, path: str | Path | None = None) -> np.ndarray:
         """The picture with boxes, names and scores, (H, W, 3) uint8 RGB; written to `path` where given."""
-        drawn = draw_detections(
-            self.image, self.boxes.numpy(), self.labels.numpy(), self.scores.numpy(), self.class_names
+        boxes, labels, scores = (
+            tensor.detach().cpu().numpy() for tensor in (self.boxes, self.labels, self.scores)
         )
+        drawn = draw_detections(self.image, boxes, labels, scores, self.class_names)
         if path is not None:
             write_image(path, drawn)
         return drawn
@@ -178,10 +179,11 @@ class Detector:
         detections = detect.detect_image(
             self._members_in(test.precision), [each.to(self.device) for each in resized], test
         )
-        boxes, scores = detections.boxes.cpu(), detections.scores.cpu()
-        return DetectionResult(
-            boxes, scores, detections.labels.cpu(), self.class_names, self.category_ids, image
+        # Cloned, because tensors of inference mode can be neither changed nor used beside parameters.
+        boxes, scores, labels = (
+            tensor.cpu().clone() for tensor in (detections.boxes, detections.scores, detections.labels)
         )
+        return DetectionResult(boxes, scores, labels, self.class_names, self.category_ids, image)
 
 
 def build_detector_member(file: WeightsFile, first: WeightsFile, device: torch.device) -> DetectorMember:
@@ -202,6 +204,10 @@ def build_detector_member(file: WeightsFile, first: WeightsFile, device: torch.d
         short_side, long_side = int(metadata.sizes["short_side"]), int(metadata.sizes["long_side"])
     except KeyError as error:
         raise WeightsError(f"{file.path}: the metadata lack {error}; the file is damaged or newer") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WeightsError(
+            f"{file.path}: metadata key sizes: {error}; the file is damaged or edited"
+        ) from error
     return DetectorMember(
         detect.fuse_for_inference(network.to(device)),
         architecture,

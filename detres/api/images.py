@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = Union[str, Path, np.ndarray, "Image"]
 
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # PIL converts them to their plain forms only
+
 
 def as_image(image: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a path, a PIL image or such an array.
@@ -33,7 +35,9 @@ def as_image(image: Any) -> np.ndarray:
             raise UserError(
                 f"a picture as an array must be (H, W, 3) uint8 RGB, this is {image.shape} {image.dtype}"
             )
-        return image
+        return np.ascontiguousarray(
+            image
+        )  # views that run backward, such as image[..., ::-1], suit no tensor
     if isinstance(image, Image.Image):
         if image.mode[0] in "IF":
             raise UserError(
@@ -42,9 +46,13 @@ def as_image(image: Any) -> np.ndarray:
         if 0 in image.size:
             raise UserError(f"a PIL image of {image.size[0]} x {image.size[1]} pixels has nothing to look at")
         try:
-            return np.asarray(image.convert("RGB"))
-        except OSError as error:  # opened lazily: its file turns out to be damaged only now
-            raise UserError(f"a PIL image cannot be read: {error}; its file is damaged") from error
+            straight = image.convert(PREMULTIPLIED[image.mode]) if image.mode in PREMULTIPLIED else image
+            return np.array(straight.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            # Opened lazily: what is wrong with its file turns out only now.
+            raise UserError(
+                f"a PIL image of mode {image.mode} cannot be read as RGB: {error}; its file is damaged or too large"
+            ) from error
     raise UserError(
         f"a picture must be a path, a PIL image or an (H, W, 3) uint8 array, not {type(image).__name__}"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from detres.api.classifier import Classifier
 from detres.api.detector import Detector, build_detector_member
@@ -19,13 +21,16 @@ from detres.evaluation.voc import evaluate_voc
 from detres.tasks.ensemble import read_ensemble
 
 
-def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> Detector | Classifier:
+def load(
+    weights: str | Path | Sequence[str | Path], device: str | int | torch.device | None = "auto"
+) -> Detector | Classifier:
     """Rebuild a trained network from its weights file; nothing else is needed.
 
     Args:
         weights: A `.safetensors` that a detres tool wrote; several with the same class names are an ensemble (He et al.
             2015, §4.1 for classifiers, Appendix B for detectors).
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto` or None (a GPU where there is one), `cpu`, `cuda` or `cuda:N`, a `torch.device` of these, or the
+            number of a GPU.
 
     Returns:
         A `Detector` or a `Classifier`, as the file's task says.
@@ -33,8 +38,15 @@ def load(weights: str | Path | Sequence[str | Path], device: str = "auto") -> De
     Raises:
         UserError: A file is missing, damaged or not one of ours; files that make no ensemble; the device is not there.
     """
-    files = read_ensemble([weights] if isinstance(weights, (str, Path)) else list(weights))
-    place, first = select_device(device), files[0]
+    place = select_device(device)
+    paths = (
+        [weights] if isinstance(weights, (str, Path)) or not isinstance(weights, Iterable) else list(weights)
+    )
+    odd = [path for path in paths if not isinstance(path, (str, Path))]
+    if odd:
+        raise UserError(f"weights must be a path, or a list of paths, not {type(odd[0]).__name__}")
+    files = read_ensemble(paths)
+    first = files[0]
     if first.metadata.task == "localization":
         raise WeightsError(
             f"{first.path}: weights for localization, which this version of detres does not use"

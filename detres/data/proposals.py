@@ -40,9 +40,10 @@ class Proposals:
         self.path = path
         self._file: Any = None
         try:
-            ids = bytes(self._open().get_tensor("image_ids")).decode("utf-8").split("\n")
+            ids = bytes(self._open().get_tensor("image_ids")).decode("utf-8", "surrogateescape").split("\n")
             sizes, self._offsets = self._open().get_tensor("sizes"), self._open().get_tensor("offsets")
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            _check_offsets(self._offsets, self._open().get_slice("boxes"))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: cannot be read ({error}): remove the file, and the proposals are made again"
             ) from error
@@ -95,7 +96,7 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
                     offsets.append(offsets[-1] + len(image_boxes))
             assert len(offsets) == len(annotations) + 1
             ends, sizes = np.array(offsets, dtype="<i8"), annotations.sizes.astype("<i8")
-            ids = "\n".join(_ids(annotations)).encode("utf-8")
+            ids = "\n".join(_ids(annotations)).encode("utf-8", "surrogateescape")
             with open(rows_path, "rb") as rows, open(beside, "wb") as file:
                 file.write(_header(len(annotations), offsets[-1], len(ids)))
                 file.write(ends.tobytes() + sizes.tobytes())
@@ -103,6 +104,21 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
                 file.write(ids)
         finally:
             rows_path.unlink(missing_ok=True)
+
+
+def _check_offsets(offsets: np.ndarray, boxes: Any) -> None:
+    """Raise ValueError unless each image has boxes of the file, one after another."""
+    count, *form = boxes.get_shape()
+    if form != [4] or boxes.get_dtype() != "F32":
+        raise ValueError("boxes of another form")
+    if (
+        offsets.ndim != 1
+        or not len(offsets)
+        or offsets[0] != 0
+        or offsets[-1] != count
+        or (np.diff(offsets) < 0).any()
+    ):
+        raise ValueError("boxes that belong to no image")
 
 
 def _header(images: int, proposals: int, id_bytes: int) -> bytes:

@@ -23,16 +23,19 @@ from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.config import NetworkConfig
 from detres.networks.resnet import build_network
-from detres.weights.checkpoint import METADATA_KEY, Metadata, parse_metadata, read_safetensors
+from detres.weights.checkpoint import METADATA_KEY, Metadata, is_checkpoint, parse_metadata, read_safetensors
 from detres.weights.layouts import caffe, caffe2, cifar, detectron2, tagged_safetensors, timm, torchvision
 from detres.weights.layouts.common import ForeignFile, Layout, ParsedWeights, conv_of, is_norm
-from detres.weights.loading import COUNTER
-from detres.weights.pickles import is_npz, read_arrays, read_pickle
+from detres.weights.loading import COUNTER, check_tensors
+from detres.weights.pickles import is_npz, is_pickle, read_arrays, read_pickle
 from detres.weights.plausibility import find_contradiction
 
 TORCHVISION_PREFIX = torchvision.PREFIX
 TORCHVISION_NETWORKS = torchvision.NETWORKS
 DETRES_LAYOUT = "detres's"
+# Under which a training checkpoint has the tensors; of several in one file the first is taken, averages last.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "blobs", "state_dict_ema", "ema")
+PREFIXES = ("module.", "model.")  # of DataParallel and Lightning
 CLASSIFICATION_LAYERS = ("fc.", "classifier.6.")
 # Where a detector has the parts of the classification network: conv1..conv4_x and conv5_x (VGG: fc6, fc7).
 DETECTOR_PARTS = ("trunk.", "roi_head.body.")
@@ -121,11 +124,12 @@ def read_backbone(source: str | Path) -> Backbone:
     metadata: dict[str, str] = {}
     if _starts_as_safetensors(path):
         content, metadata = read_safetensors(path)
-        if METADATA_KEY in metadata:
-            return _checkpoint_backbone(content, parse_metadata(metadata[METADATA_KEY], path), text)
+        if is_checkpoint(metadata, path):
+            return _checkpoint_backbone(content, parse_metadata(metadata[METADATA_KEY], content, path), text)
     else:
         content = read_arrays(path) if is_npz(path) else read_pickle(path)
     file = ForeignFile(text, _state_dict(content), content, metadata, path)
+    check_tensors(file.tensors, text, translated=False)
     for layout in LAYOUTS:
         if layout.fits(file):
             return _check_network(layout.read(file), text)
@@ -151,7 +155,7 @@ def find_weights(source: str | Path) -> Path:
         tried += [Path(data_root) / path] if data_root else []
         tried.append(Path("datasets") / path)
     for candidate in tried:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     raise WeightsError(
         f"{source}: no such weights file (tried {listed(tried)}); {TORCHVISION_PREFIX}NAME takes torchvision's, of "
@@ -186,9 +190,7 @@ def _network_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_network(parsed: ParsedWeights, source: str) -> Backbone:
     """Compare the tensors with the networks that they may be of."""
-    broken = [name for name, tensor in parsed.tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{source}: not finite: {listed(broken, 4)}; the file is damaged or diverged")
+    check_tensors(parsed.tensors, source)
     weights = [name for name in parsed.tensors if is_norm(name) and name.endswith(".weight")]
     bare = [name for name in weights if f"{name.removesuffix('weight')}running_mean" not in parsed.tensors]
     if bare:
@@ -284,17 +286,29 @@ def _num_classes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, itself or under a usual key, without DataParallel's prefix."""
-    for key in ("state_dict", "model", "blobs"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    """The tensors of a checkpoint, without the keys and prefixes that wrappers put around a network's own."""
+    for _ in range(len(WRAPPERS)):  # a pickle may be endless
+        content = next((content[key] for key in WRAPPERS if _holds_tensors(content.get(key))), content)
+    tensors = {
+        name.replace("_orig_mod.", ""): value  # torch.compile's, wherever it stands
+        for name, value in content.items()
+        if isinstance(value, Tensor) and name != "n_averaged"  # the count of swa_utils.AveragedModel
+    }
+    while tensors and (
+        prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)
+    ):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
+def _holds_tensors(value: object) -> bool:
+    """Whether a value is a dictionary of tensors, or of wrappers."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(inner, Tensor) or key in WRAPPERS for key, inner in value.items())
+
+
 def _starts_as_safetensors(path: Path) -> bool:
-    """Whether the file is a safetensors file by its start (8 bytes of length, then JSON) or by its name."""
+    """Whether the file is a safetensors file by its start (8 bytes of length, then JSON), else by its name."""
     with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+        return file.read(9)[8:] == b"{" or (path.suffix == ".safetensors" and not is_pickle(path))

@@ -6,8 +6,10 @@ Only arrays and plain values are read. A pickle that names any other global is r
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,21 @@ from detres.unpickling import DAMAGE, ArrayUnpickler, RefusedGlobal
 
 # The older format of torch.save starts with this number in a pickle of its own (torch/serialization.py, MAGIC_NUMBER).
 TORCH_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+PICKLE_STARTS = (
+    b"PK\x03\x04",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+)  # a zip, or a pickle's protocol
+CHECKPOINT_KEYS = (
+    b"network",
+    b"optimizer",
+    b"scaler",
+    b"evaluated_at",
+    b"identity",
+)  # of detres.training.state
+LARGEST_INDEX = 1 << 24  # bytes of a torch.save archive's data.pkl that are searched for them
 
 
 def read_pickle(path: str | Path) -> dict[str, Any]:
@@ -36,8 +53,9 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
         WeightsError: Missing, truncated, not a dictionary, or with a global that weights do not need.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error for names that no system takes
         raise WeightsError(f"{path}: no such weights file")
+    refuse_no_weights(path)
     try:
         content = _read_torch(path) if _is_torch_file(path) else _read_numpy(path)
     except RefusedGlobal as error:
@@ -50,11 +68,48 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
     except DAMAGE as error:
         raise _damaged(path, error) from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise WeightsError(
             f"{path}: holds a {type(content).__name__}; a dictionary of tensors by name is needed"
         )
-    return {str(key): _tensors(value) for key, value in content.items()}
+    return content
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is, by its start, what `read_pickle` or `read_arrays` read, whole or not."""
+    with open(path, "rb") as file:
+        start = file.read(32)
+    # A .safetensors starts with the length of its header, 8 bytes of which the high ones are 0.
+    is_length = start[8:9] == b"{" or not start[2:].strip(b"\0")
+    return TORCH_LEGACY_START in start or (start.startswith(PICKLE_STARTS) and not is_length)
+
+
+def refuse_no_weights(path: Path) -> None:
+    """Refuse archives of PyTorch that are more than weights: training checkpoints of detres, and programs.
+
+    Raises:
+        WeightsError: It is one; says what to give instead.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            index = b""
+            if "data.pkl" in names:
+                with archive.open(names["data.pkl"]) as file:
+                    index = file.read(LARGEST_INDEX)
+    except DAMAGE:
+        return  # whoever reads it tells what is wrong
+    if all(key in index for key in CHECKPOINT_KEYS):
+        raise WeightsError(
+            f"{path}: a training checkpoint: use model.safetensors beside it (in the run's folder); a checkpoint is "
+            "for --resume"
+        )
+    if "constants.pkl" in names or any(name.startswith(("code/", "models/")) for name in names):
+        raise WeightsError(
+            f"{path}: a TorchScript or torch.export program: save its state_dict() with torch.save and give that"
+        )
 
 
 def is_npz(path: Path) -> bool:
@@ -95,13 +150,14 @@ def _starts_as_zip(path: Path) -> bool:
 
 def _read_torch(path: Path) -> Any:
     # Training checkpoints of timm and others hold their options in an argparse.Namespace.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tensors' kind; what matters of it is an error later
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _read_numpy(path: Path) -> Any:
     with open(path, "rb") as file:
-        return ArrayUnpickler(file, encoding="latin1").load()
+        return _tensors(ArrayUnpickler(file, encoding="latin1").load())
 
 
 def _tensors(value: Any) -> Any:

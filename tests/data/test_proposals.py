@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from detres.data.config import AugmentationConfig
 from detres.data.detection_samples import DetectionDataset
@@ -56,6 +57,20 @@ def test_a_damaged_file_is_named(written):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match=r"proposals\.safetensors: cannot be read"):
         Proposals(path, SCENES)
+
+
+@pytest.mark.parametrize("offsets", [[0, 7, 7, 12], [0, 7, 6, 11], [1, 7, 7, 11], [0, 9, 7, 11], [7]])
+def test_damaged_offsets_are_named(written, offsets):
+    path, _ = written
+    save_file({**load_file(path), "offsets": np.array(offsets)}, path)
+    with pytest.raises(DataError, match=r"cannot be read \(boxes that belong to no image\); remove the file"):
+        Proposals(path, SCENES)
+
+
+def test_names_that_are_not_unicode(tmp_path):
+    scenes = replace(SCENES, image_ids=("a", "b\udcff", "c"))
+    write_proposals(tmp_path / "p.safetensors", scenes, [some_boxes(2, index) for index in range(3)])
+    assert len(Proposals(tmp_path / "p.safetensors", scenes)) == 3
 
 
 def test_half_written_is_not_there(tmp_path):

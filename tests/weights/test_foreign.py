@@ -51,10 +51,40 @@ def test_torchvision_state_dict_is_recognized_by_shapes(name, monkeypatch):
     assert backbone.tensors.keys() == tensors.keys()
 
 
-@pytest.mark.parametrize("wrapped", ["plain", "state_dict", "module."])
+def prefixed(prefix, tensors):
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+WRAPPED = {
+    "plain": lambda tensors: tensors,
+    **{
+        key: lambda tensors, key=key: {"epoch": 3, key: tensors, "optimizer": {"state": {}}}
+        for key in ("state_dict", "model", "model_state_dict", "state_dict_ema", "net", "ema")
+    },
+    **{
+        prefix: lambda tensors, prefix=prefix: prefixed(prefix, tensors)
+        for prefix in (
+            "module.",
+            "model.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.",
+            "model.module.",
+        )
+    },
+    "key in key": lambda tensors: {"state_dict": {"model": prefixed("module.", tensors)}},
+    "options as model": lambda tensors: {"model": {"name": "resnet18"}, "net": tensors},
+    "weights before average": lambda tensors: {"ema": {"x": torch.zeros(1)}, "state_dict": tensors},
+    "compiled part": lambda tensors: {
+        name.replace("layer4.", "layer4._orig_mod."): t for name, t in tensors.items()
+    },
+    "AveragedModel": lambda tensors: {"n_averaged": torch.tensor(4), **prefixed("module.", tensors)},
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
 def test_torchvision_file_loads_whole(tmp_path, resnet18, wrapped):
-    content = {"plain": resnet18, "state_dict": {"epoch": 3, "state_dict": resnet18}}.get(wrapped)
-    torch.save(content or {f"module.{name}": tensor for name, tensor in resnet18.items()}, tmp_path / "w.pth")
+    torch.save(WRAPPED[wrapped](resnet18), tmp_path / "w.pth")
     backbone = read_backbone(tmp_path / "w.pth")
     network = build_network(NetworkConfig.model_validate(backbone.network), 1000)
     assert load_tensors(network, backbone.tensors, where=backbone.source) == []

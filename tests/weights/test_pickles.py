@@ -112,6 +112,18 @@ def test_what_is_no_dictionary_or_no_file_is_refused(tmp_path):
         read_pickle(tmp_path / "text.pth")
 
 
+def test_endless_and_deep_content_is_named(tmp_path):
+    endless: dict[str, object] = {"a": torch.ones(1)}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    (tmp_path / "deep.pkl").write_bytes(
+        b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    )  # list in list...
+    for name in ("endless.pth", "deep.pkl"):
+        with pytest.raises(WeightsError, match=r"truncated or not a weights pickle \(maximum recursion"):
+            read_pickle(tmp_path / name)
+
+
 def test_npz_archives_are_read_without_objects(tmp_path):
     np.savez(tmp_path / "w.npz", **{"conv1/0": np.ones((2, 3), np.float32), "count": np.array(7)})  # type: ignore[arg-type]
     assert is_npz(tmp_path / "w.npz")

@@ -31,7 +31,7 @@ class ForeignFile:
 
     Attributes:
         source: The user's name for it, for messages.
-        tensors: Its state_dict, without DataParallel's prefix; empty where it holds none.
+        tensors: Its state_dict, without the prefixes of wrappers; empty where it holds none.
         content: All that it holds, by name: a training checkpoint has other values too, Caffe's blobs may be in lists.
         metadata: The text entries of a `.safetensors`.
         path: Where it lies; None: torchvision's cache.
