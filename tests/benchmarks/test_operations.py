@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from benchmarks.operations import measured_ceiling
+
 from detres.networks.arithmetic import counted_operations
 
 CONVOLUTION = 2 * 5 * 4 * 4 * 9 * 3  # of (2, 3, 4, 4) to (2, 5, 4, 4) by 3x3
