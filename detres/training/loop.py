@@ -282,11 +282,13 @@ class _Loop(Generic[Network, Batch]):
         values = {f"val/{name}": value for name, value in figures.items()}
         values |= {f"val/loss/{name}": value for name, value in losses.items()}
         self.metrics.write(self.state.step, {**_place(self.plan, self.state), **values})
-        named = {**{f"loss/{name}": value for name, value in losses.items()}, **figures}
-        bad = [name for name, value in named.items() if name.startswith("loss/") and not _is_finite(value)]
+        bad = [f"val/loss/{name}" for name, value in losses.items() if not math.isfinite(value)]
+        # A loss of averaged scores can be infinite where the network's outputs are finite.
+        bad += [
+            f"val/{name}" for name, value in figures.items() if name.startswith("loss/") and value != value
+        ]
         if bad:
-            rate = max(group["lr"] for group in self.state.optimizer.param_groups)
-            raise diverged_update(self.state.step, rate, [f"val/{name}" for name in bad])
+            raise diverged_update(self.state.step, self.state.optimizer.param_groups[0]["lr"], bad)
         return figures
 
     def compare(self, figure: float, figures: dict[str, float | None]) -> None:
@@ -341,10 +343,6 @@ class _Loop(Generic[Network, Batch]):
             },
         )
         state.window = Window()
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is None or math.isfinite(value)
 
 
 def _evaluation_due(task: Task[Any, Any], plan: Plan, state: State[Any]) -> bool:
