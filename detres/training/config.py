@@ -202,13 +202,13 @@ def schedule_warnings(config: TrainConfig, plan: Plan) -> list[str]:
             config.warmup_factor + (1 - config.warmup_factor) * (plan.iterations - 1) / config.linear_warmup
         )
         warnings.append(
-            f"train.warmup_iterations: the run has {plan.iterations} steps, so the warm-up of {config.linear_warmup}"
-            f" does not end: the rate stays below {plan.rate:g} (at most {reached:.2g} of it)"
+            f"train.warmup_iterations: the run ends at step {plan.iterations}, within the warm-up of"
+            f" {config.linear_warmup}: the rate is at most {reached:.2g} of {plan.rate:g}"
         )
     late = [str(milestone) for milestone in plan.milestones if milestone >= plan.iterations]
     if late and config.schedule == "step":
         warnings.append(
-            f"train.milestones: the run has {plan.iterations} steps, so the rate does not fall at {', '.join(late)}"
+            f"train.milestones: the run ends at step {plan.iterations}: the rate does not fall at {', '.join(late)}"
         )
     return warnings
 
