@@ -68,6 +68,17 @@ def atomic_path(path: str | Path, *, follow_link: bool = True) -> Iterator[Path]
             beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """A block that writes `path` by other means: what the system refuses is the same `UserError` as `atomic_path`'s."""
+    try:
+        yield
+    except OSError as error:
+        if _concerns_writing(error, Path(path)):
+            raise _explained(error, Path(path)) from error
+        raise
+
+
 def check_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None] = (), *, overwrite: bool = False
 ) -> None:

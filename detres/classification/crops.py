@@ -120,16 +120,20 @@ class EvalCropDataset(Dataset[EvalCropSample]):
         """The crops of an image.
 
         Raises:
-            DataError: It cannot be read and unreadable images are not skipped.
+            DataError: It cannot be read, or is too narrow to be resized whole, and such images are not skipped.
         """
         label = int(self.images.labels[index])
+        path = self.images.paths[index]
         try:
-            image = read_image(self.images.paths[index])
+            image = read_image(path)
+            try:
+                return EvalCropSample(self.eval_crops.tensors(image, self.crop), label)
+            except DataError as error:
+                raise DataError(f"image {path}: {error}") from error
         except DataError as error:
             if not self.skip_unreadable:
                 raise
             return EvalCropSample([], label, str(error))
-        return EvalCropSample(self.eval_crops.tensors(image, self.crop), label)
 
 
 def collate_eval_crops(samples: Sequence[EvalCropSample]) -> EvalCropBatch:
@@ -172,7 +176,24 @@ def score_eval_crops(
     Raises:
         UserError: A crop is too small for the network.
     """
+    return score_with_logs(network, preprocessing, batch, device, dense=dense, limit=limit)[0]
+
+
+def score_with_logs(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    batch: EvalCropBatch,
+    device: torch.device,
+    *,
+    dense: bool = False,
+    limit: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """As `score_eval_crops`, with the logs (N, K), which are finite where a score is rounded to 0.
+
+    That holds for images of one crop. The others have the log of one of theirs.
+    """
     total: Tensor | None = None
+    logs = torch.empty(0)
     counts = torch.zeros(len(batch), 1, dtype=torch.float64)
     for crops, owners in zip(batch.crops, batch.owners, strict=True):
         for some, own in zip(crops.split(limit), owners.split(limit), strict=True):
@@ -181,10 +202,12 @@ def score_eval_crops(
             scores = logits.double().softmax(dim=1).cpu()
             if total is None:
                 total = torch.zeros(len(batch), scores.shape[1], dtype=torch.float64)
+                logs = torch.zeros_like(total)
             total.index_add_(0, own, scores)
+            logs.index_copy_(0, own, logits.double().log_softmax(dim=1).cpu())
             counts.index_add_(0, own, torch.ones(len(own), 1, dtype=torch.float64))
     assert total is not None
-    return total / counts
+    return total / counts, logs
 
 
 def _dense_logits(network: nn.Module, inputs: Tensor) -> Tensor:

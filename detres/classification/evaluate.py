@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detres.classification.classifier import CLASSIFICATION, crop_of, rebuild_classifier
-from detres.classification.crops import EvalCropDataset, EvalCrops, collate_eval_crops, score_eval_crops
+from detres.classification.crops import EvalCropDataset, EvalCrops, collate_eval_crops, score_with_logs
 from detres.classification.data import LeftOut
 from detres.console import progress
 from detres.data.batching import make_loader
@@ -60,21 +60,27 @@ class Scores:
         scores: (N, K) float64, softmax, averaged over crops and members.
         labels: (N,) int64.
         left_out: Images that could not be read.
+        logs: (N, K), the logs of scores of one crop an image, which are finite where a score is rounded to 0.
     """
 
     scores: np.ndarray
     labels: np.ndarray
     left_out: int
+    logs: np.ndarray | None = None
 
     def in_order(self, order: Sequence[int]) -> Scores:
         """The same scores and labels with reordered classes: the new class i is the old class `order[i]`."""
         place = np.argsort(np.asarray(order, dtype=np.int64))
-        return Scores(self.scores[:, order], place[self.labels], self.left_out)
+        logs = None if self.logs is None else self.logs[:, order]
+        return Scores(self.scores[:, order], place[self.labels], self.left_out, logs)
 
     def figures(self) -> ClassificationFigures:
         """Top-1 and top-5 errors and the mean loss."""
         with np.errstate(divide="ignore"):
-            loss = cross_entropy(np.log(self.scores), self.labels)
+            logs = np.log(self.scores)
+        if self.logs is not None:
+            logs = np.where(self.scores > 0, logs, self.logs)
+        loss = cross_entropy(logs, self.labels)
         return ClassificationFigures(
             top1_error=top_k_error(self.scores, self.labels, 1),
             top5_error=top_k_error(self.scores, self.labels, 5),
@@ -156,7 +162,7 @@ def classify_images(
     keys = range(len(dataset))
     batches = [list(keys[start : start + together]) for start in range(0, len(keys), together)]
     loader = make_loader(dataset, batches, collate_eval_crops, workers=workers)
-    scores, labels, unreadable = [], [], 0
+    scores, logs, labels, unreadable = [], [], [], 0
     left_out = LeftOut() if left_out is None else left_out
     device = device or torch.device("cpu")
     with torch.inference_mode(), plain_errors():
@@ -165,16 +171,18 @@ def classify_images(
             unreadable += len(found.unreadable)
             if len(found):
                 dense = bool(eval_crops.scales)
-                scores.append(
-                    score_eval_crops(
-                        member.network, member.preprocessing, found, device, dense=dense, limit=batch
-                    )
+                some_scores, some_logs = score_with_logs(
+                    member.network, member.preprocessing, found, device, dense=dense, limit=batch
                 )
+                scores.append(some_scores)
+                logs.append(some_logs)
                 labels.append(found.labels)
+    one_crop = eval_crops.crops == 1 and len(eval_crops.scales) <= 1 and not eval_crops.flip
     return Scores(
         scores=torch.cat(scores).numpy() if scores else np.zeros((0, len(member.class_names))),
         labels=torch.cat(labels).numpy() if labels else np.zeros(0, np.int64),
         left_out=unreadable,
+        logs=torch.cat(logs).numpy() if logs and one_crop else None,
     )
 
 

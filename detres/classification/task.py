@@ -5,6 +5,7 @@ He et al. 2015, §3.4: softmax cross entropy on random crops of randomly resized
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from detres.data.classification_samples import (
 from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels, ReadReport
 from detres.data.sources import log_reports
-from detres.errors import DataError, listed
+from detres.errors import ConfigError, DataError, listed
 from detres.networks.resnet import ResNet
 from detres.networks.vgg import VGG
 from detres.tasks.drawing import draw_first_batch
@@ -94,7 +95,24 @@ def prepare_classifier(config: ClassificationConfig, device: torch.device) -> Cl
     if config.data.mean not in (None, "pixel"):
         mean = read_mean_image(config.data.mean, config.data.crop.size)
         classifier = replace(classifier, preprocessing=mean)
+    size = config.data.crop.size
+    if config.train.batch == 1 and not learns_from_one(classifier.network, size):
+        raise ConfigError(
+            f"train.batch: 1 image of {size} pixels is one value per channel of the last maps, and BN needs two:"
+            " give 2 or more (train.accumulate may be lower then), a larger data.crop.size, or"
+            " model.freeze_batch_norm=true"
+        )
     return ClassifierSetup(config, data, classifier)
+
+
+def learns_from_one(network: ResNet | VGG, size: int) -> bool:
+    """Whether BN in training mode can normalize one image of `size` pixels: each channel must have two values."""
+    trial = copy.deepcopy(network).to("meta").train()
+    try:
+        trial(torch.empty(1, 3, size, size, device="meta"))
+    except ValueError:
+        return False
+    return True
 
 
 def read_classification_data(config: ClassificationConfig) -> ClassificationData:
@@ -162,6 +180,7 @@ class ClassifierTask:
         left_out: Images that cannot be read.
         device: Where to compute.
         quiet: No progress of evaluations.
+        learns_from_one: Whether a batch of one image can be trained on.
     """
 
     network: ResNet | VGG
@@ -173,6 +192,7 @@ class ClassifierTask:
     left_out: LeftOut
     device: torch.device
     quiet: bool
+    learns_from_one: bool = True
 
     collate = staticmethod(collate_classification)
     best = "top1_error"
@@ -199,6 +219,9 @@ class ClassifierTask:
         self.left_out.add(batch.unreadable)
         if not len(batch):
             raise DataError(f"no image of a batch can be read: {listed(batch.unreadable, 3)}")
+        if len(batch) == 1 and not self.learns_from_one:
+            self.left_out.add([f"{batch.names[0]} alone of its batch can be read, and BN needs two"])
+            return {"class": 0.0 * next(p for p in self.network.parameters() if p.requires_grad).sum()}
         mixing = self.config.data.mixing
         mixed = mix(network_input(batch, self.preprocessing, self.device), mixing, generator)
         labels = batch.labels.to(self.device, non_blocking=True)
@@ -297,6 +320,7 @@ def build_classifier_task(
         left_out=left_out,
         device=device,
         quiet=quiet,
+        learns_from_one=not skip or learns_from_one(start.network, crop.size),
     )
 
 

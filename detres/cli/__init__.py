@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detres.cli.common import run
-from detres.devices import tune_malloc
-from detres.errors import UserError, nearest
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,12 +17,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The arguments after `detres`; those of the command line if None.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_once)  # until `run`, which imports more, does better
+    from detres.cli.common import run
+    from detres.devices import tune_malloc
+
     tune_malloc()
     run(_dispatch, sys.argv[1:] if argv is None else argv)
 
 
+def _end_at_once(number: int, frame: object) -> None:
+    os.write(2, b"stopped\n")
+    os._exit(130)
+
+
 def tool_names() -> list[str]:
-    """The names of all tools, as they follow `detres`."""
+    """The names of all tools, as they are written after `detres`."""
+    from pathlib import Path
+
     modules = sorted(Path(__file__).parent.glob("[a-z]*.py"))
     return [
         path.stem.replace("_", "-") for path in modules if "\ndef main(" in path.read_text(encoding="utf-8")
@@ -32,6 +42,10 @@ def tool_names() -> list[str]:
 
 
 def _dispatch(argv: list[str]) -> int | None:
+    from importlib import import_module
+
+    from detres.errors import UserError, nearest
+
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(_overview())
@@ -47,6 +61,9 @@ def _dispatch(argv: list[str]) -> int | None:
 
 def _overview() -> str:
     """All tools with the first line of their docstrings, read without importing them."""
+    import ast
+    from pathlib import Path
+
     names = tool_names()
     width = max(map(len, names), default=0)
     lines = ["usage: detres TOOL [options]", "", "tools (`detres TOOL --help` shows an example):"]

@@ -5,21 +5,26 @@ Nothing here imports torch before it is needed, so that `--help` is quick.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from detres import files
 from detres.errors import DivergedError, UserError, nearest
+from detres.training.interruption import is_importing
 
 DONE, BUG, STOPPED = 0, 1, 130
+GRACE = 5.0  # seconds from a signal to the end
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -31,8 +36,10 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_standard_error(quiet="--quiet" in arguments)
-    _stop_on_sigterm()
-    sys.exit(_status(main, arguments))
+    signals = _Signals()
+    status = _status(main, arguments)
+    signals.end_with(status)
+    sys.exit(status)
 
 
 def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -177,16 +184,45 @@ def _bug() -> int:
     return BUG
 
 
-def _stop_on_sigterm() -> None:
-    """Make SIGTERM end the program as Ctrl-C does; a forked worker of a loader just exits."""
-    owner = os.getpid()
+class _Signals:
+    """Makes Ctrl-C and SIGTERM end the program with status 130, wherever it is.
 
-    def stop(number: int, frame: object) -> None:
-        if os.getpid() != owner:
+    They raise KeyboardInterrupt. In an import, where that can be swallowed or leave half a module, they end the
+    program, as a second signal does; and if it has not ended after `GRACE` seconds, because something swallowed the
+    exception or hangs, it is ended. A loader's worker, forked from the program, simply ends.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._came = False
+        self._status: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def end_with(self, status: int) -> None:
+        """The tool has ended, and said so: from now on nothing waits for what hangs, and the status stays."""
+        self._status = status
+        for worker in getattr(sys.modules.get("multiprocessing"), "active_children", list)():
+            worker.kill()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
             os._exit(128 + number)
+        if self._came or self._status is not None or is_importing(frame):
+            self._end()
+        self._came = True
+        _thread.start_new_thread(self._end_late, ())  # threading.Thread takes locks that the program may hold
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    def _end_late(self) -> None:
+        time.sleep(GRACE)
+        if self._status is None:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        if self._status is None:
+            os.write(2, b"stopped\n")
+        os._exit(STOPPED if self._status is None else self._status)
 
 
 def _log_to_standard_error(quiet: bool) -> None:

@@ -19,6 +19,10 @@ from detres.errors import DataError
 
 Key = tuple[int, int]
 
+LONGEST_WAIT = 600.0  # seconds for one batch of worker processes
+TENSORS_A_SAMPLE = 4  # that go from a worker to this process, at most; each is an open file there
+OTHER_FILES = 128  # that the process may have open besides
+
 
 class KeyBatches(Sampler[list[Key]]):
     """Keys (epoch, index) of the batches of steps `start` to `stop`.
@@ -63,6 +67,7 @@ def make_loader(
     *,
     workers: int = 0,
     start_method: str | None = None,
+    timeout: float = LONGEST_WAIT,
 ) -> DataLoader[Any]:
     """A DataLoader over batches of keys that draws nothing from global random generators in any process.
 
@@ -72,17 +77,38 @@ def make_loader(
         collate: From a list of samples to a batch.
         workers: Processes that load; 0 loads in this one.
         start_method: `fork`, `spawn` or `forkserver`; None takes the platform's.
+        timeout: Seconds after which a batch that workers owe is an error; 0: never.
     """
+    if workers:
+        size = batches.batch if isinstance(batches, KeyBatches) else max(map(len, batches), default=0)
+        _allow_open_files(2 * workers * size * TENSORS_A_SAMPLE + OTHER_FILES)
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=workers,
+        timeout=timeout if workers else 0,
         worker_init_fn=start_worker,
         multiprocessing_context=start_method if workers else None,
         # Without its own generator it would draw the workers' seeds from the global one.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process and its workers have `count` files open, or let torch share tensors without open files.
+
+    Torch gives each tensor from a worker an open file; beyond the limit a training would wait for ever.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+    elif soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def start_worker(worker: int) -> None:

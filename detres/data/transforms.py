@@ -13,6 +13,10 @@ import os
 import numpy as np
 
 from detres.data.config import AugmentationConfig, CropConfig
+from detres.errors import DataError
+
+NARROW = 16  # how many times longer than wide an image is of which only the parts that are needed are resized
+LARGEST_RESIZED = 2**26  # pixels of such an image
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int, float]:
@@ -115,51 +119,101 @@ def train_crop(image: np.ndarray, config: CropConfig, generator: np.random.Gener
     Returns:
         (config.size, config.size, 3) uint8.
     """
+    side = None
     if config.train_sides is not None:
-        image = resize_shorter(
-            image, int(generator.integers(config.train_sides[0], config.train_sides[1] + 1))
-        )
-    image = _pad(image, config.pad, config.size)
-    top = int(generator.integers(image.shape[0] - config.size + 1))
-    left = int(generator.integers(image.shape[1] - config.size + 1))
-    crop = image[top : top + config.size, left : left + config.size]
+        side = int(generator.integers(config.train_sides[0], config.train_sides[1] + 1))
+    resized = _Resized(image, side, config.pad, config.size)
+    top = int(generator.integers(resized.height - config.size + 1))
+    left = int(generator.integers(resized.width - config.size + 1))
+    crop = resized.square(top, left)
     return crop[:, ::-1] if generator.random() < config.flip else crop
 
 
 def center_crop(image: np.ndarray, config: CropConfig) -> np.ndarray:
     """The central square of an image with shorter side `config.test_side`: (config.size, config.size, 3) uint8."""
-    return _square(_for_test(image, config), 0.5, 0.5, config.size)
+    return _Resized(image, config.test_side, 0, config.size).square_at(0.5, 0.5)
 
 
 def ten_crops(image: np.ndarray, config: CropConfig) -> list[np.ndarray]:
     """The center, the four corners and their mirrors (Krizhevsky et al. 2012, §4.1), each as `center_crop`'s."""
-    image = _for_test(image, config)
+    resized = _Resized(image, config.test_side, 0, config.size)
     places = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
-    crops = [_square(image, down, right, config.size) for down, right in places]
+    crops = [resized.square_at(down, right) for down, right in places]
     return crops + [crop[:, ::-1] for crop in crops]
 
 
 def resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
-    """The image with a shorter side of `side` pixels, its shape kept: (h, w, 3) uint8."""
+    """The image with a shorter side of `side` pixels, its shape kept: (h, w, 3) uint8.
+
+    Raises:
+        DataError: It is so narrow that it would not fit into memory.
+    """
+    height, width = _shorter_size(image, side)
+    if _is_narrow(height, width) and height * width > LARGEST_RESIZED:
+        raise DataError(
+            f"{image.shape[1]} x {image.shape[0]} pixels (width x height) are too narrow to be resized whole, to"
+            f" {width} x {height}: leave the image out, or cut it into pieces"
+        )
+    return resize_image(image, height, width)
+
+
+class _Resized:
+    """An image resized and padded, of which squares are cut; of a narrow one each square is made by itself.
+
+    Args:
+        image: (H, W, 3) uint8.
+        side: Its new shorter side; None: it is not resized.
+        margin: Zero pixels on every side; more where the image is smaller than a square.
+        size: Side of the squares.
+    """
+
+    def __init__(self, image: np.ndarray, side: int | None, margin: int, size: int):
+        self._size = size
+        self._resized = image.shape[:2] if side is None else _shorter_size(image, side)
+        self._pad = [margin + max(0, -(-(size - length - 2 * margin) // 2)) for length in self._resized]
+        self.height, self.width = (
+            length + 2 * pad for length, pad in zip(self._resized, self._pad, strict=True)
+        )
+        self._image, self._whole = image, None
+        if side is None or not _is_narrow(*self._resized):
+            rows, columns = self._pad
+            self._whole = resize_image(image, *self._resized)
+            if rows or columns:
+                self._whole = np.pad(self._whole, ((rows, rows), (columns, columns), (0, 0)))
+
+    def square(self, top: int, left: int) -> np.ndarray:
+        """(size, size, 3) uint8 from these pixels on."""
+        if self._whole is not None:
+            return self._whole[top : top + self._size, left : left + self._size]
+        return self._interpolated(top - self._pad[0], left - self._pad[1])
+
+    def square_at(self, down: float, right: float) -> np.ndarray:
+        """The square at a share, 0..1, of the way down and right that it could go; halves are rounded down."""
+        return self.square(int((self.height - self._size) * down), int((self.width - self._size) * right))
+
+    def _interpolated(self, top: int, left: int) -> np.ndarray:
+        """`resize_image` for a square alone, with zeros where the resized image does not reach."""
+        axes = []
+        for start, length, stored in zip((top, left), self._resized, self._image.shape[:2], strict=True):
+            places = np.arange(start, start + self._size)
+            exact = ((places + 0.5) * stored / length - 0.5).clip(0, stored - 1)
+            low = exact.astype(np.int64)
+            inside = (places >= 0) & (places < length)
+            axes.append((low, np.minimum(low + 1, stored - 1), exact - low, inside))
+        (upper, lower, down, rows), (before, after, right, columns) = axes
+        down, right = down[:, None, None], right[None, :, None]
+        top_row = self._image[np.ix_(upper, before)] * (1 - right) + self._image[np.ix_(upper, after)] * right
+        bottom = self._image[np.ix_(lower, before)] * (1 - right) + self._image[np.ix_(lower, after)] * right
+        square = (top_row * (1 - down) + bottom * down + 0.5).astype(np.uint8)
+        return square * (rows[:, None, None] & columns[None, :, None])
+
+
+def _shorter_size(image: np.ndarray, side: int) -> tuple[int, int]:
+    """Height and width of the image with a shorter side of `side` pixels."""
     scale = side / min(image.shape[:2])
-    return resize_image(image, *(max(side, int(length * scale + 0.5)) for length in image.shape[:2]))
+    height, width = (max(side, int(length * scale + 0.5)) for length in image.shape[:2])
+    return height, width
 
 
-def _for_test(image: np.ndarray, config: CropConfig) -> np.ndarray:
-    if config.test_side is not None:
-        image = resize_shorter(image, config.test_side)
-    return _pad(image, 0, config.size)
-
-
-def _square(image: np.ndarray, down: float, right: float, size: int) -> np.ndarray:
-    """The square at the fractions `down` and `right`, 0..1, of its possible offsets, rounded down."""
-    top, left = int((image.shape[0] - size) * down), int((image.shape[1] - size) * right)
-    return image[top : top + size, left : left + size]
-
-
-def _pad(image: np.ndarray, margin: int, size: int) -> np.ndarray:
-    """Zero pixels on every side: `margin`, or more where the image is smaller than the crop."""
-    need = [margin + max(0, -(-(size - length - 2 * margin) // 2)) for length in image.shape[:2]]
-    if not any(need):
-        return image
-    return np.pad(image, ((need[0], need[0]), (need[1], need[1]), (0, 0)))
+def _is_narrow(height: int, width: int) -> bool:
+    return max(height, width) > NARROW * min(height, width)

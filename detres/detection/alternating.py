@@ -112,7 +112,8 @@ def train_alternating(
             load_tensors(task.network, _start_of(run.path, step, initial), where=title)
             train_only(task.network, _trained_parts(task.network, step), freeze_at)
             step_config, step_task = _config_of(config, step), _task_of(task, step, run.path)
-            log.info("%s: %s", title, plan_line(step_config, make_plan(step_config, images)))
+            plan = make_plan(step_config, images)
+            log.info("%s: %s", title, plan_line(step_config, plan, step_task.evaluates))
             with RunFolder.open(folder, step_config, resume=True) as own:
                 figures = train(
                     step_task, step_config, own, device, resume=True, quiet=quiet, more_follows=not is_last

@@ -26,15 +26,15 @@ def train_joint(
     quiet: bool = False,
 ) -> Figures:
     """Train all layers in one run; arguments and result as in `training.loop.train`."""
-    log.info(plan_line(config, make_plan(config, len(task.data.train))))
+    log.info(plan_line(config, make_plan(config, len(task.data.train)), task.evaluates))
     return train(task, config, run, device, resume=resume, quiet=quiet)
 
 
-def plan_line(config: TrainConfig, plan: Plan) -> str:
+def plan_line(config: TrainConfig, plan: Plan, evaluates: bool) -> str:
     """One line on what lengths and learning rate amount to for this data, for the start of a run."""
     falls = f", times {config.gamma:g} at {listed(plan.milestones)}" if plan.milestones else ""
     falls = ", falling along a cosine" if config.schedule == "cosine" else falls
-    evaluated = f"every {plan.evaluate_every}" if plan.evaluate_every else "never"
+    evaluated = f"every {plan.evaluate_every}" if plan.evaluate_every and evaluates else "never"
     return (
         f"{plan.iterations} steps of {plan.images_per_step} images ({plan.epoch(plan.iterations):g} epochs), rate"
         f" {plan.rate:g} after {config.warmup_iterations} steps of warm-up{falls}; evaluated {evaluated}"

@@ -6,10 +6,10 @@ The file is `checkpoints/<step>/state.pt`. `last` and `best` in the run folder a
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ def save_checkpoint(
         UserError: No space, or the place cannot be written; earlier checkpoints are untouched.
     """
     path = folder / "checkpoints" / str(step) / "state.pt"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is gone: somebody removed it during the run")
     try:
         write_tensors(path, {"format": FORMAT, "step": step, **state})
     except BaseException:
-        if not path.exists() and path.parent.is_dir():
-            path.parent.rmdir()
+        with suppress(OSError):
+            path.parent.rmdir()  # unless an older one is in it
         raise
     write_text(folder / "last", f"checkpoints/{step}\n")
     if best_step is not None:
@@ -72,7 +74,7 @@ def _prune(folder: Path, newest: list[int], best_step: int | None) -> None:
     for path in (folder / "checkpoints").iterdir():
         if path.name.isdigit() and int(path.name) not in (*newest, best_step):
             shutil.rmtree(path)
-    for half_written in (folder / "checkpoints").glob("*/.state.*"):
+    for half_written in (folder / "checkpoints").glob("*/.*"):
         half_written.unlink()
 
 
@@ -93,14 +95,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         path = folder / "checkpoints" / str(step) / "state.pt"
         try:
             state = _read(path)
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            KeyError,
-            zipfile.BadZipFile,
-            pickle.UnpicklingError,
-        ) as error:
+        except Exception as error:  # damage may show itself as anything
             damaged.append(str(path))
             log.warning(
                 "checkpoint %s cannot be read (%s): trying the one before", path, str(error).split("\n")[0]
@@ -118,6 +113,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             "or start again with --overwrite"
         )
     return None
+
+
+def read_checkpoint(folder: Path, step: int) -> dict[str, Any] | None:
+    """The state of one step; None where it is missing or damaged."""
+    try:
+        return _read(folder / "checkpoints" / str(step) / "state.pt")
+    except Exception:  # damage may show itself as anything
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _steps(folder: Path) -> list[int]:
 
 def _named(path: Path) -> int | None:
     match = (
-        re.fullmatch(r"checkpoints/(\d+)", path.read_text(encoding="utf-8").strip())
+        re.fullmatch(r"checkpoints/(\d+)", path.read_text(encoding="utf-8", errors="replace").strip())
         if path.exists()
         else None
     )

@@ -18,7 +18,18 @@ from detres.errors import ConfigError, DataError
 
 # Keys that may differ between a run and its resumption, because they do not change what a step does. (A new `length`
 # moves the end: a cosine schedule bends towards it, and milestones in % move with it.)
-FREE_AT_RESUME = frozenset({"length", "workers", "evaluate_every", "checkpoint_every", "log_every", "keep"})
+FREE_AT_RESUME = frozenset(
+    {
+        "length",
+        "workers",
+        "evaluate_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "hang_minutes",
+        "log_every",
+        "keep",
+    }
+)
 
 
 def free_at_resume(schedule: object, warmup_until_error: object) -> frozenset[str]:
@@ -124,6 +135,17 @@ class TrainConfig(Section):
     checkpoint_every: Length = Field(
         default=Length.parse("1 epochs"), description="How often to save (also at each evaluation)"
     )
+    checkpoint_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Minutes after which to save besides; null: only by `checkpoint_every`",
+    )
+    hang_minutes: float | None = Field(
+        default=10,
+        gt=0,
+        description="Minutes of waiting in vain for images or for a checkpoint to be written, after which the run ends"
+        " with an error; null: never",
+    )
     log_every: int = Field(
         default=20,
         ge=1,
@@ -170,6 +192,25 @@ class Plan:
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` iterations."""
         return round(step * self.images_per_step / self.samples, 4)
+
+
+def schedule_warnings(config: TrainConfig, plan: Plan) -> list[str]:
+    """What of the schedule lies beyond the end of the run: one line each."""
+    warnings = []
+    if config.linear_warmup >= plan.iterations:
+        reached = (
+            config.warmup_factor + (1 - config.warmup_factor) * (plan.iterations - 1) / config.linear_warmup
+        )
+        warnings.append(
+            f"train.warmup_iterations: the run ends at step {plan.iterations}, within the warm-up of"
+            f" {config.linear_warmup}: the rate is at most {reached:.2g} of {plan.rate:g}"
+        )
+    late = [str(milestone) for milestone in plan.milestones if milestone >= plan.iterations]
+    if late and config.schedule == "step":
+        warnings.append(
+            f"train.milestones: the run ends at step {plan.iterations}: the rate does not fall at {', '.join(late)}"
+        )
+    return warnings
 
 
 def make_plan(config: TrainConfig, samples: int) -> Plan:

@@ -6,23 +6,29 @@ a run that was killed and resumed ends bit-equal to an unbroken one (same machin
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic
 
 import torch
 
 from detres.errors import ConfigError, UserError
-from detres.training.config import Plan, TrainConfig, make_plan
+from detres.training.checkpoints import read_checkpoint
+from detres.training.config import Plan, TrainConfig, make_plan, schedule_warnings
+from detres.training.divergence import check_update, diverged_update
 from detres.training.feed import WorkerDied, feed
-from detres.training.interruption import StopRequest
+from detres.training.interruption import Stopped, StopRequest
 from detres.training.progress import StepProgress, duration, memory_mib
 from detres.training.run_folder import Metrics, RunFolder
 from detres.training.state import Best, State, Window, initial_state, restore, save
 from detres.training.step import train_step
 from detres.training.task import Batch, Network, Task
+from detres.training.watch import Watch
 
 log = logging.getLogger("detres")
 
@@ -54,7 +60,7 @@ def train(
         The figures of the best evaluation; where there was none, the mean losses of the last logged steps.
 
     Raises:
-        DivergedError: A loss or gradient is not finite.
+        DivergedError: A loss, a gradient or a weight is not finite.
         KeyboardInterrupt: Stopped by SIGINT or SIGTERM, after saving.
         UserError: float16 without CUDA; a checkpoint of another run or none that is whole; no space left; a schedule
             that looks at evaluations or a training error which the task does not have.
@@ -68,12 +74,41 @@ def train(
     if resume:
         restore(state, run.path, identity)
     evaluating = _evaluation_due(task, plan, state)  # the run was stopped before or in an evaluation
-    if state.step >= plan.iterations and not evaluating:
+    finished = state.step >= plan.iterations and not evaluating
+    if not run.weights.exists() and (state.best or finished):
+        _export_again(task, state, run)
+    if finished:
         log.info("this run is finished, all %d steps are done; a longer train.length goes on", state.step)
-        if state.best is None and not run.weights.exists():
-            task.export(state.evaluated, run.weights)
         return state.result()
 
+    stop = _run(task, config, plan, run, device, state, identity, evaluating=evaluating, quiet=quiet)
+    if state.best is None:
+        task.export(state.evaluated, run.weights)
+    elif state.best.figure == 0 and not task.lower_is_better:
+        text = "val/%s was 0 at every evaluation: the weights of the last one are kept; train for longer, or check data"
+        log.warning(text, task.best)
+    log.info(_totals(task, plan, state, run))
+    if stop.wanted and more_follows:
+        log.warning("stopped after step %d, the last of this part: --resume goes on", state.step)
+        raise KeyboardInterrupt
+    return state.result()
+
+
+def _run(
+    task: Task[Network, Batch],
+    config: TrainConfig,
+    plan: Plan,
+    run: RunFolder,
+    device: torch.device,
+    state: State[Network],
+    identity: dict[str, Any],
+    *,
+    evaluating: bool,
+    quiet: bool,
+) -> StopRequest:
+    """All steps from `state` on, after an evaluation that is due; returns whether a signal came in the last one."""
+    for warning in schedule_warnings(config, plan):
+        log.warning(warning)
     stop = StopRequest()
     metrics = Metrics(run, state.step, evaluated=not evaluating)
     progress = StepProgress(state.step, plan.iterations, plan.images_per_step, device, quiet)
@@ -81,26 +116,30 @@ def train(
     task.network.train()
     try:
         cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), stop, progress:
+        with torch.random.fork_rng(devices=cuda), stop, loop.watch, progress:
             if evaluating:
                 loop.evaluate()
             loop.run_steps()
     except (KeyboardInterrupt, WorkerDied) as error:
-        if isinstance(error, WorkerDied):
-            if not stop.wanted:
-                raise
-            loop.save()  # the signal reached the worker too: there is no step to finish
+        if isinstance(error, WorkerDied) and not stop.wanted:  # else the signal reached the worker too
+            raise
         log.warning("stopped at step %d of %d: --resume goes on", state.step, plan.iterations)
         raise KeyboardInterrupt from None
     finally:
         metrics.close()
-    if state.best is None:
-        task.export(state.evaluated, run.weights)
-    log.info(_totals(task, plan, state, run))
-    if stop.wanted and more_follows:
-        log.warning("stopped after step %d, the last of this part: --resume goes on", state.step)
-        raise KeyboardInterrupt
-    return state.result()
+    return stop
+
+
+def _export_again(task: Task[Network, Any], state: State[Network], run: RunFolder) -> None:
+    """Write weights that are gone: those of the best evaluation, or where its checkpoint is gone, the last."""
+    content = read_checkpoint(run.path, state.best.step) if state.best else None
+    network = state.evaluated
+    if content is not None:
+        network = copy.deepcopy(network)
+        network.load_state_dict(content["average"] or content["network"])
+    step = content["step"] if content else state.step
+    log.warning("%s was gone: the weights of step %d are written again", run.weights, step)
+    task.export(network, run.weights)
 
 
 def check_training(
@@ -148,38 +187,76 @@ class _Loop(Generic[Network, Batch]):
     progress: StepProgress
     stop: StopRequest
 
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.config.hang_minutes, self.write_unsaved)
+        self.saved_step, self.saved_time = self.state.step, time.monotonic()
+
     def run_steps(self) -> None:
         """All steps to the plan's end, with their log lines, checkpoints and evaluations.
 
         Raises:
             KeyboardInterrupt: A signal came; the step it came in is finished and saved.
         """
-        task, config, plan, state = self.task, self.config, self.plan, self.state
+        config, plan, state = self.config, self.plan, self.state
         begun = time.monotonic() - state.seconds
-        for micro_batches, waited in feed(task, config, plan, state.step, self.device):
+        steps = feed(self.task, config, plan, state.step, self.device, self.stop, self.watch)
+        with closing(steps):
+            while state.step < plan.iterations:
+                rate, last_batch = self.take_step(steps)
+                state.seconds = time.monotonic() - begun
+                self.progress.show(state.step, state.window.mean_losses(), rate)
+                finished = state.step == plan.iterations
+                evaluating = _evaluation_due(self.task, plan, state)
+                if finished or state.step % config.log_every == 0:
+                    self.log_losses(rate)
+                    self.end_warmup()
+                if finished or evaluating:
+                    check_update(self.task, state, last_batch, rate)
+                if finished or evaluating or self.stop.wanted or self.is_saving_due():
+                    self.save()
+                if self.stop.wanted and (evaluating or not finished):
+                    raise KeyboardInterrupt
+                if evaluating:
+                    self.evaluate()
+
+    def take_step(self, steps: Iterator[tuple[list[Batch], float]]) -> tuple[float, Batch]:
+        """One step; returns its rate and its last micro-batch. Where it cannot be taken, the state before is saved."""
+        state = self.state
+        try:
+            micro_batches, waited = next(steps)
             if state.step == 0:
-                task.draw_first_batch(micro_batches[0], self.run.images)
+                self.task.draw_first_batch(micro_batches[0], self.run.images)
+            dumps = self.run.path / "diverged"
             rate = train_step(
-                task, config, plan, state, micro_batches, self.run.path / "diverged", self.device
+                self.task, self.config, self.plan, state, micro_batches, dumps, self.device, self.stop
             )
-            state.seconds = time.monotonic() - begun
-            state.window.waited += waited
-            self.progress.show(state.step, state.window.mean_losses(), rate)
-            finished = state.step == plan.iterations
-            evaluating = _evaluation_due(task, plan, state)
-            if finished or state.step % config.log_every == 0:
-                self.log_losses(rate)
-                self.end_warmup()
-            if finished or evaluating or self.stop.wanted or state.step % plan.checkpoint_every == 0:
-                self.save()
-            if self.stop.wanted and (evaluating or not finished):
-                raise KeyboardInterrupt
-            if evaluating:
-                self.evaluate()
+        except (Stopped, UserError):
+            self.write_unsaved()
+            raise
+        state.window.waited += waited
+        return rate, micro_batches[-1]
+
+    def is_saving_due(self) -> bool:
+        """Whether a checkpoint is due by the steps or by the clock."""
+        minutes = self.config.checkpoint_minutes
+        if minutes is not None and time.monotonic() - self.saved_time >= minutes * 60:
+            return True
+        return self.state.step % self.plan.checkpoint_every == 0
 
     def save(self) -> None:
         """Write a checkpoint."""
+        with self.watch.waiting(f"the checkpoint of step {self.state.step} to be written in {self.run.path}"):
+            self.write()
+
+    def write(self) -> None:
+        """Write a checkpoint, however long it takes."""
         save(self.state, self.run.path, self.config, self.identity)
+        self.saved_step, self.saved_time = self.state.step, time.monotonic()
+
+    def write_unsaved(self) -> None:
+        """Write a checkpoint where the last one is of an earlier step."""
+        if self.state.step > self.saved_step:
+            self.write()
 
     def evaluate(self) -> None:
         """Evaluate the network (or its average), log the figures, export it where it is the best so far, and save."""
@@ -205,6 +282,13 @@ class _Loop(Generic[Network, Batch]):
         values = {f"val/{name}": value for name, value in figures.items()}
         values |= {f"val/loss/{name}": value for name, value in losses.items()}
         self.metrics.write(self.state.step, {**_place(self.plan, self.state), **values})
+        bad = [f"val/loss/{name}" for name, value in losses.items() if not math.isfinite(value)]
+        # A loss of averaged scores can be infinite where the network's outputs are finite.
+        bad += [
+            f"val/{name}" for name, value in figures.items() if name.startswith("loss/") and value != value
+        ]
+        if bad:
+            raise diverged_update(self.state.step, self.state.optimizer.param_groups[0]["lr"], bad)
         return figures
 
     def compare(self, figure: float, figures: dict[str, float | None]) -> None:
@@ -212,7 +296,7 @@ class _Loop(Generic[Network, Batch]):
         task, config, state = self.task, self.config, self.state
         log.info("step %d: val/%s %.4f", state.step, task.best, figure)
         sign = -1 if task.lower_is_better else 1
-        if state.best is None or sign * figure > sign * state.best.figure:
+        if state.best is None or sign * figure >= sign * state.best.figure:  # of equal ones the later
             state.best = Best(step=state.step, figure=figure, figures=figures)
             task.export(state.evaluated, self.run.weights)
         if config.schedule == "plateau" and state.plateau.add(
@@ -228,7 +312,9 @@ class _Loop(Generic[Network, Batch]):
         """Raise the rate to its full height where the line just logged has a low enough training error."""
         task, config, state = self.task, self.config, self.state
         if state.held and config.warmup_until_error is not None and task.training_error is not None:
-            error = state.losses[task.training_error]
+            error = state.losses.get(
+                task.training_error, math.inf
+            )  # not there if no batch could be learned from
             if error < config.warmup_until_error:
                 state.held = False
                 log.info("step %d: training error %.3f ends the warm-up", state.step, error)

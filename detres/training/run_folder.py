@@ -9,16 +9,22 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from detres.config import Section, to_yaml
 from detres.errors import UserError, listed
-from detres.files import atomic_path, write_json, write_text
+from detres.files import atomic_path, explained, remove_temporary, write_json, write_text
 from detres.strict_yaml import read_document
 from detres.training.config import free_at_resume
 from detres.training.environment import describe_environment
+from detres.training.lock import FolderLock
+
+log = logging.getLogger("detres")
 
 FILES = (
     "config.yaml",
@@ -44,14 +50,15 @@ class RunFolder:
         resumed: Whether it held this run before.
     """
 
-    def __init__(self, path: Path, resumed: bool):
+    def __init__(self, path: Path, resumed: bool, lock: FolderLock):
         self.path = path
+        self._lock = lock
         self.resumed = resumed
         self.images = path / "images"
         self.eval = path / "eval"
         self.tensorboard = path / "tensorboard"
         self.weights = path / "model.safetensors"
-        self._log_file = logging.FileHandler(path / "log.txt", encoding="utf-8", delay=True)
+        self._log_file = _LogFile(path / "log.txt", encoding="utf-8", delay=True)
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("detres")
         logger.addHandler(self._log_file)
@@ -62,7 +69,7 @@ class RunFolder:
     def open(
         path: str | Path, config: Section, *, resume: bool = False, overwrite: bool = False
     ) -> RunFolder:
-        """Open `path` for a run with the resolved `config`.
+        """Open `path` for a run with the resolved `config`; until `close` no other process can.
 
         Args:
             path: The folder; created where missing.
@@ -72,33 +79,27 @@ class RunFolder:
 
         Raises:
             UserError: The folder holds another run, or files with the names of a run's; the configuration differs from
-                that of the run to resume in other keys than `free_at_resume`; the folder cannot be written.
+                that of the run to resume in other keys than `free_at_resume`; another process has the folder open; the
+                folder cannot be written.
         """
         path = Path(path)
         if resume and overwrite:
             raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; --out names the folder of the run")
-        names = [name for name in (*FILES, *FOLDERS) if (path / name).exists()]
-        is_run = _environment(path) is not None
-        if names and not is_run:
-            raise UserError(
-                f"{path} is not a run of detres but holds {listed(names)}, which a run would replace: "
-                "choose another --out"
-            )
-        if is_run and not (resume or overwrite):
-            raise UserError(
-                f"{path} holds another run: --resume goes on with it, --overwrite replaces it, "
-                "or choose another --out"
-            )
-        if is_run and resume:
-            _check_same_config(path, config)
-        if is_run and overwrite:
-            _remove_run(path)
-        resumed = is_run and resume
-        _write_environment(path)
-        write_text(path / "config.yaml", to_yaml(config))
-        return RunFolder(path, resumed)
+        created = not path.exists()
+        with explained(path / "config.yaml"):
+            path.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(path)
+        try:
+            resumed = _prepare(path, config, resume=resume, overwrite=overwrite)
+            return RunFolder(path, resumed, lock)
+        except BaseException:
+            lock.release()
+            if created:
+                with suppress(OSError):
+                    path.rmdir()
+            raise
 
     def __enter__(self) -> RunFolder:
         return self
@@ -106,13 +107,15 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_log()
+        useless = isinstance(error, UserError) and not self.resumed and not self._has_begun()
+        with suppress(OSError):  # which would hide the error
+            if useless:  # it has nothing to go on with, and the next run should not be refused for it
+                _remove_run(self.path)
         self.close()
-        if isinstance(error, UserError) and not self.resumed and not self._has_begun():
-            _remove_run(
-                self.path
-            )  # it has nothing to go on with, and the next run should not be refused for it
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+        with suppress(OSError):
+            if useless:
+                self.path.rmdir()  # unless it has files of others
 
     def _has_begun(self) -> bool:
         """Whether anything was written of a step."""
@@ -124,9 +127,24 @@ class RunFolder:
         )
 
     def close(self) -> None:
-        """Stop copying the log into log.txt."""
+        """Stop copying the log into log.txt, and let other processes open the folder."""
+        self._close_log()
+        self._lock.release()
+
+    def _close_log(self) -> None:
         logging.getLogger("detres").removeHandler(self._log_file)
-        self._log_file.close()
+        with suppress(OSError):
+            self._log_file.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A copy of the log that ends, with a word, where it cannot be written: the run itself may have space."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once why; then this handler does nothing."""
+        if self.level <= logging.CRITICAL:
+            self.setLevel(logging.CRITICAL + 1)
+            logging.getLogger("detres").warning("%s ends here: %s", self.baseFilename, sys.exc_info()[1])
 
 
 class Metrics:
@@ -143,7 +161,9 @@ class Metrics:
 
         path = run.path / "metrics.jsonl"
         _cut_back(path, step, evaluated)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with explained(path):
+            self._file = path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -152,30 +172,74 @@ class Metrics:
             key: value if value is not None and math.isfinite(value) else None
             for key, value in values.items()
         }
-        self._file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
-        self._file.flush()
-        for key, value in known.items():
-            if value is not None:
-                self._tensorboard.add_scalar(key, value, step)
+        with explained(self._path):
+            self._file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
+            self._file.flush()
+            for key, value in known.items():
+                if value is not None:
+                    self._tensorboard.add_scalar(key, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with suppress(OSError):  # what could not be written has been said
+            self._file.close()
+        with suppress(OSError):
+            self._tensorboard.close()
 
 
 def _cut_back(path: Path, step: int, evaluated: bool) -> None:
-    """Remove the lines after `step`, and an incomplete last line."""
+    """Remove the lines after `step`, and lines that are damaged (the last is incomplete where the run was killed)."""
 
-    def stays(line: str) -> bool:
-        if not line.endswith("\n"):
-            return False
-        values = json.loads(line)
+    def stays(values: dict[str, Any]) -> bool:
         is_evaluation = any(key.startswith("val/") for key in values)
         return values["step"] < step or (values["step"] == step and (evaluated or not is_evaluation))
 
-    if path.exists():
-        with open(path, encoding="utf-8") as lines, atomic_path(path) as beside:
-            beside.write_text("".join(line for line in lines if stays(line)), encoding="utf-8")
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    read = [(line, _metrics_line(line)) for line in lines]
+    damaged = sum(values is None for line, values in read if line.endswith(b"\n"))
+    if damaged:
+        log.warning("%s: %d damaged lines are dropped", path, damaged)
+    with atomic_path(path) as beside:
+        beside.write_bytes(b"".join(line for line, values in read if values is not None and stays(values)))
+
+
+def _metrics_line(line: bytes) -> dict[str, Any] | None:
+    """The figures of a line; None where it is not whole."""
+    try:
+        values = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(values, dict) and isinstance(values.get("step"), int)
+    return values if whole else None
+
+
+def _prepare(path: Path, config: Section, *, resume: bool, overwrite: bool) -> bool:
+    """Make a locked folder ready for `config`; whether it holds the run to go on with."""
+    names = [name for name in (*FILES, *FOLDERS) if (path / name).exists()]
+    is_run = _environment(path) is not None
+    if names and not is_run:
+        raise UserError(
+            f"{path} is not a run of detres but holds {listed(names)}, which a run would replace: "
+            "choose another --out"
+        )
+    if is_run and not (resume or overwrite):
+        raise UserError(
+            f"{path} holds another run: --resume goes on with it, --overwrite replaces it, "
+            "or choose another --out"
+        )
+    if is_run and resume:
+        _check_same_config(path, config)
+    if is_run and overwrite:
+        _remove_run(path)
+    for folder in (
+        path,
+        *(place for name in FOLDERS for place in (path / name).rglob("*") if place.is_dir()),
+    ):
+        remove_temporary(folder)
+    _write_environment(path)
+    write_text(path / "config.yaml", to_yaml(config))
+    return is_run and resume
 
 
 def _environment(path: Path) -> dict | None:
@@ -196,10 +260,13 @@ def _write_environment(path: Path) -> None:
 
 
 def _remove_run(path: Path) -> None:
-    """Remove the files of a run; environment.json last, because the folder is recognized by it."""
+    """Remove the files of a run; environment.json last, because the folder is recognized by it. Links go, not more."""
     for name in FOLDERS:
-        if (path / name).is_dir():
+        if (path / name).is_symlink():
+            (path / name).unlink()
+        elif (path / name).is_dir():
             shutil.rmtree(path / name)
+    remove_temporary(path)
     for name in sorted(FILES, key="environment.json".__eq__):
         (path / name).unlink(missing_ok=True)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detres.training.config import Plan, TrainConfig
 from detres.training.divergence import diverged
+from detres.training.interruption import StopRequest
 from detres.training.optimizer import clip_gradients, gradient_norm, set_rate
 from detres.training.schedules import rate_factor
 from detres.training.state import State
@@ -29,6 +30,7 @@ def train_step(
     micro_batches: list[Batch],
     dumps: Path,
     device: torch.device,
+    stop: StopRequest,
 ) -> float:
     """Go one step further; returns the step's learning rate.
 
@@ -40,17 +42,17 @@ def train_step(
         micro_batches: `accumulate` of them, as `task.collate` made them.
         dumps: The folder that gets the batch of a step that is not finite.
         device: Where the network is.
+        stop: Looked at between micro-batches.
 
     Raises:
         DivergedError: A loss is not finite, or the gradient is not.
+        Stopped: A signal came between micro-batches; the state is as before the step.
     """
     begun = time.monotonic()
     rate = _rate(config, plan, state)
     set_rate(state.optimizer, rate)
     state.optimizer.zero_grad(set_to_none=True)
-    terms = [
-        _backward(task, config, state, micro, batch, device) for micro, batch in enumerate(micro_batches)
-    ]
+    terms = _accumulate(task, config, state, micro_batches, device, stop)
     state.scaler.unscale_(state.optimizer)
     norm = gradient_norm(state.optimizer)
 
@@ -85,6 +87,36 @@ def train_step(
         state.average.update(task.network, state.step)
     state.window.add(losses, norm_value, time.monotonic() - begun)
     return rate
+
+
+def _accumulate(
+    task: Task[Network, Batch],
+    config: TrainConfig,
+    state: State[Network],
+    micro_batches: list[Batch],
+    device: torch.device,
+    stop: StopRequest,
+) -> list[dict[str, Tensor]]:
+    """Add the gradients of all micro-batches; where it ends early, statistics of BN are as they were before."""
+    if len(micro_batches) == 1:
+        return [_backward(task, config, state, 0, micro_batches[0], device)]
+    terms = []
+    moving = [
+        buffer
+        for module in task.network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        for buffer in module.buffers()
+    ]
+    before = [buffer.clone() for buffer in moving]
+    try:
+        for micro, batch in enumerate(micro_batches):
+            stop.check()
+            terms.append(_backward(task, config, state, micro, batch, device))
+    except BaseException:
+        for buffer, value in zip(moving, before, strict=True):
+            buffer.copy_(value)
+        raise
+    return terms
 
 
 def _rate(config: TrainConfig, plan: Plan, state: State[Network]) -> float:

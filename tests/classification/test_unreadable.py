@@ -23,7 +23,7 @@ from detres.data.decoding import read_image
 from detres.data.drawing import write_image
 from detres.data.preprocessing import TORCHVISION
 from detres.data.shapes import shapes_labels
-from detres.errors import DataError
+from detres.errors import ConfigError, DataError
 from detres.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
@@ -123,3 +123,24 @@ def test_held_out_images_stand_in_for_validation():
     data = read_classification_data(config)
     assert data.val is not None
     assert (len(data.train), len(data.val)) == (30, 8)
+
+
+def test_a_batch_of_one_value_for_bn_is_left_out(tree, tmp_path):
+    """Of two images one can be read, and crops of 32 pixels end in maps of 1 x 1."""
+    run(tree[0], tmp_path / "run", "data.unreadable=skip", "train.batch=2", "train.length=9 iterations")
+    lines = (tmp_path / "run/log.txt").read_text()
+    assert "alone of its batch can be read, and BN needs two; left out" in lines
+
+
+def test_one_image_for_bn_is_refused(tree, tmp_path):
+    tree[1].unlink()
+    with pytest.raises(ConfigError, match=r"train\.batch: 1 image of 32 pixels is one value"):
+        run(tree[0], tmp_path / "run", "train.batch=1")
+    assert not (tmp_path / "run").exists()
+    run(
+        tree[0],
+        tmp_path / "run",
+        "train.batch=1",
+        "train.length=2 iterations",
+        "model.freeze_batch_norm=true",
+    )

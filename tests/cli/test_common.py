@@ -20,11 +20,12 @@ from detres.errors import DivergedError, UserError
 @pytest.fixture(autouse=True)
 def _unchanged_process() -> Iterator[None]:
     """Take back what `run` sets for a whole program: the handler of SIGTERM, the log on standard error."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers_of_signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     log = logging.getLogger("detres")
     handlers, level = list(log.handlers), log.level
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers_of_signals.items():
+        signal.signal(number, handler)
     log.handlers[:] = handlers
     log.setLevel(level)
 

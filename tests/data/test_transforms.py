@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from detres.data import transforms
 from detres.data.config import AugmentationConfig, CropConfig, DetectionDataConfig
 from detres.data.transforms import (
     DetectionAugmentation,
@@ -16,8 +19,10 @@ from detres.data.transforms import (
     resize_boxes,
     resize_image,
     resized_size,
+    ten_crops,
     train_crop,
 )
+from detres.errors import DataError
 
 FLIP = DetectionAugmentation(AugmentationConfig(flip=1.0))
 
@@ -185,3 +190,30 @@ def test_a_crop_larger_than_the_image_is_padded():
 def test_values_that_cannot_be_are_refused(model, values):
     with pytest.raises(ValidationError):
         model(**values)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 900), (700, 2)])
+def test_squares_of_narrow_images_are_those_of_the_whole(height, width, monkeypatch):
+    """Truth: OpenCV's resize of the whole image, which counts in steps of 1/2048."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    config = CropConfig(size=32, train_sides=(32, 40), test_side=32, pad=4)
+    parts = [train_crop(image, config, np.random.default_rng(seed)) for seed in range(20)]
+    parts += ten_crops(image, config)
+    monkeypatch.setattr(transforms, "NARROW", 10**6)
+    wholes = [train_crop(image, config, np.random.default_rng(seed)) for seed in range(20)]
+    wholes += ten_crops(image, config)
+    for part, whole in zip(parts, wholes, strict=True):
+        assert np.abs(part.astype(int) - whole).max() <= 1
+
+
+def test_a_very_narrow_image_takes_no_memory():
+    """At a shorter side of 256 it would have 6.5 G pixels."""
+    image = np.zeros((1, 100_000, 3), np.uint8)
+    config = CropConfig(size=224, train_sides=(256, 256), test_side=256)
+    tracemalloc.start()
+    assert train_crop(image, config, np.random.default_rng(0)).shape == (224, 224, 3)
+    assert center_crop(image, config).shape == (224, 224, 3)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    with pytest.raises(DataError, match=r"100000 x 1 pixels .* too narrow"):
+        transforms.resize_shorter(image, 256)
