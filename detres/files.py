@@ -128,15 +128,15 @@ def refuse_blocked(*paths: str | Path | None) -> None:
             )
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, *, follow_link: bool = True) -> None:
     """Write UTF-8 text whole or not at all (see `atomic_path`); names that are not Unicode keep their bytes."""
-    with atomic_path(path) as beside:
+    with atomic_path(path, follow_link=follow_link) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path, value: object, *, follow_link: bool = True) -> None:
     """Write `value` as JSON, whole or not at all; a number that is not finite becomes null, for JSON has none."""
-    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", follow_link=follow_link)
 
 
 def remove_temporary(folder: Path) -> None:
@@ -153,11 +153,15 @@ def _temporary(folder: Path, path: Path) -> Path:
 
 
 def _replace(beside: Path, target: Path) -> None:
-    """Sync the written file, give it the mode of the one it replaces, rename it, and sync the folder."""
-    with open(beside, "rb") as file:
-        os.fsync(file.fileno())
+    """Sync the written file, give it the mode of the one it replaces, rename it, and sync the folder.
+
+    What a new link leads to is somebody else's: it is neither synced nor given another mode.
+    """
+    if not beside.is_symlink():
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
     with contextlib.suppress(FileNotFoundError, PermissionError):
-        if not target.is_symlink():
+        if not (beside.is_symlink() or target.is_symlink()):
             os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
     os.replace(beside, target)
     if hasattr(os, "O_DIRECTORY"):

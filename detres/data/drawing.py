@@ -20,6 +20,11 @@ Color = tuple[int, int, int]
 GOLDEN_RATIO = 0.6180339887498949
 DASH = 6
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+LONGEST_SIDES = {
+    ".jpg": 65500,
+    ".jpeg": 65500,
+    ".webp": 16383,
+}  # libjpeg's JPEG_MAX_DIMENSION; WebP's 14 bits
 
 
 def draw_detections(
@@ -132,7 +137,22 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB in the format of the path's suffix, whole or not at all.
 
     Raises:
-        UserError: The suffix is none of .png, .jpg, .jpeg, .bmp, .webp; or the place cannot be written.
+        UserError: See `encode_image`; or the place cannot be written.
+    """
+    encoded = encode_image(path, image)
+    with atomic_path(path) as beside:
+        beside.write_bytes(encoded)
+
+
+def encode_image(path: str | Path, image: np.ndarray) -> bytes:
+    """The content of an image file in the format of the path's suffix.
+
+    Args:
+        path: What messages call it; its suffix is looked at.
+        image: (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: The suffix is none of .png, .jpg, .jpeg, .bmp, .webp; or the format holds no image of this size.
     """
     import cv2
 
@@ -141,9 +161,22 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise UserError(
             f"cannot write a picture as {path}: the name must end in one of {', '.join(SUFFIXES)}"
         )
-    _, encoded = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-    with atomic_path(path) as beside:
-        beside.write_bytes(encoded.tobytes())
+    height, width = image.shape[:2]
+    limit = LONGEST_SIDES.get(suffix)
+    if limit is not None and max(height, width) > limit:
+        raise UserError(
+            f"cannot write {path}: the picture is {width} x {height}, and a {suffix} has at most {limit} pixels a"
+            " side; write a .png"
+        )
+    try:
+        encodable, encoded = cv2.imencode(
+            suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
+        )
+    except cv2.error:
+        encodable = False
+    if not encodable:
+        raise UserError(f"cannot write {path}: OpenCV encodes no {suffix} of {width} x {height} pixels")
+    return encoded.tobytes()
 
 
 def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:
