@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-import os
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import parse_test_options
+from detres.data.files import IMAGE_SUFFIXES, search
 from detres.errors import DataError, UserError, listed
 from detres.files import refuse_blocked
 
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
     from detres.api import Detector
 
+log = logging.getLogger("detres")
+
 EXAMPLE = """
 python3 tools/predict.py --weights runs/cells/model.safetensors --out found blood.jpg more_pictures/
 python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.score_thresh=0.3
 python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-pictures --json found.json
 """
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
-KNOWN = IMAGES | VIDEOS
+KNOWN = IMAGE_SUFFIXES | VIDEOS
 USUAL_SCORE_THRESH = 0.5
 SHOWN = 20
 
@@ -88,29 +90,31 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
         UserError: An argument means nothing that is there, or a file that is neither picture nor video.
     """
     files: dict[Path, Path] = {}  # by where they are, however they are spelled
+    unread: list[str] = []
     for text in inputs:
         path = Path(text)
         if path.is_file():
             if path.suffix.lower() not in KNOWN:
                 raise UserError(
-                    f"{text}: neither a picture ({listed(sorted(IMAGES))}) nor a video ({listed(sorted(VIDEOS))})"
+                    f"{text}: neither a picture ({listed(sorted(IMAGE_SUFFIXES), 20)}) nor a video"
+                    f" ({listed(sorted(VIDEOS))})"
                 )
             found = [path]
         else:
-            named = [path] if path.is_dir() else map(Path, glob.glob(text, recursive=True))
+            listing = search(text)
+            unread += [f"{name} ({why})" for _, name, why in listing.unread]
             results = leave_out if _is_below(leave_out, _root(path)) else None
             found = sorted(
                 file
-                for place in named
-                for file in (_visible(place) if place.is_dir() else [place])
-                if file.suffix.lower() in KNOWN
-                and not (results and _is_below(file, results))
-                and file.is_file()
+                for file in map(Path, listing.files)
+                if file.suffix.lower() in KNOWN and not (results and _is_below(file, results))
             )
         if not found:
             raise UserError(f"{text}: no picture or video there")
         for file in found:
             files.setdefault(file.parent.resolve() / file.name, file)
+    if unread:
+        log.warning("not read: %s", listed(dict.fromkeys(unread), 5))
     return list(files.values())
 
 
@@ -152,13 +156,6 @@ def _parse(argv: list[str]) -> Any:
         "--json", type=Path, metavar="FILE", help="the COCO json (default: OUT/detections.json)"
     )
     return parser.parse_args(argv)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """All below a folder that is not hidden, nor in a hidden folder below it."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place) / name for name in names if not name.startswith("."))
 
 
 def _root(searched: Path) -> Path:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from detres.console import progress
-from detres.data.files import read_names
-from detres.data.readers.common import IMAGE_SUFFIXES, images_in
+from detres.data.files import IMAGE_SUFFIXES, read_names
+from detres.data.readers.common import images_in
 from detres.data.readers.yolo_yaml import read_data_yaml
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError, UserError, listed

@@ -131,7 +131,7 @@ def test_inputs(images):
     for nothing in ("none.png", str(images / "*.gif"), str(images / "nowhere")):
         with pytest.raises(UserError, match="no picture or video there"):
             find_inputs([nothing], out)
-    with pytest.raises(UserError, match=r"notes\.txt: neither a picture \(\.bmp, "):
+    with pytest.raises(UserError, match=r"notes\.txt: neither a picture \(\.avif, \.bmp, "):
         find_inputs([str(images / "notes.txt")], out)
 
 

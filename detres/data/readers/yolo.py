@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
-from detres.data.files import read_names, read_text, visible
+from detres.data.files import is_image, read_names, read_text, visible, walk
 from detres.data.readers.common import (
-    IMAGE_SUFFIXES,
     Findings,
     Objects,
     assemble,
@@ -179,7 +178,11 @@ def _images(directory: Path, split: str, data_yaml: dict, findings: Findings) ->
         ]
     places = [directory / "images" / split, directory / split / "images", directory / split]
     places = [directory / "images", directory] if split == ALL else places
-    return next((images for place in places if place.is_dir() and (images := _images_under(place))), None)
+    for place in filter(Path.is_dir, places):
+        images = _images_under(place, findings)
+        if images:
+            return images
+    return None
 
 
 def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[Path]:
@@ -192,7 +195,7 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     if place is None:
         raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
     if place.is_dir():
-        return _images_under(place)
+        return _images_under(place, findings)
     images = []
     for line in read_text(place).split("\n"):
         if line.strip():
@@ -205,10 +208,11 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     return images
 
 
-def _images_under(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in IMAGE_SUFFIXES
-    )
+def _images_under(folder: Path, findings: Findings) -> list[Path]:
+    listing = walk(folder)
+    for kind, name, why in listing.unread:
+        findings.report.add(kind, str(folder / name), why)
+    return sorted(folder / name for name in listing.files if is_image(name))
 
 
 def _label_path(image: Path) -> Path:
