@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import parse_test_options
-from detres.data.files import IMAGE_SUFFIXES, search
 from detres.errors import DataError, UserError, listed
 from detres.files import refuse_blocked
 
@@ -28,7 +27,6 @@ python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --
 python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-pictures --json found.json
 """
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
-KNOWN = IMAGE_SUFFIXES | VIDEOS
 USUAL_SCORE_THRESH = 0.5
 SHOWN = 20
 
@@ -89,12 +87,15 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
     Raises:
         UserError: An argument means nothing that is there, or a file that is neither picture nor video.
     """
+    from detres.data.files import IMAGE_SUFFIXES, search
+
+    known = IMAGE_SUFFIXES | VIDEOS
     files: dict[Path, Path] = {}  # by where they are, however they are spelled
     unread: list[str] = []
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            if path.suffix.lower() not in KNOWN:
+            if path.suffix.lower() not in known:
                 raise UserError(
                     f"{text}: neither a picture ({listed(sorted(IMAGE_SUFFIXES), 20)}) nor a video"
                     f" ({listed(sorted(VIDEOS))})"
@@ -107,7 +108,7 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
             found = sorted(
                 file
                 for file in map(Path, listing.files)
-                if file.suffix.lower() in KNOWN and not (results and _is_below(file, results))
+                if file.suffix.lower() in known and not (results and _is_below(file, results))
             )
         if not found:
             raise UserError(f"{text}: no picture or video there")
