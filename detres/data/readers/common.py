@@ -18,6 +18,7 @@ from detres.data.records import Annotations, Defect, ReadReport, Strings
 from detres.errors import DataError, listed
 
 SHOWN_ERRORS = 10
+LONGEST_SIDE = 2**31 - 1  # pixels that an annotation may state
 CLIP_TOLERANCE = 0.01  # pixels; COCO states two decimals, so less is rounding
 
 

@@ -24,6 +24,7 @@ from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
+LARGEST_CLASS = 100_000  # that a number alone may make: every smaller one becomes a class too
 SPLIT_KEYS = ("train", "val", "valid", "test")
 ALL = "all"
 
@@ -261,12 +262,21 @@ def _class_names(
 
 
 def _largest_class(folders: Iterable[Path]) -> int:
-    files = (path for folder in folders for path in visible(folder.rglob("*.txt"), folder))
-    first = (line.split()[0] for path in files for line in _lines(path))
-    return max((int(float(number)) for number in first if number.replace(".", "", 1).isdigit()), default=-1)
+    largest = -1
+    for path in (path for folder in folders for path in visible(folder.rglob("*.txt"), folder)):
+        for line, text in enumerate(_lines(path), start=1):
+            first = (text.split() or [""])[0]
+            if first.replace(".", "", 1).isdecimal():
+                number = float(first)
+                if number > LARGEST_CLASS:
+                    raise DataError(
+                        f"{path}, line {line}: class {number:.12g} without a list of names (data.yaml,"
+                        f" {NAME_FILES[0]}), where {LARGEST_CLASS:,} is the largest: name the classes, or mend the line"
+                    )
+                largest = max(largest, int(number))
+    return largest
 
 
 def _lines(path: Path) -> list[str]:
     """Lines of a label file of any split; reading that split tells whether they are well formed."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return [line for line in text.splitlines() if line.strip()]
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
