@@ -6,6 +6,8 @@ Images are stored in every way that people's tools know; a network sees (H, W, 3
 from __future__ import annotations
 
 import io
+import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +15,21 @@ import numpy as np
 
 from detres.data import archives, cifar_batches
 from detres.errors import DataError
+from detres.unpickling import DAMAGE
 
 EXIF_ORIENTATION = 0x0112
 DRAWN = "shapes://"
 JPEG_START = b"\xff\xd8"
 SCAN, APPLICATION_1 = 0xDA, 0xE1
+FRAMES = frozenset(range(0xC0, 0xD0)) - {
+    0xC4,
+    0xC8,
+    0xCC,
+}  # segments that state a JPEG's size (ITU T.81, table B.1)
+SIZE_VARIABLE = "DETRES_MAX_PIXELS"
+MAX_PIXELS = 178_956_970  # of an image that is decoded: 0.5 GiB of RGB, as Pillow; the variable raises it
+OPENCV_MAX_PIXELS, OPENCV_MAX_SIDE = 2**30, 2**20
+TIFF_BITS_PER_SAMPLE = 258
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
@@ -36,7 +48,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: The image is missing, truncated or not an image; the message names it.
+        DataError: The image is missing, truncated, too large or not an image; the message names it.
     """
     if str(path).startswith(DRAWN):
         from detres.data.shapes import draw
@@ -98,6 +110,7 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
         raise DataError(
             f"picture {name} is truncated (a JPEG without its end, {len(encoded)} bytes): copy it again"
         )
+    header = _check_before_decoding(encoded, name)
     try:
         reduced = {
             1: 0,
@@ -110,12 +123,67 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     except cv2.error:
         image = None
     if image is None:
-        raise DataError(
-            f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture"
-        )
+        raise _undecodable(encoded, name)
     if not upright or not _may_be_turned(encoded):
         return image
-    return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2])
+    return turn_upright(image, (header or _read_header(io.BytesIO(encoded), name))[2])
+
+
+def _check_before_decoding(encoded: bytes, name: str) -> tuple[int, int, int] | None:
+    """Refuse what declares more pixels than are decoded, or samples of no fixed range; the header but of a JPEG."""
+    if encoded[:2] == JPEG_START:
+        for marker, place in _jpeg_segments(encoded):
+            if marker in FRAMES and place + 9 <= len(encoded):
+                height, width = struct.unpack_from(">HH", encoded, place + 5)
+                _check_size(height, width, name)
+        return None
+    header = _parse_header(io.BytesIO(encoded), name)
+    if header is None:
+        raise _undecodable(encoded, name)
+    if _sample_bits(encoded) > 16:
+        raise DataError(
+            f"picture {name}: samples of {_sample_bits(encoded)} bits have no fixed range: save 8 or 16 bits"
+        )
+    return header
+
+
+def _undecodable(encoded: bytes, name: str) -> DataError:
+    return DataError(f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture")
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    pixels, side = _max_pixels(), max(height, width)
+    if height * width > pixels or side > OPENCV_MAX_SIDE:
+        raise DataError(
+            f"picture {name} is too large: {width} x {height}; at most {pixels:,} pixels are read, {OPENCV_MAX_SIDE:,}"
+            f" a side ({SIZE_VARIABLE} sets the first)"
+        )
+
+
+def _max_pixels() -> int:
+    text = os.environ.get(SIZE_VARIABLE) or str(MAX_PIXELS)
+    if not text.isdecimal():
+        raise DataError(f"{SIZE_VARIABLE}={text} is no number of pixels, such as {MAX_PIXELS}")
+    return min(int(text), OPENCV_MAX_PIXELS)
+
+
+def _sample_bits(encoded: bytes) -> int:
+    """Bits of a TIFF's first sample (TIFF 6.0, section 2); 0: no TIFF, or not stated."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(encoded[:4])
+    if order is None:
+        return 0
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", encoded, 4)
+        (entries,) = struct.unpack_from(f"{order}H", encoded, directory)
+        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, _, count = struct.unpack_from(f"{order}HHI", encoded, place)
+            if tag == TIFF_BITS_PER_SAMPLE:
+                inline = place + 8
+                (elsewhere,) = struct.unpack_from(f"{order}I", encoded, inline)
+                return struct.unpack_from(f"{order}H", encoded, inline if count <= 2 else elsewhere)[0]
+    except struct.error:  # it ends within its directory
+        pass
+    return 0
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -180,15 +248,26 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
+    header = _parse_header(file, name)
+    if header is None:
+        raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture")
+    return header
+
+
+def _parse_header(file: io.IOBase, name: str) -> tuple[int, int, int] | None:
+    """See `read_header`; None: it cannot be read."""
     from PIL import Image
 
+    if os.environ.get(SIZE_VARIABLE):
+        Image.MAX_IMAGE_PIXELS = _max_pixels()
     try:
         image = Image.open(file)  # type: ignore[arg-type]
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
-        raise DataError(f"picture {name} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture") from error
+        raise DataError(f"picture {name} is too large: {error} ({SIZE_VARIABLE} raises it)") from error
+    except DAMAGE:
+        return None
+    _check_size(image.height, image.width, name)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     # A TIFF is turned by its decoders, whatever they are asked: Pillow's size and OpenCV's pixels are upright.
     return image.height, image.width, orientation if valid and image.format != "TIFF" else 1
