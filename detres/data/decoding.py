@@ -137,13 +137,12 @@ def _check_before_decoding(encoded: bytes, name: str) -> tuple[int, int, int] | 
                 height, width = struct.unpack_from(">HH", encoded, place + 5)
                 _check_size(height, width, name)
         return None
+    bits = _sample_bits(encoded)
+    if bits > 16:
+        raise DataError(f"picture {name}: samples of {bits} bits have no fixed range: save 8 or 16 bits")
     header = _parse_header(io.BytesIO(encoded), name)
     if header is None:
         raise _undecodable(encoded, name)
-    if _sample_bits(encoded) > 16:
-        raise DataError(
-            f"picture {name}: samples of {_sample_bits(encoded)} bits have no fixed range: save 8 or 16 bits"
-        )
     return header
 
 

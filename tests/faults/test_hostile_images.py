@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -89,10 +90,7 @@ def test_the_variable_sets_the_limit(tmp_path, monkeypatch):
 def test_tiff_of_samples_without_a_range(dtype, channels, capfd):
     _, content = cv2.imencode(".tiff", np.ones((20, 30, channels), dtype).squeeze())
     bits = 8 * np.dtype(dtype).itemsize
-    message = (
-        "cannot be decoded" if dtype == "f8" or channels == 3 else f"samples of {bits} bits have no fixed"
-    )
-    with pytest.raises(DataError, match=f"{message}|samples of {bits} bits"):
+    with pytest.raises(DataError, match=f"samples of {bits} bits have no fixed range"):
         decode_image(content.tobytes(), "x.tiff")
     assert capfd.readouterr().err == ""
 
@@ -114,12 +112,10 @@ def test_members_that_unpack_to_gigabytes(tmp_path, kind):
             for _ in range(2**29 // len(piece) + 1):
                 member.write(piece)
     else:
-        import tarfile
-
         entry = tarfile.TarInfo("a/1.png")
-        entry.size = 2**33
+        entry.size = 2**32
         path.write_bytes(entry.tobuf())
-        os.truncate(path, 512 + 2**33 + 1024)  # a hole
+        os.truncate(path, 512 + 2**32 + 1024)  # a hole
     limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
     code = f"{limited} from detres.data.archives import read_member; read_member({str(path)!r}, 'a/1.png')"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
