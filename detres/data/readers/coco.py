@@ -245,10 +245,10 @@ def _locate(
 
 def _leaves(name: str, folders: list[str], roots: set[str]) -> bool:
     """Whether a file name with `..`, or an absolute one, leads out of the data set from each folder."""
-    if not os.path.isabs(name) and ".." not in Path(name).parts:
+    if not os.path.isabs(name) and ".." not in name:
         return False
     places = [os.path.abspath(os.path.join(folder, name)) for folder in folders]
-    return not any(os.path.commonpath((place, root)) == root for place in places for root in roots)
+    return not any(place.startswith(f"{root}{os.sep}") for place in places for root in roots)
 
 
 def _check_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:
@@ -256,7 +256,8 @@ def _check_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Fi
     if not len(objects):
         return
     limits = sizes[objects.images][:, [1, 0]]
-    corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    with np.errstate(invalid="ignore"):  # infinite ones are errors already
+        corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
     leaves = (objects.boxes[:, 2:] > limits + 1).any(axis=1)
     fits = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)
     share = np.mean(leaves & fits & (limits > 0).all(axis=1))

@@ -5,6 +5,7 @@ Boxes are fractions of the upright image's width and height. A longer line is a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     while inside.startswith("../"):
         inside = inside[3:]
     tried = list(dict.fromkeys([base / entry, directory / entry, directory / inside]))
-    place = next((path for path in tried if path.exists()), None)
+    place = next((path for path in tried if os.path.exists(path)), None)  # also where a name is too long
     if place is None:
         raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
     if place.is_dir():
@@ -201,7 +202,7 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     for line in read_text(place).split("\n"):
         if line.strip():
             options = [place.parent / line.strip(), base / line.strip(), directory / line.strip()]
-            image = next((path for path in options if path.is_file()), None)
+            image = next((path for path in options if os.path.isfile(path)), None)
             if image is None:
                 findings.error("missing picture", f"{place}, '{line.strip()}'", "does not exist")
             else:
