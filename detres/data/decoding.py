@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from detres.data import archives, cifar_batches
+from detres.data.image_limits import MAX_SAMPLE_BITS, SIZE_VARIABLE, check_size, max_pixels, sample_bits
 from detres.errors import DataError
 from detres.unpickling import DAMAGE
 
@@ -21,15 +22,8 @@ EXIF_ORIENTATION = 0x0112
 DRAWN = "shapes://"
 JPEG_START = b"\xff\xd8"
 SCAN, APPLICATION_1 = 0xDA, 0xE1
-FRAMES = frozenset(range(0xC0, 0xD0)) - {
-    0xC4,
-    0xC8,
-    0xCC,
-}  # segments that state a JPEG's size (ITU T.81, table B.1)
-SIZE_VARIABLE = "DETRES_MAX_PIXELS"
-MAX_PIXELS = 178_956_970  # of an image that is decoded: 0.5 GiB of RGB, as Pillow; the variable raises it
-OPENCV_MAX_PIXELS, OPENCV_MAX_SIDE = 2**30, 2**20
-TIFF_BITS_PER_SAMPLE = 258
+# Segments that state a JPEG's size (ITU T.81, table B.1).
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
@@ -135,10 +129,10 @@ def _check_before_decoding(encoded: bytes, name: str) -> tuple[int, int, int] | 
         for marker, place in _jpeg_segments(encoded):
             if marker in FRAMES and place + 9 <= len(encoded):
                 height, width = struct.unpack_from(">HH", encoded, place + 5)
-                _check_size(height, width, name)
+                check_size(height, width, name)
         return None
-    bits = _sample_bits(encoded)
-    if bits > 16:
+    bits = sample_bits(encoded)
+    if bits > MAX_SAMPLE_BITS:
         raise DataError(f"picture {name}: samples of {bits} bits have no fixed range: save 8 or 16 bits")
     header = _parse_header(io.BytesIO(encoded), name)
     if header is None:
@@ -148,41 +142,6 @@ def _check_before_decoding(encoded: bytes, name: str) -> tuple[int, int, int] | 
 
 def _undecodable(encoded: bytes, name: str) -> DataError:
     return DataError(f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture")
-
-
-def _check_size(height: int, width: int, name: str) -> None:
-    pixels, side = _max_pixels(), max(height, width)
-    if height * width > pixels or side > OPENCV_MAX_SIDE:
-        raise DataError(
-            f"picture {name} is too large: {width} x {height}; at most {pixels:,} pixels are read, {OPENCV_MAX_SIDE:,}"
-            f" a side ({SIZE_VARIABLE} sets the first)"
-        )
-
-
-def _max_pixels() -> int:
-    text = os.environ.get(SIZE_VARIABLE) or str(MAX_PIXELS)
-    if not text.isdecimal():
-        raise DataError(f"{SIZE_VARIABLE}={text} is no number of pixels, such as {MAX_PIXELS}")
-    return min(int(text), OPENCV_MAX_PIXELS)
-
-
-def _sample_bits(encoded: bytes) -> int:
-    """Bits of a TIFF's first sample (TIFF 6.0, section 2); 0: no TIFF, or not stated."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(encoded[:4])
-    if order is None:
-        return 0
-    try:
-        (directory,) = struct.unpack_from(f"{order}I", encoded, 4)
-        (entries,) = struct.unpack_from(f"{order}H", encoded, directory)
-        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, _, count = struct.unpack_from(f"{order}HHI", encoded, place)
-            if tag == TIFF_BITS_PER_SAMPLE:
-                inline = place + 8
-                (elsewhere,) = struct.unpack_from(f"{order}I", encoded, inline)
-                return struct.unpack_from(f"{order}H", encoded, inline if count <= 2 else elsewhere)[0]
-    except struct.error:  # it ends within its directory
-        pass
-    return 0
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -258,7 +217,7 @@ def _parse_header(file: io.IOBase, name: str) -> tuple[int, int, int] | None:
     from PIL import Image
 
     if os.environ.get(SIZE_VARIABLE):
-        Image.MAX_IMAGE_PIXELS = _max_pixels()
+        Image.MAX_IMAGE_PIXELS = max_pixels()
     try:
         image = Image.open(file)  # type: ignore[arg-type]
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -266,7 +225,7 @@ def _parse_header(file: io.IOBase, name: str) -> tuple[int, int, int] | None:
         raise DataError(f"picture {name} is too large: {error} ({SIZE_VARIABLE} raises it)") from error
     except DAMAGE:
         return None
-    _check_size(image.height, image.width, name)
+    check_size(image.height, image.width, name)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     # A TIFF is turned by its decoders, whatever they are asked: Pillow's size and OpenCV's pixels are upright.
     return image.height, image.width, orientation if valid and image.format != "TIFF" else 1

@@ -171,7 +171,11 @@ def plan_images(
         UserError: The split would be written into what is read or through a link to a folder, two images would have
             one name, or images of before would join a YOLO split.
     """
-    read = {os.path.realpath(source if source.is_dir() else source.parent)} if source else set()
+    read = (
+        {os.path.realpath(source if source.is_dir() else source.parent)}
+        if source and source.exists()
+        else set()
+    )
     for index in range(len(annotations)):
         path = annotations.paths[index]
         read |= {os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))}

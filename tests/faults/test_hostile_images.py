@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from detres.data import archives
-from detres.data.decoding import SIZE_VARIABLE, decode_image, read_header, read_image, read_reduced
+from detres.data.decoding import decode_image, read_header, read_image, read_reduced
+from detres.data.image_limits import SIZE_VARIABLE
 from detres.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
