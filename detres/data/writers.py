@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from detres.console import progress
-from detres.data.files import IMAGE_SUFFIXES, read_names
+from detres.data.files import IMAGE_SUFFIXES, is_image, read_names, visible
 from detres.data.readers.common import images_in
 from detres.data.readers.yolo_yaml import read_data_yaml
 from detres.data.records import Annotations, ReadReport
@@ -171,22 +171,7 @@ def plan_images(
         UserError: The split would be written into what is read or through a link to a folder, two images would have
             one name, or images of before would join a YOLO split.
     """
-    read = (
-        {os.path.realpath(source if source.is_dir() else source.parent)}
-        if source and source.exists()
-        else set()
-    )
-    for index in range(len(annotations)):
-        path = annotations.paths[index]
-        read |= {os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))}
-    for name in (".", *FOLDERS[form]):
-        folder = directory / name.format(split=split)
-        refuse_blocked(folder / "file")
-        real = os.path.realpath(folder)
-        if real in read:
-            raise UserError(f"{folder} holds the data set that is read: choose another --out")
-        if real != str(Path(os.path.realpath(directory), folder.relative_to(directory))):
-            raise UserError(f"{folder} is a link to {real}, and would be written into: remove it")
+    _check_folders(annotations, directory, split, form, source)
     names = []
     for index in range(len(annotations)):
         suffix = Path(annotations.paths[index]).suffix.lower()
@@ -197,13 +182,36 @@ def plan_images(
     if repeated:
         raise DataError(f"{annotations.source}: several pictures would get the name {listed(repeated, 5)}")
     folder = directory / "images" / split
-    others = {path.name for path in folder.iterdir()} - {*names} if form == "yolo" and folder.is_dir() else ()
+    existing = visible(folder.iterdir()) if form == "yolo" and folder.is_dir() else ()
+    others = {path.name for path in existing if is_image(path.name)} - {*names}
     if others:
         held = listed(sorted(others), 5)
         raise UserError(
             f"{folder} holds other pictures, which would join the split: {held}; choose another --out"
         )
     return names
+
+
+def _check_folders(
+    annotations: Annotations, directory: Path, split: str, form: str, source: Path | None
+) -> None:
+    """Refuse folders that are read, or that are links to somebody else's."""
+    real_directory = Path(os.path.realpath(directory))
+    read: set[str] = set()
+    if source and source.exists():
+        root = Path(os.path.realpath(source if source.is_dir() else source.parent))
+        read = {str(real_directory if root in real_directory.parents else root)}
+    for index in range(len(annotations)):
+        path = annotations.paths[index]
+        read |= {os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))}
+    for name in (".", *FOLDERS[form]):
+        folder = directory / name.format(split=split)
+        refuse_blocked(folder / "file")
+        real = os.path.realpath(folder)
+        if real in read:
+            raise UserError(f"{folder} is in the data set that is read: choose another --out")
+        if real != str(real_directory / folder.relative_to(directory)):
+            raise UserError(f"{folder} is a link to {real}, and would be written into: remove it")
 
 
 def _objects(annotations: Annotations, index: int) -> Iterator[_Object]:

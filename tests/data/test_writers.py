@@ -140,7 +140,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("images", ["copy", "link", "none"])
-@pytest.mark.parametrize("place", ["in", "./in/../in", "alias", "by_folder", "by_file"])
+@pytest.mark.parametrize("place", ["in", "./in/../in", "alias", "in/below", "by_folder", "by_file"])
 def test_the_data_set_that_is_read_is_never_written_into(tmp_path, monkeypatch, images, place):
     monkeypatch.chdir(tmp_path)
     make_data.coco(tmp_path / "in")
