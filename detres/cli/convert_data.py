@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {options.out} is not empty: choose another folder or add --overwrite")
 
     from detres.data.formats import resolve_directory
-    from detres.data.writers import WRITERS, plan_images
+    from detres.data.placement import plan_images
+    from detres.data.writers import WRITERS
 
     source = resolve_directory(options.data)
     parts = _read(options, source)
