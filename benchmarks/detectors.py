@@ -24,8 +24,8 @@ from detres.detection.build import build_detector
 from detres.detection.config import DetectionModelConfig, DetectorArchitecture, RCNNConfig, RPNConfig
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.networks.config import NetworkConfig
-from detres.networks.norm import freeze_batch_norm, pooled_statistics
-from detres.networks.resnet import Block, build_network, split
+from detres.networks.norm import freeze_batch_norm, update_batch_norm_statistics
+from detres.networks.resnet import Block, build_network, split_network
 
 CLASSES = 80
 SIDE = 600  # shorter side for which the anchors below are
@@ -192,9 +192,9 @@ def random_detector(options: DetectorOptions) -> FasterRCNN:
                 last = block.get_submodule(f"bn{block.depth}")
                 assert isinstance(last, nn.BatchNorm2d)
                 nn.init.constant_(last.weight, DAMPING)
-        pooled_statistics(plain, [normalize(image[None], TORCHVISION)])
+        update_batch_norm_statistics(plain, [normalize(image[None], TORCHVISION)])
         detector = build_detector(architecture, options.classes, TORCHVISION).eval()
-        trunk, body = split(freeze_batch_norm(plain))
+        trunk, body = split_network(freeze_batch_norm(plain))
         detector.trunk.load_state_dict(trunk.state_dict())
         detector.roi_head.body.load_state_dict(body.state_dict())
         _spread(detector, image)

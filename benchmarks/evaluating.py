@@ -10,7 +10,7 @@ from benchmarks.cases import Agreement, Case, Prepared
 from benchmarks.detectors import CLASSES, SEED
 from detres.data.records import Annotations, DetectionTable, Strings
 from detres.evaluation.coco import CocoResult, evaluate_coco
-from detres.evaluation.engines import Engine, chosen_engine
+from detres.evaluation.engines import Engine, select_engine
 
 DETECTIONS_PER_IMAGE = 100
 OBJECTS_PER_IMAGE = 860_000 / 120_000  # COCO's train2017
@@ -19,7 +19,7 @@ CLASS_NAMES = tuple(f"class {number}" for number in range(CLASSES))
 
 def evaluate_cases(images: int = 5000) -> list[Case]:
     """One case: the engine that `auto` takes, beside pycocotools (the reference), on `images` images."""
-    taken = chosen_engine("auto")
+    taken = select_engine("auto")
     note = f"detres with evaluation.engine: auto takes {taken}"
     if taken == "pycocotools":
         note += "; hotcoco, which is much faster, is not installed (extra 'fast')"

@@ -19,7 +19,7 @@ from benchmarks.ceiling import measure_ceiling
 from benchmarks.sampling import STAT, Sample, Sampled, SideAlone
 from benchmarks.tables import SideResult, Times, as_json, label, print_table
 from detres.console import progress
-from detres.networks.arithmetic import counted_operations
+from detres.networks.arithmetic import count_dispatched_multiply_adds
 
 FEWEST_OPERATIONS = 1e6  # another runtime's networks are not counted, what is ours around them would be
 MOST_OTHER_LOAD = 0.05  # share of the machine that others may use during a sample
@@ -131,7 +131,8 @@ def check_and_count(case: Case, *, count: bool) -> tuple[dict[str, float], dict[
     if not count:
         return differences, {}
     counts = {
-        name: counted_operations(next(iter(forms.values())).run) / case.units for name, forms in built.items()
+        name: count_dispatched_multiply_adds(next(iter(forms.values())).run) / case.units
+        for name, forms in built.items()
     }
     return differences, {
         name: count for name, count in counts.items() if count * case.units >= FEWEST_OPERATIONS

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -156,13 +156,14 @@ def _convert_lists(value: object, annotation: Any) -> object:
     arguments = get_args(annotation)
     if not isinstance(value, (list, tuple)):
         return value
+    items = cast("Sequence[object]", value)
     if get_origin(annotation) in (typing.Union, types.UnionType):
-        wanted = [choice for choice in arguments if get_origin(choice) is tuple]
-        return _convert_lists(value, wanted[0]) if wanted else value
+        tuples = [choice for choice in arguments if get_origin(choice) is tuple]
+        return _convert_lists(items, tuples[0]) if tuples else items
     if get_origin(annotation) is not tuple:
-        return value
-    items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else [*arguments, *[None] * len(value)]
-    return tuple(_convert_lists(item, kind) for item, kind in zip(value, items, strict=False))
+        return items
+    kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else [*arguments, *[None] * len(items)]
+    return tuple(_convert_lists(item, kind) for item, kind in zip(items, kinds, strict=False))
 
 
 def _explain(fault: ErrorDetails, model: type[Section], document: Document) -> str:
@@ -195,11 +196,13 @@ def _key_path(fault: ErrorDetails, values: object) -> KeyPath:
     path: list[str | int] = []
     for part in fault["loc"]:
         inside = isinstance(values, dict) and part in values
-        within = isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
+        within = (
+            isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(cast(Sized, values))
+        )
         if not (inside or within):
             return (*path, part) if fault["type"] == "missing" else tuple(path)
         path.append(part)
-        values = values[part]  # type: ignore[index]
+        values = values[part]  # type: ignore[index]  # as checked above
     return tuple(path)
 
 
@@ -252,12 +255,13 @@ def _differences(config: Section, reference: Section | None) -> Iterator[tuple[s
 
 def _describe_section(model: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
-        inner = _inner_section(field.annotation)
+        annotation: Any = field.annotation
+        inner = _inner_section(annotation)
         key = prefix + name
-        if inner is None or inner is not field.annotation:
+        if inner is None or inner is not annotation:
             yield key, _type_name(field), _default_text(field), field.description or ""
         if inner is not None:
-            yield from _describe_section(inner, f"{key}." if inner is field.annotation else f"{key}[].")
+            yield from _describe_section(inner, f"{key}." if inner is annotation else f"{key}[].")
 
 
 def _type_name(field: FieldInfo) -> str:
@@ -307,7 +311,7 @@ def _default_text(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(str, value)) + "]"
+        return "[" + ", ".join(map(str, cast("tuple[object, ...]", value))) + "]"
     return str(value)
 
 
@@ -317,5 +321,7 @@ def _dotted_path(path: KeyPath) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = repr(list(value)) if isinstance(value, tuple) else "null" if value is None else repr(value)
+    text = "null" if value is None else repr(value)
+    if isinstance(value, tuple):
+        text = repr(list(cast("tuple[object, ...]", value)))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
-"""What people see while they wait: progress on standard error, tables of results on standard output.
+"""Progress on standard error and tables of results on standard output.
 
-On a terminal a bar (rich); elsewhere one plain line every few seconds.
+Progress is a bar (rich) on a terminal and a plain line every few seconds elsewhere.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, TypeVar, cast
 
 Item = TypeVar("Item")
 log = logging.getLogger("detres")
@@ -20,16 +20,16 @@ PLAIN_LINE_SECONDS = 10.0
 def progress(
     items: Iterable[Item], description: str, *, total: int | None = None, quiet: bool = False
 ) -> Iterator[Item]:
-    """Yield `items`, showing how far along they are on standard error.
+    """Yield `items` and show the progress on standard error.
 
     Args:
-        items: What to go through.
-        description: The word in front of the bar.
-        total: Their number, where `len(items)` does not give it.
+        items: What to iterate over.
+        description: The text in front of the bar.
+        total: Their number, if `len(items)` does not give it.
         quiet: Show nothing.
     """
     if total is None and hasattr(items, "__len__"):
-        total = len(items)  # type: ignore[arg-type]
+        total = len(cast(Sized, items))
     if quiet:
         yield from items
     elif sys.stderr.isatty():
@@ -42,44 +42,44 @@ def progress(
 
 
 def _plain_progress(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    started = shown = time.monotonic()
+    start = last_line = time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - shown >= PLAIN_LINE_SECONDS:
-            shown = now
-            of_total = f"/{total}, {(now - started) / count * (total - count):.0f} s to go" if total else ""
+        if now - last_line >= PLAIN_LINE_SECONDS:
+            last_line = now
+            of_total = f"/{total}, {(now - start) / count * (total - count):.0f} s to go" if total else ""
             print(f"{description}: {count}{of_total}", file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on standard output: numbers to the right, text to the left; None reads `n/a`.
+    """Print a table on standard output, numbers right-aligned and text left-aligned; None reads `n/a`.
 
     Args:
-        title: Above it; may be empty.
-        columns: Their names.
-        rows: Cells; a float gets three digits, text that reads as a number stands as a number does.
+        title: The line above the table; may be empty.
+        columns: The names of the columns.
+        rows: The cells; a float gets three digits, and text that reads as a number is aligned as one.
     """
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left")
+    table_view = Table(title=title, title_justify="left")
     rows = list(rows)
     for place, column in enumerate(columns):
         numbers = all(_is_number(row[place]) for row in rows)
-        shown.add_column(column, justify="right" if numbers and rows else "left")
+        table_view.add_column(column, justify="right" if numbers and rows else "left")
     for row in rows:
-        shown.add_row(*(_cell(value) for value in row))
+        table_view.add_row(*(_cell(value) for value in row))
     width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(shown)
+    Console(width=width).print(table_view)
 
 
 def _is_number(value: object) -> bool:
-    """Whether a cell holds a number, or nothing that would be text beside numbers."""
+    """Whether a cell is aligned as a number: a number, text that reads as one, or nothing."""
     if value is None or value == "":
         return True
     try:
-        float(value)  # type: ignore[arg-type]
+        float(cast(Any, value))
     except (TypeError, ValueError):
         return False
     return not isinstance(value, bool)

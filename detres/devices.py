@@ -1,4 +1,4 @@
-"""Where to compute and in which precision: the one place that turns a word into a device."""
+"""The choice of device and precision."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
 
 
 PROBE_SIDE = 1024  # rows of the matrices; their product takes some milliseconds
-PROBE_GAIN = 1.3  # bfloat16 must be faster by this, for a network is not all products
+PROBE_GAIN = 1.3  # bfloat16 must be faster by this factor, because a network does more than matrix products
 
 
-def faster_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where a matrix product is clearly faster in it than in float32, found out by trying; takes a moment."""
+def select_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """bfloat16 if a matrix product is clearly faster in it than in float32, which is measured; takes a moment."""
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(PROBE_SIDE, PROBE_SIDE, dtype=dtype, device=device)
         times = []
         for _ in range(4):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             (matrix @ matrix)[0, 0].item()  # waits for the result
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - start)
         return min(times)
 
     return "bfloat16" if seconds(torch.bfloat16) * PROBE_GAIN < seconds(torch.float32) else "float32"
 
 
 def tune_malloc() -> bool:
-    """Let the C library keep freed memory for the process instead of giving large blocks back each time.
+    """Let the C library keep freed memory for the process instead of returning large blocks to the system each time.
 
-    A map of 100 MB that is freed and made anew is 25,000 page faults, which take longer than the arithmetic of a
-    pointwise operation on it. Peak memory grows by the gaps between blocks, some per cent. The command line's tools do
-    it; a program of your own that trains or tests on the CPU may, once, before it starts.
+    A map of 100 MB that is freed and allocated again costs 25,000 page faults, which take longer than the arithmetic of
+    a pointwise operation on it. Peak memory grows by some per cent, by the gaps between blocks. The command-line tools
+    call this; your own program that trains or tests on the CPU can call it once before it starts.
 
     Returns:
-        Whether it was done: glibc (Linux) alone has the setting.
+        Whether it was done, because only glibc (Linux) has the setting.
 
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """
@@ -53,13 +53,13 @@ def tune_malloc() -> bool:
 
 
 def select_device(text: str) -> torch.device:
-    """The device that a word names.
+    """The device for the text of `--device`.
 
     Args:
-        text: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+        text: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        UserError: None of these, or a GPU that is not there.
+        UserError: Any other text, or a GPU that does not exist.
     """
     import torch
 
@@ -74,8 +74,8 @@ def select_device(text: str) -> torch.device:
             f"device {text}: should be auto, cpu, cuda or cuda:N{nearest(text, ('cpu', 'cuda', 'auto'))}"
         )
     if int(number or 0) >= count:
-        there = (
+        available = (
             f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "PyTorch finds no GPU here"
         )
-        raise UserError(f"device {text}: {there}; the device cpu works everywhere")
+        raise UserError(f"device {text}: {available}; the device cpu works everywhere")
     return torch.device("cuda", int(number or 0))

@@ -85,7 +85,7 @@ def check_outputs(
         UserError: What is wrong with the first such output; nothing has been written.
     """
     files = [Path(path) for path in outputs if path is not None]
-    refuse_blocked(*files)
+    check_writable(*files)
     files = [path for path in files if not _is_special(path)]
     sources = [Path(path) for path in inputs if path is not None]
     for path in files:
@@ -103,7 +103,7 @@ def check_outputs(
         )
 
 
-def refuse_blocked(*paths: str | Path | None) -> None:
+def check_writable(*paths: str | Path | None) -> None:
     """Refuse, before the work, files that cannot be made: a folder has their name, or a file that of their folder.
 
     Args:

@@ -41,13 +41,13 @@ def _resolver_table() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _resolver_table()
+    yaml_implicit_resolvers: ClassVar = _resolver_table()  # type: ignore[misc]  # an instance variable in the stubs
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever either kind of YAML would take for more than a word."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]  # an instance variable in the stubs
         first: [
             *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
             *_Loader.yaml_implicit_resolvers.get(first, []),

@@ -1,8 +1,8 @@
-"""Pickles without their power to run code: arrays, ordered dictionaries and plain values come out of them.
+"""Restricted unpickling, which runs no code: arrays, ordered dictionaries and plain values.
 
-For CIFAR-10's batches and for weights of other programs. Nothing of numpy's own is within a pickle's reach, for a
-`dtype` takes flags from the pickle that make it read memory that is not its own: stand-ins keep what a pickle says,
-and arrays of numbers and text are built from it once it is read.
+For CIFAR-10's batches and for weights of other programs. A pickle reaches none of numpy's own classes, because a
+`dtype` takes flags from the pickle that make it read foreign memory. Stand-ins record the content of the pickle, and
+arrays of numbers and text are built from them afterwards.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-KINDS = re.compile(r"[<>|=]?([biufSU]\d+)")  # truth values, integers, floats, bytes, text
+KINDS = re.compile(r"[<>|=]?([biufSU]\d+)")  # booleans, integers, floats, bytes, text
 
-# What reading a damaged pickle or archive of arrays raises (NotImplementedError and RecursionError are RuntimeErrors).
+# What a damaged pickle or archive of arrays raises (NotImplementedError and RecursionError are RuntimeErrors).
 DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -42,10 +42,10 @@ DAMAGE = (
 
 
 class RefusedGlobal(Exception):
-    """A pickle names something that arrays and plain values do not need; nothing was imported or run.
+    """A pickle names something other than arrays and plain values; nothing was imported or run.
 
     Attributes:
-        name: What it names, `module.name`.
+        name: The name, `module.name`.
     """
 
     def __init__(self, name: str):
@@ -54,47 +54,47 @@ class RefusedGlobal(Exception):
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Knows how to build arrays (which may be read-only) and ordered dictionaries, and nothing else.
+    """Builds arrays (which may be read-only) and ordered dictionaries, and nothing else.
 
     Raises:
-        RefusedGlobal: For any other name, and for arrays of anything but numbers and text, when loading.
+        RefusedGlobal: While loading, for any other name and for arrays of anything but numbers and text.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        known = STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
-        if known is None:
+        stand_in = STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
+        if stand_in is None:
             raise RefusedGlobal(f"{module}.{name}")
-        return known
+        return stand_in
 
     def load(self) -> Any:
         """The pickle's content; dictionaries of any kind come out as plain ones."""
-        return _built(super().load(), {})
+        return _build(super().load(), {})
 
 
 class _Kind:
-    """What a pickle says of a `dtype`; its flags and sizes are not looked at."""
+    """The type of a `dtype` in a pickle; its flags and sizes are ignored."""
 
     __slots__ = ("text",)
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, text: object):
-        said = text.decode("latin1") if isinstance(text, bytes) else text
-        if not isinstance(said, str) or not KINDS.fullmatch(said):
-            raise RefusedGlobal(f"numpy.dtype({str(said)[:40]})")
-        self.text = said
+        code = text.decode("latin1") if isinstance(text, bytes) else text
+        if not isinstance(code, str) or not KINDS.fullmatch(code):
+            raise RefusedGlobal(f"numpy.dtype({str(code)[:40]})")
+        self.text = code
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 8 or state[2:5] != (None, None, None):
             raise RefusedGlobal("numpy.dtype with fields")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
-        found = KINDS.fullmatch(self.text)
-        if order not in ("<", ">", "|", "=") or found is None:
+        match = KINDS.fullmatch(self.text)
+        if order not in ("<", ">", "|", "=") or match is None:
             raise ValueError(f"byte order {order!r}")
-        self.text = f"{order}{found[1]}"
+        self.text = f"{order}{match[1]}"
 
 
 class _Array:
-    """What a pickle says of an array."""
+    """The content of an array in a pickle."""
 
     __slots__ = ("data", "kind", "order", "shape")
     __hash__ = None  # type: ignore[assignment]
@@ -124,9 +124,9 @@ class _Array:
         return np.frombuffer(data, kind).reshape(shape, order=self.order)
 
 
-# Instances without a dictionary, where functions and classes would take attributes from a pickle.
+# The stand-ins are instances without a dictionary, because a pickle could set attributes of functions and classes.
 class _Named:
-    """A name that is only passed on, numpy's `ndarray`."""
+    """A name that is only passed on, such as numpy's `ndarray`."""
 
     __slots__ = ()
 
@@ -138,7 +138,7 @@ class _MakeKind(_Named):
 
 class _Reconstruct(_Named):
     def __call__(self, kind_of_array: object, shape: object, code: object) -> _Array:
-        return _Array(None, None, None, None)  # all of it comes with the state
+        return _Array(None, None, None, None)  # the content comes with the state
 
 
 class _FromBuffer(_Named):
@@ -158,7 +158,7 @@ class _EncodeLatin1(_Named):
         return text.encode("latin1")
 
 
-# What an array's own __reduce__ names, of any version of numpy.
+# The names in an array's __reduce__, in any version of numpy.
 STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
     ("numpy.core.multiarray", "scalar"): _Scalar(),
@@ -170,29 +170,29 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-def _built(value: Any, known: dict[int, Any]) -> Any:
-    """The value with arrays for their stand-ins; `known` has what was built, by the identity of what it was of."""
-    if id(value) in known:
-        return known[id(value)]
+def _build(value: Any, results: dict[int, Any]) -> Any:
+    """Replace stand-ins by arrays; `results` has what is built already, by the identity of its source."""
+    if id(value) in results:
+        return results[id(value)]
     if isinstance(value, _Array):
-        known[id(value)] = value.build()
+        results[id(value)] = value.build()
     elif isinstance(value, dict):
-        inside = known[id(value)] = {}
-        inside.update((key, _built(inner, known)) for key, inner in dict.items(value))
+        inside = results[id(value)] = {}
+        inside.update((key, _build(inner, results)) for key, inner in dict.items(value))
     elif isinstance(value, list):
-        inside = known[id(value)] = []
-        inside.extend(_built(inner, known) for inner in value)
+        inside = results[id(value)] = []
+        inside.extend(_build(inner, results) for inner in value)
     elif isinstance(value, tuple):
-        known[id(value)] = tuple(_built(inner, known) for inner in value)
+        results[id(value)] = tuple(_build(inner, results) for inner in value)
     elif isinstance(value, (_Kind, _Named)):
         raise ValueError("a part of an array by itself")
     else:
         return value
-    return known[id(value)]
+    return results[id(value)]
 
 
 def _bytes(data: object) -> bytes | bytearray:
-    """Python 2's strings are read as latin-1."""
+    """The bytes of an array; Python 2's strings are decoded as latin-1."""
     if isinstance(data, str):
         return data.encode("latin1")
     if not isinstance(data, (bytes, bytearray)):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from detres.devices import faster_precision, select_device
+from detres.devices import select_device, select_precision
 from detres.errors import UserError
 
 
@@ -36,7 +36,7 @@ def test_the_faster_precision(monkeypatch, low, full, expected):
     instants = [instant for seconds in [low] * 4 + [full] * 4 for instant in (0.0, seconds)]
     monkeypatch.setattr("detres.devices.time.perf_counter", iter(instants).__next__)
     monkeypatch.setattr("detres.devices.PROBE_SIDE", 8)
-    assert faster_precision(torch.device("cpu")) == expected
+    assert select_precision(torch.device("cpu")) == expected
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")

@@ -49,6 +49,7 @@ EXAMPLES = [*sorted((ROOT / "detres" / "cli").glob("*.py")), ROOT / "benchmarks"
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "environment")
 # Options that no tool's parser has, and the file that defines each.
 OTHER_OPTIONS = {
+    "--coverage": "tools/test.py",
     "--slow": "tests/conftest.py",
     "--torch-index": "tools/environment.py",
     "--version": "detres/cli/__init__.py",
@@ -232,7 +233,7 @@ def test_table_of_keys_is_the_generated_one():
     assert page == config_keys.page(), "run: python3 tools/config_keys.py > docs/configuration.md"
     for model in (DetectionConfig, ClassificationConfig):
         rows = describe_keys(model)
-        assert [row for row in rows if config_keys.table([row]).splitlines()[-1] not in page] == []
+        assert [row for row in rows if config_keys.markdown_table([row]).splitlines()[-1] not in page] == []
 
 
 @pytest.fixture

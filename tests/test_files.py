@@ -213,7 +213,7 @@ def test_what_exists_is_replaced_only_where_the_user_says_so(tmp_path: Path):
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    files.refuse_blocked(None, tmp_path / "new" / "deep" / "a.json", tmp_path / "file")
+    files.check_writable(None, tmp_path / "new" / "deep" / "a.json", tmp_path / "file")
     for path, message in (
         (tmp_path / "folder", "folder cannot be written: .*folder is in its place"),
         (tmp_path / "file" / "a.json", "cannot be written: .*file is in its place"),
@@ -221,7 +221,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monke
         (tmp_path / ("n" * 300) / "a.json", "cannot be written: File name too long"),
     ):
         with pytest.raises(UserError, match=message):
-            files.refuse_blocked(path)
+            files.check_writable(path)
     monkeypatch.setattr(files.os, "access", lambda place, mode: False)
     with pytest.raises(UserError, match=r"nothing may be written in \S+; choose another place"):
-        files.refuse_blocked(tmp_path / "a.json")
+        files.check_writable(tmp_path / "a.json")

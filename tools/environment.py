@@ -129,7 +129,7 @@ def install(torch_index: "str | None") -> None:
         "pip",
         "install",
         "-e",
-        f"{ROOT}[test]",
+        f"{ROOT}[test,coverage]",
         "-c",
         str(ROOT / "constraints.txt"),
     ]

@@ -1,4 +1,4 @@
-"""What refinement, voting, several scales and flip give: `detres eval-switches`, without installing detres."""
+"""What refinement, voting, several scales and flip give: `detres eval-tta`, without installing detres."""
 
 import sys
 from pathlib import Path
@@ -7,4 +7,4 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from detres.cli import main
 
 if __name__ == "__main__":
-    main(["eval-switches", *sys.argv[1:]])
+    main(["eval-tta", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The set-up, then linter, type checker and tests: `python3 tools/test.py [--slow] [pytest arguments]`."""
+"""The set-up, then linter, type checker and tests: `python3 tools/test.py [--slow] [--coverage] [pytest arguments]`."""
 
 import subprocess
 import sys
@@ -8,8 +8,10 @@ import environment
 
 
 def main() -> int:
-    """Run every step and return 0 where all pass."""
-    arguments = environment.ensure(("test",))
+    """Run every step and return 0 if all pass."""
+    measure = "--coverage" in sys.argv
+    arguments = environment.ensure(("test", "coverage") if measure else ("test",))
+    arguments = [argument for argument in arguments if argument != "--coverage"]
     python = [sys.executable, "-m"]
     steps = {
         "format": [*python, "ruff", "format", "--check", "."],
@@ -18,6 +20,9 @@ def main() -> int:
         # One process a core, each test on one thread; `-n 0` among the arguments goes back to one process.
         "tests": [*python, "pytest", "-n", "auto", "--dist", "worksteal", *arguments],
     }
+    if measure:  # in one process, because coverage does not see the others
+        steps["tests"] = [*python, "coverage", "run", "-m", "pytest", *arguments]
+        steps["coverage"] = [*python, "coverage", "report"]
     seconds: dict[str, float] = {}
     failed = []
     for name, command in steps.items():

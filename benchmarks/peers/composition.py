@@ -42,8 +42,8 @@ from detres.detection.config import (
 )
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.errors import ConfigError
-from detres.networks.config import NetworkConfig, scaled
-from detres.networks.resnet import TRUNK_STRIDE, Plan, plan_of
+from detres.networks.config import NetworkConfig, scale_channels
+from detres.networks.resnet import TRUNK_STRIDE, NetworkPlan, plan_network
 
 PEER_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19")
 # Prefix of a tensor's name here -> in the composition.
@@ -203,7 +203,7 @@ def _trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequential
     norm = partial(FrozenBatchNorm2d, eps=config.eps)
     resnet: Any = torchvision.models.get_model(config.name, weights=None, norm_layer=norm)
     if config.width != 1:
-        _change_width(resnet, plan_of(config.name, config.width))
+        _change_width(resnet, plan_network(config.name, config.width))
     if config.pool == "caffe":
         resnet.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     if config.stride_in == "1x1":
@@ -224,7 +224,7 @@ def _vgg_trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequen
     plan: list[str | int] = []
     for layer in whole.features:
         if isinstance(layer, nn.Conv2d):
-            plan.append(scaled(layer.out_channels, config.width))
+            plan.append(scale_channels(layer.out_channels, config.width))
         elif isinstance(layer, nn.MaxPool2d):
             plan.append("M")
     features: Any = vgg.make_layers(plan)[:-1]  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def _vgg_trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequen
     for layer in features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = config.pool == "caffe"
-    channels, hidden = int(plan[-2]), scaled(classifier[3].out_features, config.width)
+    channels, hidden = int(plan[-2]), scale_channels(classifier[3].out_features, config.width)
     classifier[0], classifier[3] = nn.Linear(channels * 7 * 7, hidden), nn.Linear(hidden, hidden)
     backbone, head = nn.Sequential(), nn.Sequential(nn.Flatten())
     backbone.add_module("features", features)
@@ -241,7 +241,7 @@ def _vgg_trunk_and_head(config: NetworkConfig) -> tuple[nn.Sequential, nn.Sequen
     return backbone, head
 
 
-def _change_width(resnet: Any, plan: Plan) -> None:
+def _change_width(resnet: Any, plan: NetworkPlan) -> None:
     """Replace stem and stages of torchvision's ResNet by those of another width, made as its constructor does."""
     block, norm, channels = type(resnet.layer1[0]), resnet._norm_layer, plan.channels
     resnet.inplanes = channels[0]

@@ -1,8 +1,8 @@
-"""Boxes as offsets to reference boxes (anchors, proposals), and back (Girshick et al. 2014, appendix C).
+"""Boxes encoded as offsets to reference boxes (anchors, proposals), and decoded (Girshick et al. 2014, appendix C).
 
 With center (x, y) and sides (w, h) of the box, (xr, yr, wr, hr) of its reference and target_stds s:
     deltas = ((x - xr) / wr / s0, (y - yr) / hr / s1, log(w / wr) / s2, log(h / hr) / s3)
-The law: decode(encode(boxes, references), references) == boxes.
+The identity: decode_boxes(encode_boxes(boxes, references), references) == boxes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-# A box may grow from its reference by 1000 / 16 at most: an untrained network must not overflow exp (as in Detectron).
-LARGEST_LOG_RATIO = math.log(1000.0 / 16)
+# A box is at most 1000 / 16 times its reference, so that an untrained network does not overflow exp (as in Detectron).
+MAX_LOG_RATIO = math.log(1000.0 / 16)
 TargetStds = tuple[float, float, float, float]
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
@@ -24,7 +24,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, target_stds: TargetStds = UN
     Args:
         boxes: (N, 4) xyxy.
         references: (N, 4) xyxy.
-        target_stds: What the four offsets are divided by (their standard deviations; 0.1, 0.1, 0.2, 0.2 in Fast R-CNN).
+        target_stds: The four offsets are divided by these standard deviations (0.1, 0.1, 0.2, 0.2 in Fast R-CNN).
     """
     centers, sides = _centers_and_sides(boxes)
     reference_centers, reference_sides = _centers_and_sides(references)
@@ -35,7 +35,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, target_stds: TargetStds = UN
 
 
 def decode_boxes(deltas: Tensor, references: Tensor, target_stds: TargetStds = UNIT) -> Tensor:
-    """Boxes that `deltas` make of `references`; the inverse of `encode_boxes`.
+    """Apply `deltas` to `references`; the inverse of `encode_boxes`.
 
     Args:
         deltas: (N, 4), or (N, K, 4) for K classes.
@@ -43,21 +43,22 @@ def decode_boxes(deltas: Tensor, references: Tensor, target_stds: TargetStds = U
         target_stds: As in `encode_boxes`.
 
     Returns:
-        Boxes of the shape of `deltas`, not clipped to the picture.
+        Boxes of the shape of `deltas`, not clipped to the image.
     """
     offsets = deltas * deltas.new_tensor(target_stds)
     centers, sides = _centers_and_sides(references)
     if deltas.dim() == 3:
         centers, sides = centers[:, None], sides[:, None]  # (N, 1, 2)
     new_centers = centers + offsets[..., :2] * sides
-    half_sides = sides * offsets[..., 2:].clamp(max=LARGEST_LOG_RATIO).exp() / 2
+    half_sides = sides * offsets[..., 2:].clamp(max=MAX_LOG_RATIO).exp() / 2
     return torch.cat((new_centers - half_sides, new_centers + half_sides), dim=-1)
 
 
 def flip_deltas(deltas: Tensor) -> Tensor:
-    """Deltas (..., 4) between the mirror images of what `deltas` are between: (-dx, dy, dw, dh).
+    """Deltas (..., 4) between the mirror images of the boxes and their references: (-dx, dy, dw, dh).
 
-    The law: decode(flip_deltas(deltas), flip_boxes(references)) == flip_boxes(decode(deltas, references)).
+    The identity: decode_boxes(flip_deltas(deltas), flip_boxes(references)) ==
+    flip_boxes(decode_boxes(deltas, references)).
     """
     return deltas * deltas.new_tensor((-1.0, 1.0, 1.0, 1.0))
 

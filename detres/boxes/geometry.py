@@ -1,6 +1,6 @@
 """Areas, overlaps, clipping, flipping and scaling of boxes.
 
-`boxes` are (N, 4) float xyxy in continuous pixel coordinates: width = x2 - x1, the picture spans [0, W] x [0, H].
+`boxes` are (N, 4) float xyxy in continuous pixel coordinates: width = x2 - x1, the image spans [0, W] x [0, H].
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Boxes (..., 4) cut at the borders of a picture of `height` x `width` pixels."""
+    """Boxes (..., 4) clipped to an image of `height` x `width` pixels."""
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
 def flip_boxes(boxes: Tensor, width: float) -> Tensor:
-    """Boxes (..., 4) in the mirror image of a picture `width` pixels wide: (W - x2, y1, W - x1, y2)."""
+    """Boxes (..., 4) in the mirror image of an image `width` pixels wide: (W - x2, y1, W - x1, y2)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((width - x2, y1, width - x1, y2), dim=-1)
 
 
 def scale_boxes(boxes: Tensor, scale: tuple[float, float]) -> Tensor:
-    """Boxes (..., 4) of a picture resized by `scale` = (vertical, horizontal) factors."""
+    """Boxes (..., 4) of an image resized by `scale` = (vertical, horizontal) factors."""
     vertical, horizontal = scale
     return boxes * boxes.new_tensor((horizontal, vertical, horizontal, vertical))
 
 
 def boxes_inside(boxes: Tensor, height: float, width: float) -> Tensor:
-    """(N,) bool, True where a box (N, 4) does not cross the border of the picture."""
+    """(N,) bool, True where a box (N, 4) lies inside the image."""
     return (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
 
 

@@ -3,56 +3,57 @@
 from __future__ import annotations
 
 import torch
-import torchvision
+import torchvision  # pyright: ignore[reportMissingTypeStubs]  # torchvision has no stubs
 from torch import Tensor
 
-FEW = 1024  # boxes up to which torchvision's operator is as quick
-BLOCK = 128  # boxes that are settled at once
-WINDOW = 1024  # boxes that are freed of the overlapped before more are looked at
+SMALL = 1024  # up to this many boxes torchvision's operator is as fast
+BLOCK = 128  # boxes that are decided at once
+WINDOW = 1024  # boxes that are compared with the kept boxes at once
 
 
-def nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None = None) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int | None = None) -> Tensor:
     """Indices of the boxes kept, best score first (ties: lower index first).
 
-    Many boxes on the CPU go through in blocks, best first, and the work ends as soon as `limit` are kept: the rest
-    cannot change them. Few boxes, and other devices: torchvision's operator, cut at the limit.
+    Many boxes on the CPU are processed in blocks, best first. The work ends as soon as `limit` boxes are kept, because
+    the rest cannot change them. For few boxes and on other devices it is torchvision's operator, cut at the limit.
 
     Args:
         boxes: (N, 4) float32 xyxy.
         scores: (N,) float.
-        threshold: A box is dropped where its IoU with a better kept one is above this.
-        limit: At most this many are kept, the best; 1 at least.
+        iou_threshold: A box is dropped if its IoU with a better kept one is above this.
+        limit: Keep at most this many, the best; at least 1.
 
     Returns:
         (M,) int64, M <= limit.
     """
     assert limit is None or limit >= 1
-    if boxes.device.type != "cpu" or len(boxes) <= FEW:
-        return torchvision.ops.nms(boxes, scores, threshold)[:limit]
+    if boxes.device.type != "cpu" or len(boxes) <= SMALL:
+        return torchvision.ops.nms(boxes, scores, iou_threshold)[:limit]
     order = scores.argsort(descending=True, stable=True)
-    kept = _suppress_in_blocks(boxes[order], threshold, len(boxes) if limit is None else limit)
-    return order[kept]
+    keep = _suppress_in_blocks(boxes[order], iou_threshold, len(boxes) if limit is None else limit)
+    return order[keep]
 
 
-def _suppress_in_blocks(boxes: Tensor, threshold: float, limit: int) -> Tensor:
-    """Positions of the kept among `boxes` (N, 4), which are in order, best first."""
+def _suppress_in_blocks(boxes: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    """Positions of the kept boxes among `boxes` (N, 4), which are sorted, best first."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    bound = _largest_up_to(threshold, boxes.dtype)
+    bound = _round_down(iou_threshold, boxes.dtype)
 
-    def free_of(better: Tensor, worse: Tensor) -> Tensor:
+    def drop_overlapping(better: Tensor, worse: Tensor) -> Tensor:
         over = _overlaps(boxes[better], areas[better], boxes[worse], areas[worse], bound)
         return worse[~over.any(dim=0)]
 
     kept: list[Tensor] = []
     count = 0
-    for window in torch.arange(len(boxes)).split(WINDOW):
+    for start in range(0, len(boxes), WINDOW):
+        window = torch.arange(start, min(start + WINDOW, len(boxes)))
         for better in kept:
-            window = free_of(better, window)
+            window = drop_overlapping(better, window)
         while len(window) and count < limit:
             block, window = window[:BLOCK], window[BLOCK:]
             over = _overlaps(boxes[block], areas[block], boxes[block], areas[block], bound)
-            block = block[_greedy(over)]
-            window = free_of(block, window)
+            block = block[_choose_greedily(over)]
+            window = drop_overlapping(block, window)
             kept.append(block)
             count += len(block)
         if count >= limit:
@@ -60,17 +61,17 @@ def _suppress_in_blocks(boxes: Tensor, threshold: float, limit: int) -> Tensor:
     return torch.cat(kept)[:limit]
 
 
-def _largest_up_to(threshold: float, dtype: torch.dtype) -> Tensor:
-    """The largest number of `dtype` not above `threshold`: an IoU is above one where it is above the other."""
+def _round_down(threshold: float, dtype: torch.dtype) -> Tensor:
+    """The largest number of `dtype` that is not above `threshold`; an IoU is above both or neither."""
     rounded = torch.tensor(threshold, dtype=dtype)
     return torch.nextafter(rounded, torch.zeros_like(rounded)) if rounded.item() > threshold else rounded
 
 
-def _greedy(over: Tensor) -> Tensor:
-    """Which boxes the greedy choice keeps where box i, if kept, drops the boxes j > i with over[i, j].
+def _choose_greedily(over: Tensor) -> Tensor:
+    """Which boxes the greedy choice keeps, if a kept box i drops the boxes j > i with over[i, j].
 
-    keep[j] = not any(keep[i] and over[i, j] for i < j), repeated from all kept until nothing changes: after t rounds
-    the first t boxes are final, and whole chains of suppression are rarely longer than a few boxes.
+    Start with all boxes kept and repeat keep[j] = not any(keep[i] and over[i, j] for i < j) until nothing changes.
+    After t rounds the first t boxes are final, and chains of suppression are rarely longer than a few boxes.
 
     Args:
         over: (n, n) bool.
@@ -81,13 +82,13 @@ def _greedy(over: Tensor) -> Tensor:
     drops = over.triu(diagonal=1).float()
     keep = torch.ones(len(over))
     while True:
-        again = (keep @ drops == 0).float()
-        if torch.equal(again, keep):
+        new_keep = (keep @ drops == 0).float()
+        if torch.equal(new_keep, keep):
             return keep.bool()
-        keep = again
+        keep = new_keep
 
 
-def _overlaps(boxes: Tensor, areas: Tensor, others: Tensor, areas_of_others: Tensor, bound: Tensor) -> Tensor:
+def _overlaps(boxes: Tensor, areas: Tensor, others: Tensor, other_areas: Tensor, bound: Tensor) -> Tensor:
     """Where the IoU of boxes (n, 4) and others (m, 4) is above the bound: (n, m) bool."""
     width = torch.minimum(boxes[:, None, 2], others[:, 2]).sub_(
         torch.maximum(boxes[:, None, 0], others[:, 0])
@@ -95,26 +96,26 @@ def _overlaps(boxes: Tensor, areas: Tensor, others: Tensor, areas_of_others: Ten
     height = torch.minimum(boxes[:, None, 3], others[:, 3]).sub_(
         torch.maximum(boxes[:, None, 1], others[:, 1])
     )
-    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    return shared / (areas[:, None] + areas_of_others - shared) > bound
+    intersection = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    return intersection / (areas[:, None] + other_areas - intersection) > bound
 
 
 def nms_per_class(
-    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int | None = None
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, limit: int | None = None
 ) -> Tensor:
-    """`nms` where boxes of different classes do not suppress each other.
+    """`nms` in which boxes of different classes do not suppress each other.
 
-    Classes are moved apart by more than the largest coordinate, in float64 so that no overlap changes.
+    Boxes of different classes are moved apart by more than the largest coordinate, in float64 so that no IoU changes.
 
     Args:
         boxes: (N, 4) float32 xyxy.
         scores: (N,) float.
         labels: (N,) int64 class of each box.
-        threshold: As in `nms`.
+        iou_threshold: As in `nms`.
         limit: As in `nms`, over all classes together.
     """
     if boxes.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    apart = boxes.double() - boxes.min()
-    apart = apart + (labels.double() * (apart.max() + 1))[:, None]
-    return nms(apart, scores.double(), threshold, limit)
+    shifted = boxes.double() - boxes.min()
+    shifted = shifted + (labels.double() * (shifted.max() + 1))[:, None]
+    return nms(shifted, scores.double(), iou_threshold, limit)

@@ -1,10 +1,13 @@
-"""Box voting: a box that suppression kept moves to the mean of the boxes around it, weighted by their scores.
+"""Box voting: each box that NMS kept moves to the mean of the boxes around it, weighted by their scores.
 
 Gidaris and Komodakis 2015 ("Object detection via a multi-region and semantic segmentation-aware CNN model"), the last
 step of their localization scheme; He et al. 2015, Appendix B, Box refinement.
 
-M kept boxes, N voters (all boxes before suppression, the kept among them). Boxes are xyxy of one picture.
+M kept boxes, N voters (all boxes before NMS, which include the kept ones). Boxes are xyxy of one image.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# because torch leaves Tensor.unique untyped.
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ def vote_boxes(
     voters: Tensor,
     voter_scores: Tensor,
     voter_labels: Tensor,
-    iou: float = 0.5,
+    iou_thresh: float = 0.5,
 ) -> Tensor:
-    """Where the voters of its class say that each box is:
+    """Move each box to the weighted mean of the voters of its class:
 
         voted = box + sum_j w_j (voter_j - box) / sum_j w_j,   w_j = max(0, score_j),
 
-    over the voters j of the box's class with IoU(box, voter_j) > `iou`. That is their weighted mean, written so that
-    voters equal to the box leave it as it is to the last bit; a box without voters stays.
+    over the voters j of the box's class with IoU(box, voter_j) > `iou_thresh`. It is written so that voters equal to
+    the box leave it unchanged to the last bit. A box without voters stays.
 
     Args:
         boxes: (M, 4) kept boxes.
@@ -35,7 +38,7 @@ def vote_boxes(
         voters: (N, 4), same dtype.
         voter_scores: (N,).
         voter_labels: (N,) int64.
-        iou: Voters must overlap a box by more than this (0.5: Gidaris and Komodakis 2015).
+        iou_thresh: Voters must have an IoU with the box above this (0.5 in Gidaris and Komodakis 2015).
 
     Returns:
         (M, 4).
@@ -43,9 +46,9 @@ def vote_boxes(
     voted = boxes.clone()
     for label in labels.unique():
         rows = torch.nonzero(labels == label)[:, 0]
-        of_class = torch.nonzero(voter_labels == label)[:, 0]
-        kept, around = boxes[rows], voters[of_class]
-        weights = (box_iou(kept, around) > iou) * voter_scores[of_class].clamp(min=0)  # (m, n)
+        voter_rows = torch.nonzero(voter_labels == label)[:, 0]
+        kept, around = boxes[rows], voters[voter_rows]
+        weights = (box_iou(kept, around) > iou_thresh) * voter_scores[voter_rows].clamp(min=0)  # (m, n)
         moves = (weights[:, :, None] * (around[None] - kept[:, None])).sum(dim=1)  # (m, 4)
         total = weights.sum(dim=1, keepdim=True)
         voted[rows] = kept + moves / torch.where(total > 0, total, torch.ones_like(total))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detres.classification.classifier import crop_of, read_classifier, unfreeze_batch_norm, write_classifier
+from detres.classification.classifier import crop_of, read_classifier, write_classifier
 from detres.classification.evaluate import network_input
 from detres.console import progress
 from detres.data.batching import make_loader
@@ -27,7 +27,12 @@ from detres.data.classification_samples import (
 from detres.data.preprocessing import Preprocessing
 from detres.data.records import ImageLabels
 from detres.errors import DataError, WeightsError
-from detres.networks.norm import FrozenBatchNorm2d, freeze_batch_norm, pooled_statistics
+from detres.networks.norm import (
+    FrozenBatchNorm2d,
+    freeze_batch_norm,
+    unfreeze_batch_norm,
+    update_batch_norm_statistics,
+)
 from detres.training.feed import plain_errors
 
 log = logging.getLogger("detres")
@@ -129,7 +134,7 @@ def write_statistics(
             "BN that was constant in training gets new statistics too, so that the network computes something else"
         )
         architecture = architecture.model_copy(update={"frozen_stages": 0, "frozen_batch_norm": False})
-        network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
+        network = unfreeze_batch_norm(network).requires_grad_()
     layers = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     constant = sum(isinstance(module, FrozenBatchNorm2d) for module in network.modules())
     if layers == 0:
@@ -175,9 +180,9 @@ def _compute_statistics(
     one_pass: dict[str, tuple[Tensor, Tensor]] = {}
     if exact:
         rough = copy.deepcopy(network)
-        pooled_statistics(rough, crops)
+        update_batch_norm_statistics(rough, crops)
         one_pass = _statistics_of(rough)
-    pooled_statistics(network, crops, exact=exact)
+    update_batch_norm_statistics(network, crops, exact=exact)
     change = _change(before, _logits(network, sample))
     return change, _differences(one_pass, _statistics_of(network))
 

@@ -19,7 +19,7 @@ from detres.data.config import CropConfig
 from detres.data.preprocessing import Preprocessing
 from detres.errors import WeightsError, listed
 from detres.networks.norm import freeze_batch_norm
-from detres.networks.resnet import ResNet, build_network, freeze_stages, split
+from detres.networks.resnet import ResNet, build_network, freeze_stages, split_network
 from detres.networks.vgg import VGG
 from detres.tasks.ensemble import check_task
 from detres.tasks.start import Start
@@ -46,7 +46,7 @@ def build_classifier(
     """
     network = build_network(architecture.network, num_classes, generator)
     if architecture.frozen_stages:
-        freeze_stages(split(network)[0], architecture.frozen_stages)
+        freeze_stages(split_network(network)[0], architecture.frozen_stages)
     if architecture.frozen_batch_norm:
         freeze_batch_norm(network)
     elif isinstance(network, ResNet) and architecture.frozen_stages:
@@ -123,16 +123,6 @@ def rebuild_classifier(
     network = build_classifier(architecture, len(metadata.class_names))
     load_tensors(network, tensors, where=where)
     return network.eval(), architecture
-
-
-def unfreeze_batch_norm(
-    network: ResNet | VGG, architecture: ClassifierArchitecture, num_classes: int
-) -> ResNet | VGG:
-    """The same network in test mode with a `nn.BatchNorm2d` for every constant BN; it computes the same."""
-    plain = architecture.model_copy(update={"frozen_stages": 0, "frozen_batch_norm": False})
-    free = build_classifier(plain, num_classes)
-    free.load_state_dict(network.state_dict(), strict=False)  # all but BN's counters, which constant BN lacks
-    return free.eval()
 
 
 def write_classifier(

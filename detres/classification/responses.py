@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.classification.classifier import crop_of, read_classifier, unfreeze_batch_norm
+from detres.classification.classifier import crop_of, read_classifier
 from detres.classification.data import relabel_images
 from detres.classification.evaluate import network_input
 from detres.console import progress
 from detres.data.batching import make_loader
 from detres.data.classification_samples import ClassificationDataset, collate_classification
 from detres.data.records import ImageLabels
+from detres.networks.norm import unfreeze_batch_norm
 from detres.training.feed import plain_errors
 
 
@@ -72,7 +73,7 @@ def responses_of_weights(
     """
     network, architecture, metadata = read_classifier(weights)
     # A constant norm is folded into its convolution, so that the signal between the two does not exist.
-    network = unfreeze_batch_norm(network, architecture, len(metadata.class_names))
+    network = unfreeze_batch_norm(network).requires_grad_()
     crops = ClassificationDataset(
         relabel_images(images, metadata.class_names), crop_of(metadata), train=False
     )

@@ -1,4 +1,4 @@
-"""One module a tool: parse, call, print. `detres NAME` runs `detres.cli.<name>`."""
+"""The command-line tools, one module each: parse, call, print. `detres NAME` runs `detres.cli.<name>`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `detres NAME ...` and end the program with the tool's exit status.
 
     Args:
-        argv: The arguments after `detres`; the command line's where None.
+        argv: The arguments after `detres`; those of the command line if None.
     """
     tune_malloc()
     run(_dispatch, sys.argv[1:] if argv is None else argv)
 
 
 def tool_names() -> list[str]:
-    """The names of all tools, as they are written after `detres`."""
+    """The names of all tools, as they follow `detres`."""
     modules = sorted(Path(__file__).parent.glob("[a-z]*.py"))
     return [
         path.stem.replace("_", "-") for path in modules if "\ndef main(" in path.read_text(encoding="utf-8")

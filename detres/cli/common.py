@@ -26,8 +26,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """Run a tool and end the program with its exit status (0, 1, 2, 3 or 130).
 
     Args:
-        main: The tool; what it returns is the status, None is 0.
-        argv: Its arguments; the command line's where None.
+        main: The tool, which returns the status; None means 0.
+        argv: Its arguments; those of the command line if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_standard_error(quiet="--quiet" in arguments)
@@ -54,7 +54,7 @@ def tool_parser(name: str, description: str, example: str) -> argparse.ArgumentP
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add common options, each meaning the same in every tool.
+    """Add common options, which mean the same in every tool.
 
     Args:
         parser: The tool's parser.
@@ -116,16 +116,16 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def write_json(path: Path | None, figures: object) -> None:
-    """Write `--json`'s file, whole or not at all; nothing where the option was not given."""
+    """Write `--json`'s file, completely or not at all; without the option do nothing."""
     if path is not None:
         files.write_json(path, figures)
 
 
 class _Parser(argparse.ArgumentParser):
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
-        """The arguments; a `--json` that cannot be written is refused before the work."""
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]  # argparse's has overloads
+        """Parse the arguments and refuse a `--json` that cannot be written."""
         parsed = super().parse_args(args, namespace)
-        files.refuse_blocked(getattr(parsed, "json", None))
+        files.check_writable(getattr(parsed, "json", None))
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -141,33 +141,33 @@ def _status(main: Callable[[list[str]], int | None], arguments: list[str]) -> in
         sys.stdout.flush()
         return status
     except (UserError, DivergedError) as error:
-        return _ended(str(error), error.exit_status)
+        return _report(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _ended("stopped", STOPPED, prefix="")
+        return _report("stopped", STOPPED, prefix="")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STOPPED
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "detres":
             return _bug()
-        return _ended(
-            f"the package '{error.name}' is not installed: `pip install -e .` brings it",
+        return _report(
+            f"the package '{error.name}' is not installed: run `pip install -e .`",
             UserError.exit_status,
         )
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" for {error.filename}" if error.filename else ""
-            return _ended(
+            return _report(
                 f"no space left on the device{place}: free some or choose another folder",
                 UserError.exit_status,
             )
         if type(error).__name__ == "OutOfMemoryError":
-            hint = "try smaller pictures, a smaller train.batch with train.accumulate, or --device cpu"
-            return _ended(f"the GPU is out of memory: {hint}", UserError.exit_status)
+            hint = "try smaller images, a smaller train.batch with train.accumulate, or --device cpu"
+            return _report(f"the GPU is out of memory: {hint}", UserError.exit_status)
         return _bug()
 
 
-def _ended(message: str, status: int, prefix: str = "error: ") -> int:
+def _report(message: str, status: int, prefix: str = "error: ") -> int:
     print(f"{prefix}{message}", file=sys.stderr, flush=True)
     return status
 
@@ -178,7 +178,7 @@ def _bug() -> int:
 
 
 def _stop_on_sigterm() -> None:
-    """Make SIGTERM end the program as Ctrl-C does; a loader's worker, forked from it, simply ends."""
+    """Make SIGTERM end the program as Ctrl-C does; a forked worker of a loader just exits."""
     owner = os.getpid()
 
     def stop(number: int, frame: object) -> None:
@@ -200,7 +200,7 @@ def _log_to_standard_error(quiet: bool) -> None:
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to what `sys.stderr` is at that moment: a progress bar stands in for it while it is shown."""
+    """Writes to the current `sys.stderr`, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -1,6 +1,6 @@
 """`detres config-keys`: every key of the configurations with type, default and meaning, as Markdown.
 
-`docs/configuration.md` is what it prints; a test holds the two together.
+`docs/configuration.md` is its output, which a test checks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from detres.cli.common import tool_parser
 
 EXAMPLE = "python3 tools/config_keys.py > docs/configuration.md"
-Row = tuple[str, str, str, str]
+KeyRow = tuple[str, str, str, str]  # key, type, default, meaning
 
 INTRODUCTION = """\
 # Configuration
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 
 def page() -> str:
-    """The page: an introduction, the keys that both tasks have, and those of each."""
+    """The page: an introduction, the keys that both tasks share, and the keys of each task."""
     from detres.classification.config import ClassificationConfig
     from detres.config import describe_keys
     from detres.detection.config import DetectionConfig
@@ -63,11 +63,11 @@ def page() -> str:
         "Detection: `train_det.py`": [row for row in detection if row not in classification],
         "Classification: `train_cls.py`": [row for row in classification if row not in detection],
     }
-    tables = [f"## {title}\n\n{table(rows)}" for title, rows in parts.items()]
+    tables = [f"## {title}\n\n{markdown_table(rows)}" for title, rows in parts.items()]
     return "\n".join([INTRODUCTION.format(free=free), *tables])
 
 
-def table(rows: Iterable[Row]) -> str:
+def markdown_table(rows: Iterable[KeyRow]) -> str:
     """Rows of `describe_keys` as a Markdown table."""
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, kind, default, meaning in rows:

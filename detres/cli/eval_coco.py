@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import write_json
 from detres.cli.eval_common import (
-    Sources,
+    EvaluationInputs,
     check_bootstrap,
     evaluation_parser,
+    open_inputs,
+    print_classes,
+    print_figures,
     print_sanity,
-    print_table,
-    read_sources,
-    save_results,
+    read_detections,
+    write_evaluation,
 )
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
-    from detres.data.records import Annotations, DetectionTable
-    from detres.evaluation.coco import CocoResult
-
-    Intervals = dict[str, tuple[float, float]]
+    from detres.data.records import DetectionTable
 
 EXAMPLE = """
 detres eval-coco --weights runs/cells/model.safetensors --data data/cells --split test
@@ -37,7 +34,7 @@ MEANINGS = {
     "APs": "small objects, area up to 32^2",
     "APm": "medium objects, 32^2 to 96^2",
     "APl": "large objects, from 96^2",
-    "AR1": "recall with 1 detection of a class in a picture",
+    "AR1": "recall with 1 detection per class and image",
     "AR10": "recall with 10",
     "AR100": "recall with 100",
     "ARs": "recall of small objects",
@@ -48,32 +45,62 @@ MEANINGS = {
 
 def main(arguments: list[str]) -> None:
     """Evaluate as the command line says."""
+    options = _parse(arguments)
+    inputs = open_inputs(options)
+    other = _check_inputs(options, inputs)
+    sources = read_detections(options, inputs)
+    truth, detections = sources.truth, sources.detections
+    if options.submission is not None:
+        from detres.evaluation.submissions import write_coco_submission
+
+        write_coco_submission(options.submission, truth, detections)
+    sanity = print_sanity(sources)
+
+    from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
+    from detres.evaluation.coco import evaluate_coco
+
+    result = evaluate_coco(truth, detections, engine=options.engine)
+    resamples = options.bootstrap
+    intervals = bootstrap_coco(truth, detections, resamples=resamples) if resamples else {}
+    more, differences = {}, {}
+    if other is not None:
+        differences = bootstrap_difference(truth, detections, other, resamples=resamples)
+        more = {"against": {"results": str(options.against), "differences": differences}}
+    columns = {"95 % interval": intervals, "difference to --against": differences}
+    print_figures("COCO", MEANINGS, result, columns)
+    print_classes(result, ("AP", "AP50", "objects"), sources, f", by {result.engine}")
+    write_evaluation(options.json, result, sources, sanity, **more, intervals=intervals)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options, with everything refused that can be refused before any data is read."""
     parser = evaluation_parser(
         "eval-coco",
         "COCO mAP of weights on a data set, or of a results file. A sanity block comes before the figures.",
         EXAMPLE,
         "COCO results json: a list of image_id, category_id, bbox (xywh), score",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--bootstrap",
         type=int,
         default=0,
         metavar="N",
-        help="95 %% intervals of AP, AP50, AP75 from N resamples of the pictures (1000 are usual)",
+        help="95 %% intervals of AP, AP50, AP75 from N resamples of the images (1000 are usual)",
     )
-    parser.add_argument(
+    add(
         "--against",
         type=Path,
         metavar="FILE",
-        help="with --bootstrap: intervals of the difference to another's results json, on the same resamples",
+        help="with --bootstrap: intervals of the difference to another results json, on the same resamples",
     )
-    parser.add_argument(
+    add(
         "--engine",
         default="auto",
         choices=("auto", "pycocotools", "hotcoco"),
-        help="what takes the measure; the figures are the same (default: auto, hotcoco where it is installed)",
+        help="what computes the metrics; both give the same (default: auto, hotcoco if it is installed)",
     )
-    parser.add_argument(
+    add(
         "--submission",
         type=Path,
         metavar="FILE",
@@ -81,71 +108,26 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     if options.submission is not None:
-        from detres.evaluation.submissions import check_coco_name, write_coco_submission
+        from detres.evaluation.submissions import check_coco_name
 
         check_coco_name(options.submission, options.split)
-        refuse_blocked(options.submission)
+        check_writable(options.submission)
     check_bootstrap(options)
-    from detres.evaluation.engines import chosen_engine
+    from detres.evaluation.engines import select_engine
 
-    chosen_engine(options.engine)
-    others: list[DetectionTable] = []
-    sources = read_sources(options, partial(_check, options, others))
-    save_results(options, sources)
-    if options.submission is not None:
-        write_coco_submission(options.submission, sources.truth, sources.detections)
-    sanity = print_sanity(sources)
-
-    from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
-    from detres.evaluation.coco import evaluate_coco
-
-    result = evaluate_coco(sources.truth, sources.detections, engine=options.engine)
-    intervals = {}
-    if options.bootstrap:
-        intervals = bootstrap_coco(sources.truth, sources.detections, resamples=options.bootstrap)
-    differences = {}
-    if others:
-        differences = bootstrap_difference(
-            sources.truth, sources.detections, others[0], resamples=options.bootstrap
-        )
-    _print(result, intervals, differences, sources)
-    figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
-    if options.against is not None:
-        figures["against"] = {"results": str(options.against), "differences": differences}
-    write_json(options.json, {**figures, "intervals": intervals, "sanity": sanity})
+    select_engine(options.engine)
+    return options
 
 
-def _check(
-    options: argparse.Namespace,
-    others: list[DetectionTable],
-    truth: Annotations,
-    detections_per_img: int | None,
-) -> None:
-    """Find what is at fault before hours of detection; `others` gets the results of `--against`."""
+def _check_inputs(options: argparse.Namespace, inputs: EvaluationInputs) -> DetectionTable | None:
+    """Refuse wrong input before hours of detection; returns the detections of `--against`."""
     if options.submission is not None:
         from detres.evaluation.submissions import check_coco_limit, check_coco_split
 
-        check_coco_split(truth)
-        check_coco_limit(detections_per_img)
-    if options.against is not None:
-        from detres.evaluation.results_files import read_results
+        check_coco_split(inputs.truth)
+        check_coco_limit(inputs.detections_per_img)
+    if options.against is None:
+        return None
+    from detres.evaluation.results_files import read_results
 
-        others.append(read_results(options.against, truth, options.split))
-
-
-def _print(result: CocoResult, intervals: Intervals, differences: Intervals, sources: Sources) -> None:
-    rows = []
-    for name, value in result.figures.items():
-        shown = [
-            "{:.3f} to {:.3f}".format(*found[name]) if name in found else ""
-            for found in (intervals, differences)
-        ]
-        rows.append((f"{name:6}{MEANINGS[name]}", value, *shown, result.reasons.get(name, "")))
-    print_table("COCO", ("figure", "value", "95 % interval", "less the other's", "why"), rows)
-    classes = [
-        (name, figures["AP"], figures["AP50"], figures["objects"], result.class_reasons.get(name, ""))
-        for name, figures in result.classes.items()
-    ]
-    print_table("Classes", ("class", "AP", "AP50", "objects", "why"), classes)
-    speed = f", {sources.seconds_per_image:.3f} s a picture" if sources.seconds_per_image is not None else ""
-    print(f"{result.images} pictures, {result.detections} detections{speed}, by {result.engine}")
+    return read_results(options.against, inputs.truth, options.split)

@@ -1,4 +1,4 @@
-"""`detres eval-switches`: what refinement, voting, several scales and flip give on a data set, and what they cost."""
+"""`detres eval-tta`: what refinement, voting, several scales and flip gain on a data set, and what they cost."""
 
 from __future__ import annotations
 
@@ -9,50 +9,75 @@ from typing import TYPE_CHECKING, Any
 from detres.cli.common import add_common_arguments, tool_parser, write_json
 from detres.cli.eval_common import (
     DATA_HELP,
-    add_format,
+    add_format_argument,
     check_bootstrap,
+    format_interval,
     parse_test_options,
     read_detector,
 )
 from detres.errors import UserError
-from detres.files import refuse_blocked
+from detres.files import check_writable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
-    from detres.report.eval_tta import Intervals, RowResult
+    from detres.report.eval_tta import Row, RowResult
 
 log = logging.getLogger("detres")
 
 EXAMPLE = """
-detres eval-switches --weights runs/cells/model.safetensors --data data/cells --split test
-detres eval-switches --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all_four
-detres eval-switches --weights context.safetensors --data coco --split val --against rows/plain.json
+detres eval-tta --weights runs/cells/model.safetensors --data data/cells --split test
+detres eval-tta --weights a.safetensors b.safetensors --data coco --split val --rows plain,refine_vote,all_four
+detres eval-tta --weights context.safetensors --data coco --split val --against rows/plain.json
 """
 
 
 def main(arguments: list[str]) -> None:
     """Measure as the command line says."""
+    options = _parse(arguments)
+    from detres.report.eval_tta import ROWS, select_rows
+
+    rows = select_rows(options.rows) if options.rows else list(ROWS)
+    targets = {}
+    if options.save_results is not None:
+        targets = {row.name: options.save_results / f"{row.name}.json" for row in rows}
+    _check_targets([options.json, *targets.values()], options.against)
+    results: list[RowResult] = []
+    try:
+        _measure(options, rows, targets, results)
+    finally:  # the rows that are measured are printed even if a later one is interrupted
+        if results:
+            _print(results)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = tool_parser(
-        "eval-switches",
+        "eval-tta",
         "Appendix B's test-time improvements on a data set, row by row: figures, seconds, multiply-adds, and the"
-        " difference to the row that each is built on.",
+        " difference to the row that each is based on.",
         EXAMPLE,
     )
     add = parser.add_argument
-    add("--weights", nargs="+", required=True, metavar="FILE", help="weights to test; several: an ensemble")
+    add(
+        "--weights",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="weights to test; several form an ensemble",
+    )
     add("--data", required=True, metavar="DIR", help=DATA_HELP)
     add("--split", metavar="NAME", help="split of --data")
-    add_format(parser)
+    add_format_argument(parser)
     add(
         "--scales",
-        type=_numbers,
+        type=_parse_scales,
         metavar="N,N,...",
-        help="shorter sides of the rows with several (default: the paper's 200 to 1000 where the network has 600)",
+        help="shorter sides of the rows with several scales (default: the paper's, 200 to 1000 for a network of 600)",
     )
     add(
         "--rows",
-        type=_names,
+        type=_parse_names,
         metavar="NAME,NAME,...",
         help="of plain, vote, refine, refine_vote, scales, flip, refine_vote_scales, all_four (default: every row)",
     )
@@ -61,31 +86,33 @@ def main(arguments: list[str]) -> None:
         type=int,
         default=1000,
         metavar="N",
-        help="resamples of the pictures for 95 %% intervals (default: 1000; 0: none)",
+        help="resamples of the images for 95 %% intervals (default: 1000; 0: none)",
     )
     add(
         "--against",
         type=Path,
         metavar="FILE",
-        help="results (COCO json) of another detector on the same pictures, which the plain row is compared to",
+        help="results (COCO json) of another detector on the same images, which the plain row is compared with",
     )
     add("--save-results", type=Path, metavar="DIR", help="write each row's detections (COCO json)")
     add_common_arguments(parser, "set", "device", "json", "quiet")
     options = parser.parse_args(arguments)
     check_bootstrap(options)
-    from detres.evaluation.results_files import read_results, write_coco_results
-    from detres.report.eval_tta import ROWS, measure_rows, rows_named
+    return options
 
-    rows = rows_named(options.rows) if options.rows else list(ROWS)
-    targets = {}
-    if options.save_results is not None:
-        targets = {row.name: options.save_results / f"{row.name}.json" for row in rows}
-    _check_targets([options.json, *targets.values()], options.against)
+
+def _measure(
+    options: argparse.Namespace, rows: list[Row], targets: dict[str, Path], results: list[RowResult]
+) -> None:
+    """Measure the rows into `results`; each is written as soon as it is done."""
+    from detres.evaluation.results_files import read_results, write_coco_results
+    from detres.report.eval_tta import measure_rows
+
     detector, truth = read_detector(options)
     if truth.crowd.all():
         raise UserError(f"{truth.source}: no objects are annotated, so that no row has a figure")
     against = read_results(options.against, truth, options.split) if options.against is not None else None
-    written: dict[str, Any] = {
+    report: dict[str, Any] = {
         "rows": {},
         "complete": False,
         "images": len(truth),
@@ -94,40 +121,38 @@ def main(arguments: list[str]) -> None:
         "against": None if options.against is None else str(options.against),
         "resamples": options.bootstrap,
     }
-    results = []
-    try:
-        for result in measure_rows(
-            detector,
-            truth,
-            rows,
-            scales=options.scales,
-            options=parse_test_options(options.set),
-            resamples=options.bootstrap,
-            against=against,
-            quiet=options.quiet,
-        ):
-            results.append(result)
-            if targets:
-                write_coco_results(targets[result.row.name], truth, result.detections)
-            written["rows"][result.row.name] = result.to_json()
-            written["complete"] = len(results) == len(rows)
-            write_json(options.json, written)
-            log.info("%s", _line(result))
-    finally:  # what is measured is shown, though a later row is stopped
-        if results:
-            _print(results)
-            print(f"{len(truth)} pictures: {truth.source}")
+    for result in measure_rows(
+        detector,
+        truth,
+        rows,
+        scales=options.scales,
+        options=parse_test_options(options.set),
+        resamples=options.bootstrap,
+        against=against,
+        quiet=options.quiet,
+    ):
+        results.append(result)
+        if targets:
+            write_coco_results(targets[result.row.name], truth, result.detections)
+        report["rows"][result.row.name] = result.to_json()
+        report["complete"] = len(results) == len(rows)
+        write_json(options.json, report)
+        figures = ", ".join(
+            f"{name} {value:.3f}" for name, value in result.figures.items() if value is not None
+        )
+        log.info("%s: %s, %.3f s per image", result.row.name, figures, result.seconds)
+    print(f"{len(truth)} images: {truth.source}")
 
 
 def _check_targets(targets: Sequence[Path | None], against: Path | None) -> None:
-    """Before the work: what is written takes no place of what is read, and none of each other."""
+    """Refuse, before the work, output files that would replace an input file or one another."""
     places = [path.resolve() for path in targets if path is not None]
     if against is not None and against.resolve() in places:
         raise UserError(f"{against} would be written over: choose another --save-results, or another --json")
     twice = [path for path in places if places.count(path) > 1]
     if twice:
         raise UserError(f"{twice[0]} would be written twice: choose another --json")
-    refuse_blocked(*places)
+    check_writable(*places)
 
 
 def _print(results: Sequence[RowResult]) -> None:
@@ -136,15 +161,15 @@ def _print(results: Sequence[RowResult]) -> None:
 
     names = ("AP", "AP50", "AP75")
     table(
-        "Figures, 95 % intervals over pictures; mAP: VOC's; seconds and multiply-adds a picture",
+        "Figures with 95 % intervals over the images; mAP: VOC's; seconds and multiply-adds per image",
         ("row", "AP", "95 %", "AP50", "95 %", "AP75", "mAP", "s", "multiply-adds"),
         [
             (
                 result.row.name,
                 result.figures["AP"],
-                _range(result.intervals, "AP"),
+                format_interval(result.intervals, "AP"),
                 result.figures["AP50"],
-                _range(result.intervals, "AP50"),
+                format_interval(result.intervals, "AP50"),
                 result.figures["AP75"],
                 result.figures["mAP"],
                 f"{result.seconds:.3f}",
@@ -153,40 +178,28 @@ def _print(results: Sequence[RowResult]) -> None:
             for result in results
         ],
     )
-    compared = [
+    differences = [
         (
             result.row.name,
             f"--{other}" if other == AGAINST else other,
-            *(_range(found, name, "+") for name in names),
+            *(format_interval(intervals, name, "+") for name in names),
         )
         for result in results
-        for other, found in result.differences.items()
+        for other, intervals in result.differences.items()
     ]
-    if compared:
+    if differences:
         table(
-            "Differences, 95 % intervals on the same resamples of the pictures",
-            ("row", "less", *names),
-            compared,
+            "Differences: 95 % intervals on the same resamples of the images",
+            ("row", "compared with", *names),
+            differences,
         )
 
 
-def _line(result: RowResult) -> str:
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items() if value is not None)
-    return f"{result.row.name}: {figures}, {result.seconds:.3f} s a picture"
-
-
-def _range(intervals: Intervals, name: str, sign: str = "") -> str:
-    if name not in intervals:
-        return ""
-    low, high = intervals[name]
-    return f"{low:{sign}.3f} to {high:{sign}.3f}"
-
-
-def _names(text: str) -> list[str]:
+def _parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _parse_scales(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:

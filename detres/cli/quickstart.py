@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detres.cli.common import add_common_arguments, tool_parser
-from detres.devices import faster_precision, select_device
+from detres.devices import select_device, select_precision
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     from detres.detection.config import DetectionConfig
 
     device = select_device(arguments.device)
-    chosen = faster_precision(device) if arguments.precision == "auto" else arguments.precision
+    chosen = select_precision(device) if arguments.precision == "auto" else arguments.precision
     log.info("precision of training: %s", chosen)
     precision = [f"train.precision={chosen}"]
     pretraining = load_config(ClassificationConfig, "quickstart/pretrain", precision)

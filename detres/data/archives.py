@@ -1,4 +1,4 @@
-"""Members of a .zip or an uncompressed .tar, listed and read in place; what is wrong with an archive is one line.
+"""Lists and reads the members of a .zip or an uncompressed .tar without unpacking it.
 
 A path `archive.zip!folder/member.jpg` names a member.
 """
@@ -25,31 +25,32 @@ COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a .zip by its content (truncated ones too) or a .tar by its name."""
+    """Whether a file is a .zip by its content (also if truncated) or a .tar by its name."""
     if not path.is_file():
         return False
     return path.suffix.lower() == ".tar" or zipfile.is_zipfile(path) or _starts_with(path, ZIP_START)
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of all members, folders that have entries of their own with a slash at the end.
+    """Names of all members; folders with entries of their own end in a slash.
 
-    Names are without `./` in front and doubled slashes, whatever the archive's program wrote.
+    A leading `./` and doubled slashes are removed from the names.
 
     Raises:
-        DataError: Truncated, damaged or compressed as a whole; a zip by another name; links out of it.
+        DataError: The archive is truncated, damaged or compressed as a whole, is a zip by another name, or has links to
+            files outside.
     """
     try:
         if path.suffix.lower() == ".tar":
             return list(_index_tar(path))
         if path.suffix.lower() != ".zip":
             raise DataError(
-                f"{path} is a zip by its content, and is read in place where its name ends in .zip: name it .zip"
+                f"{path} is a zip by its content, but only a file with the suffix .zip is read: name it .zip"
             )
         with zipfile.ZipFile(path) as archive:
             return list(_index_zip(archive))
     except DAMAGE as error:
-        raise _unusable(path, error) from error
+        raise _archive_error(path, error) from error
 
 
 def read_member(archive: str | Path, member: str) -> bytes:
@@ -64,17 +65,15 @@ def read_member(archive: str | Path, member: str) -> bytes:
         raise DataError(f"picture {archive}!{member}: the archive has no such member") from error
     except FileNotFoundError as error:
         raise DataError(f"picture {archive}!{member}: the archive does not exist") from error
-    except DAMAGE as error:  # encrypted ones and those of an unknown compression among them
+    except DAMAGE as error:  # also of encrypted members and unknown compressions
         raise DataError(f"picture {archive}!{member} cannot be read: {error}") from error
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # an archive for each of many parts of a data set must not be listed anew each time
+@functools.lru_cache(maxsize=64)  # a data set may have several archives, none of which should be listed twice
 def _reader(archive: str, process: int) -> Callable[[str], bytes]:
     """A function from a member's name to its bytes.
 
-    `process` is part of the key: a forked loader worker must not share its parent's place in the file.
+    `process` is part of the cache's key, because a forked loader worker must not share its parent's file position.
     """
     if archive.lower().endswith(".zip"):
         content = zipfile.ZipFile(archive)  # kept open for the life of the process
@@ -111,9 +110,9 @@ def _index_zip(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
-    """Place and size of each file's content by name; folders (ending in a slash) have size 0.
+    """Offset and size of each file's content by name; folders, which end in a slash, have size 0.
 
-    A link has the place of what it leads to.
+    A link has the offset of its target.
     """
     members: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
@@ -134,19 +133,21 @@ def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
                 elif member.issym():
                     links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
     except (tarfile.TarError, *DAMAGE) as error:
-        raise _unusable(path, error) from error
+        raise _archive_error(path, error) from error
     for name in links:
-        members[name] = members[_end_of_link(path, name, links, members)]
-    with open(path, "rb") as file:  # a whole archive ends in blocks of zeros; tarfile does not insist
+        members[name] = members[_link_target(path, name, links, members)]
+    with open(path, "rb") as file:  # a whole archive ends in blocks of zeros, which tarfile does not check
         file.seek(end)
         block = file.read(TAR_BLOCK)
     if len(block) < TAR_BLOCK or any(block):
-        raise _unusable(path, OSError("its end is missing" if len(block) < TAR_BLOCK else "a broken header"))
+        raise _archive_error(
+            path, OSError("its end is missing" if len(block) < TAR_BLOCK else "a broken header")
+        )
     return members
 
 
-def _end_of_link(path: Path, name: str, links: Mapping[str, str], files: Container[str]) -> str:
-    """The file that a link leads to, over other links where need be."""
+def _link_target(path: Path, name: str, links: Mapping[str, str], files: Container[str]) -> str:
+    """The file that a link leads to, directly or over other links."""
     target = links[name]
     for _ in links:
         if target not in links:
@@ -161,17 +162,17 @@ def _end_of_link(path: Path, name: str, links: Mapping[str, str], files: Contain
 
 
 def _plain_name(name: str) -> str:
-    """Without `./` and doubled slashes; a folder's slash at the end stays."""
+    """A name without leading `./` and doubled slashes; the slash at the end of a folder is kept."""
     plain = "/".join(part for part in name.split("/") if part not in ("", "."))
     return f"{plain}/" if name.endswith("/") else plain
 
 
-def _unusable(path: Path, error: Exception) -> DataError:
+def _archive_error(path: Path, error: Exception) -> DataError:
     size = path.stat().st_size if path.exists() else 0
     for start, program in COMPRESSED.items():
         if _starts_with(path, start):
             return DataError(
-                f"{path} is compressed as a whole, its members cannot be read in place: `{program}` it"
+                f"{path} is compressed as a whole, so its members cannot be read in place: `{program}` it"
             )
     if path.suffix.lower() == ".tar" and _starts_with(path, ZIP_START):
         return DataError(f"{path} is a zip by its content, not a tar: name it .zip")

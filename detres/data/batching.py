@@ -1,7 +1,7 @@
-"""The endless stream of keys that training cuts into batches, and the loading of samples by key.
+"""The stream of sample keys that training divides into batches, and the DataLoader over it.
 
-He et al. 2015, §3.4 and Ren et al. 2015, §3.3. A sample is a function of (seed, epoch, index) and of nothing else, so
-that any run can go on at the exact sample and workers do not matter.
+He et al. 2015, §3.4 and Ren et al. 2015, §3.3. A sample depends on (seed, epoch, index) only, so a
+run can be resumed at any sample, and the number of workers does not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KeyBatches(Sampler[list[Key]]):
         count: Number of samples in the data set.
         batch: Keys of a step.
         seed: Of the permutations.
-        start: First step, e.g. the one at which a resumed run goes on.
+        start: First step, which is not 0 in a resumed run.
         stop: Step before which to end.
     """
 
@@ -64,7 +64,7 @@ def make_loader(
     workers: int = 0,
     start_method: str | None = None,
 ) -> DataLoader[Any]:
-    """A DataLoader over batches of keys; it draws nothing from global generators, in no process.
+    """A DataLoader over batches of keys that draws nothing from global random generators in any process.
 
     Args:
         dataset: Samples by key.
@@ -80,19 +80,17 @@ def make_loader(
         num_workers=workers,
         worker_init_fn=start_worker,
         multiprocessing_context=start_method if workers else None,
-        generator=torch.Generator().manual_seed(
-            0
-        ),  # else it would take its workers' seeds from the global one
+        # Without its own generator it would draw the workers' seeds from the global one.
+        generator=torch.Generator().manual_seed(0),
     )
 
 
 def start_worker(worker: int) -> None:
-    """Start a process that loads: one thread, and out of reach of what asks the whole run to stop.
+    """Set up a loader process: one thread for OpenCV, and no reaction to signals that are meant for the whole run.
 
-    Workers share the machine's cores (OpenCV's own pool also hangs in forked processes). Ctrl-C and SIGTERM, sent to
-    all processes of a run, are its main process's: it finishes the step, for which it needs the workers, and ends
-    them. A second SIGTERM ends a worker, so that one that hangs can be ended; one whose parent is gone ends by itself
-    (torch watches for it).
+    Workers share the machine's cores, and OpenCV's thread pool hangs in forked processes. The main process handles
+    Ctrl-C and SIGTERM: it finishes the step, for which it needs the workers, and ends them. A second SIGTERM ends a
+    worker that hangs. torch ends a worker whose parent is gone.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Images with one class each as samples by key: square crops, and batches of them.
+"""Samples for classification: square crops of images with one class each, and batches of them.
 
 He et al. 2015, §3.4. N images of a batch; s the crop's side.
 """
@@ -31,7 +31,7 @@ class ClassificationBatch:
         labels: (N,) int64.
         names: The images' paths.
         shifts: (N, 3) float32, levels of 255 to add to the red, green and blue of each crop; None for none.
-        unreadable: What is wrong with images that were left out.
+        unreadable: A message for each image that was left out because it cannot be read.
     """
 
     images: Tensor
@@ -55,7 +55,7 @@ class ClassificationBatch:
 
 @dataclass(frozen=True)
 class ClassificationSample:
-    """One crop of a batch (see `ClassificationBatch`); `unreadable` says why there is none, then `image` is empty."""
+    """One crop of a batch (see `ClassificationBatch`). If the image cannot be read, `unreadable` says why."""
 
     image: Tensor
     label: int
@@ -73,7 +73,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         train: Random crops (§3.4); False gives the central one.
         seed: Of the random crops.
         colors: Principal components of the colors, for `crop.pca_color` in training; None: no shift.
-        skip_unreadable: An image that cannot be read is an empty sample and not an error.
+        skip_unreadable: An image that cannot be read gives an empty sample instead of an error.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
         """The sample of an index (epoch 0), or of (epoch, index).
 
         Raises:
-            DataError: The image cannot be read, unless those are to be skipped.
+            DataError: The image cannot be read and `skip_unreadable` is false.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         path, label = self.images.paths[index], int(self.images.labels[index])
@@ -121,7 +121,7 @@ class ClassificationDataset(Dataset[ClassificationSample]):
 
 
 def collate_classification(samples: list[ClassificationSample]) -> ClassificationBatch:
-    """Crops of one size, stacked; images that could not be read are left out and named (N may be 0)."""
+    """Stack crops of one size; images that could not be read are left out, and N may be 0."""
     crops = [sample for sample in samples if sample.unreadable is None]
     shifts = [sample.shift for sample in crops if sample.shift is not None]
     return ClassificationBatch(

@@ -1,4 +1,4 @@
-"""AlexNet's color augmentation: a random shift of all pixels along the principal components of the training colors.
+"""AlexNet's color augmentation: all pixels are shifted along the principal components of the training colors.
 
 Krizhevsky et al. 2012, §4.1, which He et al. 2015, §3.4, uses. Colors are RGB in 0..1, as in later implementations:
 in 0..255 the published formula would shift by thousands, since an eigenvalue is a variance.
@@ -35,7 +35,7 @@ def principal_components(covariance: np.ndarray) -> ColorComponents:
 
 
 def color_shift(components: ColorComponents, deviation: float, generator: np.random.Generator) -> Tensor:
-    """What is added to every pixel of an image: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], a ~ N(0, deviation).
+    """A random shift, to be added to every pixel of an image: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], a ~ N(0, deviation).
 
     Returns:
         (3,) float32, levels of 255, RGB.

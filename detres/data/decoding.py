@@ -1,6 +1,6 @@
-"""From a path to RGB pixels: the one decoder of the package, upright by EXIF, for files, archive members and drawings.
+"""Decodes images, upright by EXIF, from files, archive members and drawn images: the package's only decoder.
 
-Images are stored in every way that people's tools know; a network sees (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
+Whatever the storage, the result is (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     16-bit values lose their low byte.
 
     Args:
-        path: A file; a member of an archive, `archive.zip!folder/member.jpg` (.zip or .tar, read in place); an image
-            of one of CIFAR-10's files, `data_batch_1!17`; a drawn image, `shapes://...` (see `detres.data.shapes`).
-        upright: Turn the image as its EXIF orientation says; False leaves it as it is stored (but a TIFF, which is
-            always upright).
+        path: A file; a member of a .zip or .tar, `archive.zip!folder/member.jpg`; an image in a file of CIFAR-10,
+            `data_batch_1!17`; or a drawn image, `shapes://...` (see `detres.data.shapes`).
+        upright: Turn the image by its EXIF orientation; False: leave it as it is stored (a TIFF is always upright).
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -57,22 +56,22 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
 def read_reduced(
     path: str | Path, smallest: tuple[int, int], *, upright: bool = True
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels of an image that will be shrunk: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where it can be.
+    """Decode an image that will be shrunk; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where possible.
 
-    libjpeg's inverse DCT then makes only the pixels that are kept, each the mean of its block of 2 x 2, 4 x 4 or 8 x 8.
+    libjpeg's inverse DCT then computes only the pixels that are kept, each the mean of 2 x 2, 4 x 4 or 8 x 8 pixels.
     Measured on images of COCO, VOC 2007 and BCCD: less than 1 of 255 levels from that mean on average, single pixels
     at color edges up to 32. A bilinear resize reads four pixels whatever the scale; after decoding in full and a
     resize to 1/2 the pixels are the same to 1 level on average, but to 1/4 they differ by up to 8, to 1/8 by up to 13,
-    for that resize leaves most pixels out (aliasing) and the mean does not. Only fractions that divide both sides are
-    used, so that no pixel moves. Everything but a JPEG is decoded in full.
+    because that resize leaves most pixels out (aliasing) and the mean does not. Only fractions that divide both sides
+    are used, so that no pixel moves. Other formats than JPEG are decoded in full.
 
     Args:
         path: See `read_image`.
-        smallest: Height and width that are needed at least, of the image as it is returned.
+        smallest: Least height and width that the returned image must have.
         upright: See `read_image`.
 
     Returns:
-        (h, w, 3) uint8 RGB with h, w at least `smallest` where the image has them; the whole image's (H, W).
+        (h, w, 3) uint8 RGB, with h, w at least `smallest` if the image is that large; (H, W) of the whole image.
 
     Raises:
         DataError: See `read_image`.
@@ -94,9 +93,9 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
 
     Args:
         encoded: The file's content.
-        name: What messages call it.
-        upright: Turn it as its EXIF orientation says.
-        fraction: 2, 4 or 8 decodes a JPEG at that part of its size (see `read_reduced`).
+        name: For messages.
+        upright: Turn it by its EXIF orientation.
+        fraction: 2, 4 or 8 decodes a JPEG at 1/2, 1/4 or 1/8 of its size (see `read_reduced`).
     """
     import cv2
 
@@ -108,7 +107,7 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     try:
         reduced = {
             1: 0,
-            2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # the size alone: IMREAD_COLOR_RGB settles the colors
+            2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # sets the size only; IMREAD_COLOR_RGB sets the colors
             4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
             8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
         }
@@ -151,14 +150,14 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def image_orientation(path: str | Path) -> int:
-    """The EXIF orientation, 1..8; 1 (upright as stored) where there is none or its value means nothing."""
+    """The EXIF orientation, 1..8; 1 (upright as stored) if there is none or its value is invalid."""
     return read_header(path)[2]
 
 
 def read_header(path: str | Path) -> tuple[int, int, int]:
     """Stored height, stored width and EXIF orientation (see `image_size`, `image_orientation`), without decoding.
 
-    A TIFF counts as stored upright: its decoders turn it unasked.
+    The orientation of a TIFF is 1, because its decoders always turn it.
 
     Raises:
         DataError: The image is missing, or its header cannot be read.
@@ -177,7 +176,7 @@ def read_header(path: str | Path) -> tuple[int, int, int]:
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored image turned as its EXIF orientation (1..8; EXIF 2.3, table 6) says: (H, W, 3) or (W, H, 3)."""
+    """Turn a stored image by its EXIF orientation (1..8; EXIF 2.3, table 6): (H, W, 3) or (W, H, 3)."""
     import cv2
 
     if orientation in (5, 7):
@@ -227,7 +226,7 @@ def _parse_header(file: io.IOBase, name: str) -> tuple[int, int, int] | None:
         return None
     check_size(image.height, image.width, name)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
-    # A TIFF is turned by its decoders, whatever they are asked: Pillow's size and OpenCV's pixels are upright.
+    # Decoders always turn a TIFF: Pillow's size and OpenCV's pixels are upright.
     return image.height, image.width, orientation if valid and image.format != "TIFF" else 1
 
 
@@ -244,9 +243,9 @@ def _fraction(size: tuple[int, int], smallest: tuple[int, int]) -> int:
 
 
 def _is_truncated_jpeg(encoded: bytes) -> bool:
-    """A JPEG without an end marker after its first scan begins (in scans FF D9 can be nothing else: ITU T.81, B.1.1.2).
+    """Whether a JPEG has no end marker after the start of its first scan (ITU T.81, B.1.1.2).
 
-    Thumbnails, with end markers of their own, lie in the segments before the scan; anything may follow the end.
+    In a scan FF D9 can be nothing else. Thumbnails, which have end markers, lie in the segments before the scan.
     """
     if encoded[:2] != JPEG_START:
         return False
@@ -259,7 +258,7 @@ def _is_truncated_jpeg(encoded: bytes) -> bool:
 def _may_be_turned(encoded: bytes) -> bool:
     """Whether an image may have an orientation: a JPEG keeps it in an application segment 1 (EXIF or XMP).
 
-    Spares most JPEGs of data sets a second parser, which takes as long as decoding a small one.
+    Most JPEGs of data sets have none. They need no second parser, which takes as long as decoding a small image.
     """
     if encoded[:2] != JPEG_START:
         return True
@@ -267,7 +266,7 @@ def _may_be_turned(encoded: bytes) -> bool:
 
 
 def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and place of each segment up to the first scan, its own included (ITU T.81, B.1.1.2)."""
+    """Marker and offset of each segment up to and including the first scan (ITU T.81, B.1.1.2)."""
     place = 2
     while place + 4 <= len(encoded) and encoded[place] == 0xFF:
         marker = encoded[place + 1]

@@ -1,4 +1,4 @@
-"""Images with boxes as samples by key: decoded, resized, changed at random in training.
+"""Samples for detection: images with boxes, decoded, resized, and in training augmented.
 
 Ren et al. 2015, §3.3. G objects of an image; h, w its resized height and width.
 """
@@ -72,16 +72,16 @@ class DetectionSample:
 
 
 class DetectionDataset(Dataset[DetectionSample]):
-    """Images of a split, resized; changed at random where an augmentation is given.
+    """The images of a split, resized, and augmented if an augmentation is given.
 
     Args:
         annotations: The split.
         short_side: Shorter side of the resized image.
         long_side: Limit of its longer side.
-        augmentation: Training's changes; None for evaluation.
-        seed: Of the changes.
-        reduced_decoding: Decode large JPEGs at a part of their size (see `decoding.read_reduced`).
-        proposals: Regions of every image; they are resized and flipped with it.
+        augmentation: Of training; None for evaluation.
+        seed: Of the augmentation.
+        reduced_decoding: Decode large JPEGs at a fraction of their size (see `decoding.read_reduced`).
+        proposals: Proposals for every image, which are resized and flipped with it.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class DetectionDataset(Dataset[DetectionSample]):
         """The sample of an index (epoch 0), or of (epoch, index); the same key gives the same sample anywhere.
 
         Raises:
-            DataError: The image cannot be read, or its size is not what its annotation says.
+            DataError: The image cannot be read, or its size is not that of its annotation.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         rows = self._training_objects(index)
@@ -153,29 +153,29 @@ class DetectionDataset(Dataset[DetectionSample]):
     def _training_objects(self, index: int) -> np.ndarray:
         """Rows of the image's objects that are neither crowds nor difficult."""
         objects = self.annotations.objects(index)
-        left_out = self.annotations.crowd[objects] | self.annotations.difficult[objects]
-        return np.arange(objects.start, objects.stop)[~left_out]
+        ignored = self.annotations.crowd[objects] | self.annotations.difficult[objects]
+        return np.arange(objects.start, objects.stop)[~ignored]
 
 
 def collate_detection(samples: list[DetectionSample]) -> list[DetectionSample]:
-    """The batch is the list: images of different sizes are never padded."""
+    """The batch is the list itself, because images of different sizes are never padded."""
     return samples
 
 
 def load_image(annotations: Annotations, index: int, smallest: tuple[int, int] | None = None) -> np.ndarray:
-    """The image that the boxes of `annotations` were drawn on: (H, W, 3) uint8 RGB.
+    """Read the image that the boxes of `annotations` belong to: (H, W, 3) uint8 RGB.
 
-    Upright, unless only the image as stored has the size that the annotation gives. (An orientation that keeps the
-    size, such as upside down, cannot be told from the size and counts as upright.)
+    It is upright, unless only the image as stored has the size of the annotation. An orientation that keeps the size,
+    such as upside down, does not show in the size; the image is upright then.
 
     Args:
         annotations: The split.
-        index: The image's place in it.
-        smallest: Height and width to which it will be shrunk: lets a JPEG be decoded at a part of its size, not below
-            this (see `decoding.read_reduced`); None decodes in full.
+        index: Index of the image in it.
+        smallest: Height and width to which it will be shrunk. A JPEG may be decoded at a fraction of its size that is
+            not smaller (see `decoding.read_reduced`). None: decode in full.
 
     Raises:
-        DataError: Neither has that size; names the image and both sizes.
+        DataError: Neither has that size; the message names the image and both sizes.
     """
     path, upright = annotations.paths[index], bool(annotations.upright[index])
     wanted = tuple(int(side) for side in annotations.sizes[index])
@@ -195,7 +195,7 @@ def load_image(annotations: Annotations, index: int, smallest: tuple[int, int] |
 def _read_with_size(
     path: str, upright: bool, smallest: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels, and height and width of the whole image."""
+    """The pixels, and the height and width of the whole image."""
     if smallest is not None:
         return read_reduced(path, smallest, upright=upright)
     image = read_image(path, upright=upright)

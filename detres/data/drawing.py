@@ -1,7 +1,7 @@
-"""Boxes drawn on images, sheets of images, and images written whole or not at all. OpenCV only.
+"""Draws boxes on images, arranges images in a sheet, and writes images, all with OpenCV.
 
-Detections are thick with a colored label above; annotations thin and dashed with a dark label below: both can stand
-in one image.
+Detections have thick lines and a colored label above, annotations thin dashed lines and a dark label below, so that one
+image can show both.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def draw_detections(
     scores: Sequence[float] | np.ndarray,
     class_names: Sequence[str],
 ) -> np.ndarray:
-    """Detections with class name and score, the best on top.
+    """Draw detections with class name and score, the best on top.
 
     Args:
-        image: (H, W, 3) uint8 RGB; it stays as it is.
+        image: (H, W, 3) uint8 RGB; it is not changed.
         boxes: (D, 4) xyxy in its pixels.
         labels: (D,) places in `class_names`.
         scores: (D,) 0..1.
@@ -64,7 +64,7 @@ def draw_detections(
 def draw_annotations(
     image: np.ndarray, boxes: np.ndarray, labels: Sequence[int] | np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Annotated boxes, thin and dashed, with class names (see `draw_detections`)."""
+    """Draw annotated boxes, thin and dashed, with class names (see `draw_detections`)."""
     labels = np.asarray(labels, dtype=np.int64)
     texts = [class_names[int(label)] for label in labels]
     return draw_boxes(image, boxes, texts, [class_color(label) for label in labels], dashed=True)
@@ -78,11 +78,11 @@ def draw_boxes(
     *,
     dashed: bool = False,
 ) -> np.ndarray:
-    """Boxes with one text each; an empty text draws no label.
+    """Draw boxes with a text each; an empty text draws no label.
 
     Args:
-        image: (H, W, 3) uint8 RGB; it stays as it is.
-        boxes: (B, 4) xyxy in its pixels; what sticks out is cut off.
+        image: (H, W, 3) uint8 RGB; it is not changed.
+        boxes: (B, 4) xyxy in its pixels; they are clipped to it.
         texts: B labels.
         colors: B colors, RGB 0..255.
         dashed: Thin dashed lines and dark labels below, instead of thick lines and colored labels above.
@@ -108,7 +108,7 @@ def draw_boxes(
 
 
 def class_color(label: int) -> Color:
-    """The color of a class: hues a golden section apart, so that any first K differ; lightness takes turns."""
+    """The color of a class: hues a golden section apart, so that the first K differ for any K, in three lightnesses."""
     hue = (0.02 + int(label) * GOLDEN_RATIO) % 1.0
     lightness = (0.5, 0.68, 0.36)[int(label) % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -116,7 +116,7 @@ def class_color(label: int) -> Color:
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, *, gap: int = 4) -> np.ndarray:
-    """Images in rows of `columns`, each in the middle of a cell as large as the largest: (H, W, 3) uint8.
+    """Arrange images in rows of `columns`, each in the center of a cell of the largest's size: (H, W, 3) uint8.
 
     Raises:
         ValueError: No image is given.
@@ -197,14 +197,14 @@ def encode_image(path: str | Path, image: np.ndarray) -> bytes:
             suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
         )
     except cv2.error:
-        encodable = False
+        encodable, encoded = False, np.zeros(0, np.uint8)
     if not encodable:
         raise UserError(f"cannot write {path}: OpenCV encodes no {suffix} of {width} x {height} pixels")
     return encoded.tobytes()
 
 
 def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:
-    """A filled label over the box (left, top, bottom); or, light on dark, under it. Always inside the image."""
+    """Draw a label above the box (left, top, bottom), or, light on dark, below it; always inside the image."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
@@ -227,7 +227,7 @@ def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: C
 def _dashed_rectangle(
     image: np.ndarray, corner: tuple[int, int], opposite: tuple[int, int], color: Color
 ) -> None:
-    """One pixel wide; the gaps are dark, so that it shows on any ground."""
+    """Draw a dashed rectangle, one pixel wide, with dark gaps, so that it is visible on any background."""
     (x1, y1), (x2, y2) = corner, opposite
     dark = tuple(channel // 4 for channel in color)
     across = np.where((np.arange(x1, x2 + 1) // DASH % 2 == 0)[:, None], color, dark)

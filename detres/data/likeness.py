@@ -1,8 +1,8 @@
-"""Images that are nearly the same: saved again, resized, brightened, or taken twice from one place.
+"""Finds images that are nearly the same: saved again, resized, brightened, or taken twice from one place.
 
-A figure on a test image whose near copy was trained on says little. Difference hash (Krawetz, "Kind of like that",
-hackerfactor.com, 2013), then the correlation of what the hash lets through. Shifted, turned and mirrored copies are
-other images to both.
+A figure on a test image says little if a near copy was trained on. Candidates have close difference hashes (Krawetz,
+"Kind of like that", hackerfactor.com, 2013) and are confirmed by the correlation of thumbnails. Shifted, turned and
+mirrored copies are not found.
 
 N images. Thresholds: the 9 pairs of near copies known by eye in raccoon and BCCD have distances of at most 5 and
 correlations from 0.95; of the other 380,000 pairs of raccoon, BCCD, VOC and fruit, 14 are within distance 8 and none
@@ -19,12 +19,12 @@ import numpy as np
 LARGEST_DISTANCE = 8  # bits of 64
 LEAST_CORRELATION = 0.9
 THUMBNAIL = 16
-FLAT = 2.0  # standard deviation of gray levels under which an image shows nothing to compare
+FLAT = 2.0  # least standard deviation of gray levels of an image that is compared
 ROWS = 512  # compared with all others at once
 
 
 def compute_signature(image: np.ndarray) -> np.ndarray | None:
-    """What `find_near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
+    """The signature that `find_near_copies` compares: 8 bytes of difference hash, then a gray thumbnail.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -44,14 +44,14 @@ def compute_signature(image: np.ndarray) -> np.ndarray | None:
 def find_near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
     """Groups of images that are nearly the same.
 
-    Every pair is compared, 512 rows at a time by one matrix product (tens of thousands of images: seconds); a group
-    holds all that pairs join.
+    Every pair is compared, 512 rows at a time by one matrix product (seconds for tens of thousands of images). A group
+    holds all images that pairs connect.
 
     Args:
         signatures: Of N images.
 
     Returns:
-        The places of each group's images, ascending; only groups of two and more.
+        The indices of each group's images, ascending; a group has two or more.
     """
     if len(signatures) < 2:
         return []
@@ -68,7 +68,7 @@ def find_near_copies(signatures: Sequence[np.ndarray]) -> list[list[int]]:
             others = start + row + 1 + np.flatnonzero(close[row, row + 1 :])
             others = others[thumbnails[others] @ thumbnails[start + row] >= LEAST_CORRELATION]
             if len(others):
-                joined = np.unique(groups[[start + row, *others]])
-                groups[np.isin(groups, joined)] = joined[0]
+                connected = np.unique(groups[[start + row, *others]])
+                groups[np.isin(groups, connected)] = connected[0]
     _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return [np.flatnonzero(group_of == group).tolist() for group in np.flatnonzero(sizes > 1)]

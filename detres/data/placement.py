@@ -14,7 +14,7 @@ from detres.console import progress
 from detres.data.files import IMAGE_SUFFIXES, is_image, visible
 from detres.data.records import Annotations
 from detres.errors import DataError, UserError, listed
-from detres.files import atomic_path, refuse_blocked
+from detres.files import atomic_path, check_writable
 
 Placement = Literal["copy", "link", "none"]
 FOLDERS = {  # of each format: where its images lie, then its other files
@@ -100,7 +100,7 @@ def _check_folders(
         read |= {os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))}
     for name in (".", *FOLDERS[form]):
         folder = directory / name.format(split=split)
-        refuse_blocked(folder / "file")
+        check_writable(folder / "file")
         real = os.path.realpath(folder)
         if real in read:
             raise UserError(f"{folder} is in the data set that is read: choose another --out")

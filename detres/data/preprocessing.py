@@ -1,7 +1,7 @@
-"""From stored pixels to what a network expects; the recipe travels with the weights.
+"""Turns pixels into a network's input; how is stored with the weights.
 
-He et al. 2015, §3.4: the mean, of each pixel or of each channel, is subtracted; MSRA's and torchvision's weights each
-want their own form.
+He et al. 2015, §3.4: the mean of each pixel or of each channel is subtracted. MSRA's and torchvision's weights need
+different preprocessing.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class MeanImage:
 
     @staticmethod
     def parse(value: object) -> MeanImage:
-        """The mean image that a text says (one that is given comes back).
+        """The mean image from its text; a `MeanImage` is returned as it is.
 
         Raises:
-            ValueError: Not of the form, or not as many numbers as the sides ask for.
+            ValueError: The text is malformed, or has a wrong number of values.
         """
         if isinstance(value, MeanImage):
             return value
@@ -98,7 +98,7 @@ class Preprocessing(Section):
     )
 
     def per_channel(self) -> Preprocessing:
-        """The same without the mean image: for inputs whose pixels have no fixed place (detection)."""
+        """The same without the mean image, for inputs of any size (detection)."""
         return self.model_copy(update={"mean_image": None})
 
 
@@ -120,8 +120,8 @@ def normalize(
     Args:
         images: (..., 3, H, W) uint8 RGB.
         preprocessing: The recipe of the network's weights.
-        dtype: Of the result; float64 is for exact comparisons.
-        shifts: (..., 3) levels of 255, RGB, added to every pixel before all else (see `colors.color_shift`).
+        dtype: Of the result (float64 for exact comparisons).
+        shifts: (..., 3) levels of 255, RGB, added to every pixel first (see `colors.color_shift`).
 
     Returns:
         (..., 3, H, W) on the same device, channels in the recipe's order.

@@ -1,7 +1,7 @@
-"""Regions proposed for the images of a split, kept in a file from one training step to the next.
+"""The proposals for the images of a split, in a file that one training stage writes and the next reads.
 
-Ren et al. 2015, §3.2: Fast R-CNN is trained on proposals that were made once, by an RPN that no longer changes.
-A file has 16 bytes for each: 2,000 of all 82,783 images of COCO's train2014 are 2.6 GB.
+Ren et al. 2015, §3.2: Fast R-CNN is trained on the proposals of an RPN that is trained already. A proposal takes 16
+bytes: 2,000 for each of the 82,783 images of COCO's train2014 take 2.6 GB.
 
 N images, P proposals of one image. Boxes are xyxy in continuous pixel coordinates of the stored image.
 """
@@ -26,14 +26,14 @@ from detres.files import atomic_path
 class Proposals:
     """The proposals of every image of a split, read from their file one image at a time.
 
-    They are many gigabytes for a large data set, so nothing is held in memory but where each image's begin.
+    A large data set has gigabytes of them, so only the offsets are held in memory.
 
     Args:
         path: A file that `write_proposals` made.
         annotations: The split; its images must be those of the file.
 
     Raises:
-        DataError: The file is damaged, or its images (ids, sizes, or their order) are others.
+        DataError: The file is damaged, or its images (ids, sizes or order) differ.
     """
 
     def __init__(self, path: Path, annotations: Annotations):
@@ -44,7 +44,7 @@ class Proposals:
             sizes, self._offsets = self._open().get_tensor("sizes"), self._open().get_tensor("offsets")
         except (SafetensorError, OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{path}: proposals that cannot be read ({error}); remove the file, they are made again"
+                f"{path}: cannot be read ({error}): remove the file, and the proposals are made again"
             ) from error
         wanted = _ids(annotations)
         if ids != wanted or not np.array_equal(sizes, annotations.sizes):
@@ -90,9 +90,9 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
         rows_path = beside.with_suffix(".rows")
         try:
             with open(rows_path, "wb") as rows:
-                for of_image in boxes:
-                    rows.write(np.ascontiguousarray(of_image, dtype="<f4").tobytes())
-                    offsets.append(offsets[-1] + len(of_image))
+                for image_boxes in boxes:
+                    rows.write(np.ascontiguousarray(image_boxes, dtype="<f4").tobytes())
+                    offsets.append(offsets[-1] + len(image_boxes))
             assert len(offsets) == len(annotations) + 1
             ends, sizes = np.array(offsets, dtype="<i8"), annotations.sizes.astype("<i8")
             ids = "\n".join(_ids(annotations)).encode("utf-8")
@@ -106,7 +106,7 @@ def write_proposals(path: Path, annotations: Annotations, boxes: Iterable[np.nda
 
 
 def _header(images: int, proposals: int, id_bytes: int) -> bytes:
-    """The head of a safetensors file: its length in 8 bytes, then JSON on the tensors that follow, in order."""
+    """The header of a safetensors file: its length in 8 bytes, then JSON that describes the tensors in order."""
     entries: dict[str, Any] = {}
     start = 0
     for name, kind, width, shape in (

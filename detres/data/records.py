@@ -1,9 +1,9 @@
-"""What a data set says, as flat arrays: annotations of a split, labels of images, detections.
+"""The content of a data set as flat arrays: annotations of a split, labels of images, detections.
 
-Flat arrays (never a list of dicts) are shared by loader workers without being copied, whatever the size of the set.
+Loader workers share flat arrays without copying them, which they would do with lists of objects.
 
 N images, M objects, D detections, K classes. `boxes` are float32 xyxy in continuous pixel coordinates of the stored
-(EXIF-upright) image, width = x2 - x1; `labels` are 0..K-1, places in the ordered list `class_names`.
+(EXIF-upright) image, width = x2 - x1; `labels` are 0..K-1, indices into `class_names`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Strings:
-    """A long list of strings in one byte buffer: N strings, no N Python objects.
+    """N strings in one byte buffer, without N Python objects.
 
     Args:
         texts: The strings.
@@ -43,7 +43,7 @@ class Annotations:
 
     Attributes:
         paths: N image paths (`archive.zip!member` and `shapes://...` are understood by `decoding.read_image`).
-        image_ids: N identities of images as the data set has them (COCO's int ids as text, VOC's stems).
+        image_ids: N ids as the data set has them (COCO's int ids as text, VOC's stems).
         sizes: (N, 2) int64, height and width of the upright image.
         upright: (N,) bool; False where the boxes were drawn on the image with its EXIF orientation ignored.
         offsets: (N + 1,) int64; the objects of image i are rows offsets[i]:offsets[i + 1].
@@ -55,8 +55,7 @@ class Annotations:
         class_names: K names in the order of the data's own ids.
         category_ids: K ids as the data set has them, None where it has none.
         source: Where it was read, for messages.
-        exhaustive: (N,) bool, False where objects of the classes may be there that are not annotated (ImageNet DET's
-            training images); None: all are True.
+        exhaustive: (N,) bool, False where objects may lack annotations (ImageNet DET's train); None: all True.
     """
 
     paths: Strings
@@ -178,9 +177,9 @@ class Defect:
     """One thing wrong with a data set.
 
     Attributes:
-        kind: The defect's short name (`zero-size box`), the same for all of its kind.
+        kind: A short name, such as `zero-size box`.
         where: File and object, or image id.
-        what: What was found, with the numbers.
+        what: The details, with numbers.
     """
 
     kind: str
@@ -190,7 +189,7 @@ class Defect:
 
 @dataclass
 class ReadReport:
-    """What a reader dropped or mended on the way; nothing is dropped without a line here."""
+    """What a reader dropped or mended; nothing is dropped without an entry."""
 
     defects: list[Defect] = field(default_factory=list)
 

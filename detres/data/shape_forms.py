@@ -1,7 +1,7 @@
-"""The forms of the drawn data set as outlines, and how they are filled: textures, anti-aliased masks, strokes.
+"""Draws the forms of the data set `shapes`: outlines, textures, anti-aliased masks and strokes.
 
-No paper: `shapes` stands in for photographs where there are none. Classes differ by form alone; every fill, of objects,
-distractors, background and clutter, comes from the one distribution `random_texture`.
+Not from a paper: `shapes` replaces photographs where there are none. Classes differ only in form; the fills of objects,
+distractors, background and clutter all come from `random_texture`.
 
 A contour is (n, 2) float64 x, y in continuous pixel coordinates (pixel i covers i to i + 1); a form is a list of
 contours, filled by the even-odd rule.
@@ -22,7 +22,7 @@ COLOR_DISTANCE = 110.0
 
 
 def random_form(kind: str, side: float, generator: np.random.Generator) -> list[np.ndarray]:
-    """A form turned and stretched at random; its bounding box starts at 0, 0 and its longer side measures `side`."""
+    """A form turned and stretched at random; its bounding box starts at (0, 0) and has the longer side `side`."""
     stretch = np.sqrt(generator.uniform(0.8, 1.25))
     angle = generator.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -79,7 +79,7 @@ def rasterize(contours: list[np.ndarray], subsamples: int = 1) -> tuple[slice, s
 
     Args:
         contours: The form, inside the image.
-        subsamples: 1 gives 0 or 255 (pixel center in or out); more give the covered share of each pixel.
+        subsamples: 1 gives 0 or 255 (pixel center in or out); more give the covered fraction of each pixel.
 
     Returns:
         Rows and columns of the image, and the mask (rows, columns) uint8.
@@ -115,9 +115,9 @@ class Texture:
 
 
 def random_texture(generator: np.random.Generator, unlike: list[Texture]) -> Texture:
-    """Plain, striped or chequered in random colors; of 12 draws the first that stands out from all of `unlike`.
+    """A plain, striped or checkered texture in random colors.
 
-    Where none does, the one that stands out most.
+    Its color is the first of 12 draws that differs enough from all of `unlike`, else the one that differs most.
     """
     others = np.array([texture.color for texture in unlike]).reshape(-1, 3)
     candidates = generator.uniform(25, 230, (12, 3)).astype(np.float32)
@@ -135,7 +135,7 @@ def random_texture(generator: np.random.Generator, unlike: list[Texture]) -> Tex
 
 
 def texture_pixels(texture: Texture, rows: slice, columns: slice) -> np.ndarray:
-    """The fill of a part of the image: (rows, columns, 3) float32, 0..255 exceeded by little."""
+    """The fill of a part of the image: (rows, columns, 3) float32, slightly beyond 0..255."""
     import cv2
 
     y = np.arange(rows.start, rows.stop, dtype=np.float32)

@@ -1,10 +1,10 @@
-"""The embedded data set `shapes`: scenes and single forms drawn on the fly from a seed, with exact boxes.
+"""The data set `shapes`: scenes and single forms that are drawn from a seed when they are read, with exact boxes.
 
-No paper: data for the quickstart, tests and machines without data. 1 to 8 objects of 16 to 160 px in images of
-256 x 320, none in one image of ten; up to four distractors of no class; an object is covered by half at most
-(some scenes allow less).
+Not from a paper: data for the quickstart, for tests and for machines without data. An image of 256 x 320 has 1 to 8
+objects of 16 to 160 px (every tenth has none) and up to four distractors of no class. At most half of an object is
+covered, in some scenes less.
 
-An image is a function of (seed, split, index): its path `shapes://SPLIT/SEED/INDEX` says all, and
+An image depends only on (seed, split, index), which are in its path `shapes://SPLIT/SEED/INDEX`;
 `shapes://class/SIDE/SPLIT/SEED/INDEX` is a square image of one form for classification.
 Boxes are tight boxes of whole forms, covered parts included: float xyxy in continuous pixel coordinates.
 """
@@ -48,9 +48,9 @@ class SceneForm:
     """One form of a scene.
 
     Attributes:
-        label: Its class, `DISTRACTOR` for none.
+        label: Its class, or `DISTRACTOR`.
         contours: Its outlines in image coordinates.
-        visible: The share of it that other forms leave to be seen.
+        visible: The fraction of it that no other form covers.
     """
 
     label: int
@@ -60,7 +60,7 @@ class SceneForm:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows, lowest form first."""
+    """The content of an image, lowest form first."""
 
     height: int
     width: int
@@ -112,7 +112,7 @@ def is_shapes(text: str) -> bool:
 
 
 def read_shapes(text: str, split: str | None) -> Annotations:
-    """The scenes that `shapes[:COUNT[:SEED]]` (1000 of seed 0 where not said) and a split (`train`) name."""
+    """The scenes of `shapes[:COUNT[:SEED]]` (default 1000 and seed 0) and a split (default `train`)."""
     source = _SOURCE.fullmatch(text)
     if source is None:
         raise DataError(f"{text} is not a drawn data set: write shapes, shapes:COUNT or shapes:COUNT:SEED")
@@ -133,7 +133,7 @@ def drawn_size(path: str) -> tuple[int, int]:
 
 
 def lay_out(split: str, seed: int, index: int) -> Scene:
-    """What the scene `index` of a split shows."""
+    """The scene `index` of a split."""
     generator = _generator(split, seed, index, _LAYOUT)
     height, width = _scene_size(generator)
     empty = generator.random() < EMPTY_SHARE
@@ -146,10 +146,9 @@ def lay_out(split: str, seed: int, index: int) -> Scene:
 
 
 def lay_out_single(split: str, seed: int, index: int, side: int) -> Scene:
-    """What the classification image `index` shows: one form of a class, alone on its background.
+    """The scene of the classification image `index`: one form of a class, alone on its background.
 
-    Without distractors, which a detector learns soon enough to tell apart: among them a small network stays at chance
-    for long.
+    There are no distractors, because with them a small classification network stays at chance for long.
     """
     generator = _generator(split, seed, index, _LAYOUT)
     return _arrange(side, side, [index % len(SHAPE_CLASSES)], (0.35 * side, 0.95 * side), 0.0, generator)
@@ -178,9 +177,9 @@ def _arrange(
     most_covered: float,
     generator: np.random.Generator,
 ) -> Scene:
-    """Put forms one over another so that no more than the share `most_covered` of an object is hidden.
+    """Place forms one over another so that at most the fraction `most_covered` of an object is hidden.
 
-    A form that finds no place is tried smaller and elsewhere, and left out after 40 tries; the first object fits.
+    A form that does not fit is tried again, smaller and elsewhere, and left out after 40 tries; the first always fits.
     """
     top_form = np.full((height, width), -1, dtype=np.int64)
     forms: list[tuple[int, list[np.ndarray]]] = []
@@ -215,7 +214,7 @@ def _random_placement(
     shrink: float,
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
-    """A form of random size (smaller ones somewhat more often) at a random place inside the image."""
+    """A form of random size (small ones somewhat more often) at a random place inside the image."""
     low, high = sides
     side = low + (high - low) * shrink * generator.random() ** 1.25
     kind = SHAPE_CLASSES[label] if label != DISTRACTOR else DISTRACTORS[generator.integers(len(DISTRACTORS))]

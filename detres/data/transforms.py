@@ -1,7 +1,6 @@
-"""Resizing, which is part of a model's preprocessing, and the random changes of training; boxes follow the pixels.
+"""Resizes and augments images together with their boxes, and crops images for classification.
 
-He et al. 2015, §3.4; Ren et al. 2015, §3.3: shorter side 600, horizontal flips. Whatever of albumentations the package
-uses stands here, so that a successor can take its place.
+He et al. 2015, §3.4; Ren et al. 2015, §3.3: shorter side 600, horizontal flips. No other module uses albumentations.
 
 Letters: H, W height and width of the stored image; h, w of the resized one; G objects. Boxes are xyxy in continuous
 pixel coordinates: a flip takes (x1, y1, x2, y2) to (w - x2, y1, w - x1, y2).
@@ -52,13 +51,12 @@ class DetectionAugmentation:
     which is why objects are followed by index.
 
     Args:
-        config: What to change; `scale_jitter` is applied by `jittered_sides`.
+        config: The augmentation; `jittered_sides` applies its `scale_jitter`.
     """
 
     def __init__(self, config: AugmentationConfig):
-        os.environ.setdefault(
-            "NO_ALBUMENTATIONS_UPDATE", "1"
-        )  # importing it would ask the network for a newer version
+        # Without this an import of albumentations asks the internet for a newer version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
 
         limit = (-config.brightness_contrast, config.brightness_contrast)
@@ -87,7 +85,9 @@ class DetectionAugmentation:
         """
         if self._compose is None:
             return image, boxes, np.arange(len(boxes))
-        for transform in self._compose.transforms:  # each its own, or their draws would be the same
+        for (
+            transform
+        ) in self._compose.transforms:  # a seed each, because their draws would be the same otherwise
             transform.set_random_seed(int(generator.integers(2**32)))
         changed = self._compose(image=image, bboxes=boxes, objects=np.arange(len(boxes)))
         changed_boxes = np.asarray(changed["bboxes"], dtype=np.float32).reshape(-1, 4)
@@ -97,7 +97,7 @@ class DetectionAugmentation:
 def jittered_sides(
     short_side: int, long_side: int, config: AugmentationConfig, generator: np.random.Generator
 ) -> tuple[int, int]:
-    """Both sides times one random factor from `config.scale_jitter`; unchanged where there is none."""
+    """Both sides times one random factor from `config.scale_jitter`; unchanged without it."""
     if config.scale_jitter is None:
         return short_side, long_side
     factor = generator.uniform(*config.scale_jitter)
@@ -152,7 +152,7 @@ def _for_test(image: np.ndarray, config: CropConfig) -> np.ndarray:
 
 
 def _square(image: np.ndarray, down: float, right: float, size: int) -> np.ndarray:
-    """The square at a share, 0..1, of the way down and right that it could go; halves are rounded down."""
+    """The square at the fractions `down` and `right`, 0..1, of its possible offsets, rounded down."""
     top, left = int((image.shape[0] - size) * down), int((image.shape[1] - size) * right)
     return image[top : top + size, left : left + size]
 

@@ -1,7 +1,4 @@
-"""Videos frame by frame, in and out. OpenCV only.
-
-Pixels as in `decoding`: (H, W, 3) uint8 RGB, turned as the file says.
-"""
+"""Reads and writes videos frame by frame with OpenCV: (H, W, 3) uint8 RGB, turned by the file's orientation."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("detres")
 
-USUAL_RATE = 25.0
+DEFAULT_RATE = 25.0
 SHORTEST_SIDE, LONGEST_SIDE = 2, 8191  # of MPEG-4 frames, in pixels (ffmpeg's mpeg4 encoder)
-FFMPEG_SILENT = "-8"  # its messages would stand beside ours
+FFMPEG_SILENT = "-8"  # its messages would mix with those of detres
 
 
 @dataclass(frozen=True)
 class Video:
-    """An open video; it can be gone through once.
+    """An open video, which can be read once.
 
     Attributes:
         path: Its file.
@@ -49,14 +46,14 @@ class Video:
         """Every frame, (H, W, 3) uint8 RGB.
 
         Raises:
-            DataError: Not one can be decoded; where only the end cannot, a warning says so.
+            DataError: No frame can be decoded. If only the last cannot, a warning is logged.
         """
         import cv2
 
         read = 0
         while True:
-            there, frame = self._capture.read()
-            if not there:
+            success, frame = self._capture.read()
+            if not success:
                 break
             read += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -86,7 +83,7 @@ def open_video(path: str | Path) -> Iterator[Video]:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = capture.get(cv2.CAP_PROP_FPS)
         size = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        yield Video(path, rate if rate > 0 else USUAL_RATE, count if count > 0 else None, capture, size)
+        yield Video(path, rate if rate > 0 else DEFAULT_RATE, count if count > 0 else None, capture, size)
     finally:
         capture.release()
 
@@ -140,7 +137,7 @@ def write_video(path: str | Path, frames: Iterator[np.ndarray], rate: float) -> 
         finally:
             if writer is not None:
                 writer.release()
-        if _frames_in(beside) != written:  # the encoder says nothing of what it could not write
+        if _frames_in(beside) != written:  # the encoder does not report frames that it could not write
             raise UserError(f"{path} could not be written whole: is there space left on the device?")
 
 

@@ -17,7 +17,7 @@ from detres.detection.faster_rcnn import FasterRCNN
 from detres.detection.roi_head import RoIHead, RoIPooler
 from detres.detection.rpn import RPNHead
 from detres.networks.norm import freeze_batch_norm
-from detres.networks.resnet import build_network, split
+from detres.networks.resnet import build_network, split_network
 from detres.weights.checkpoint import Metadata, architecture_of
 from detres.weights.loading import load_tensors
 
@@ -33,7 +33,7 @@ def build_detector(
         preprocessing: What its weights expect.
     """
     model, rpn = architecture.model, architecture.rpn
-    trunk, body = split(build_network(model.network, num_classes))
+    trunk, body = split_network(build_network(model.network, num_classes))
     freeze_batch_norm(trunk)
     freeze_batch_norm(body)
     pooler = RoIPooler(model.pooler, body.region_size, trunk.stride, model.sampling_ratio, model.aligned)

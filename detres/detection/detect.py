@@ -41,7 +41,7 @@ from detres.detection.postprocess import (
     vote_detections,
 )
 from detres.detection.refine import refine_boxes
-from detres.networks.norm import folded
+from detres.networks.norm import fold_batch_norm
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def fuse_for_inference(
 
     The RPN's 1x1 layers, anchors, box coding, scores and suppression stay in float32.
     """
-    network = folded(network).eval()
+    network = fold_batch_norm(network).eval()
     if precision == "bfloat16":
         for part in (network.trunk, network.rpn.conv, network.roi_head.body):
             part.to(torch.bfloat16)

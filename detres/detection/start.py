@@ -20,7 +20,7 @@ from detres.detection.build import build_detector
 from detres.detection.config import DetectionModelConfig, DetectorArchitecture
 from detres.detection.faster_rcnn import FasterRCNN
 from detres.errors import ConfigError, WeightsError, listed, nearest
-from detres.networks.norm import rescale_folded
+from detres.networks.norm import rescale_folded_convolutions
 from detres.networks.resnet import Trunk, freeze_stages
 from detres.networks.vgg import VGGTrunk
 from detres.tasks.start import Start
@@ -80,7 +80,7 @@ def start_detector(
         random = load_backbone(network, start.backbone, partial=model.init_partial)
         if random:
             log.info("random, not in %s: %s", start.backbone.source, listed(random, 40))
-        rescaled = rescale_folded(network)
+        rescaled = rescale_folded_convolutions(network)
         if rescaled:
             log.info(
                 "%s: BN is folded into %d convolutions; they are rescaled to train as unfolded ones do",

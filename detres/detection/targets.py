@@ -64,7 +64,7 @@ def sample_anchors(
         fg_iou_thresh=rpn.fg_iou_thresh,
         bg_iou_thresh=rpn.bg_iou_thresh,
         bg_iou_thresh_lo=bg_iou_thresh_lo or 0.0,
-        keep_best=True,
+        allow_low_quality_matches=True,
     )
     count = rpn.batch_size_per_image if bg_iou_thresh_lo is None or len(gt_boxes) else 0
     positives, negatives = sample_matches(matches, count, rpn.positive_fraction, generator)

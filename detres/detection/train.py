@@ -12,7 +12,7 @@ from detres.detection.data import TrainingData, read_training_data
 from detres.detection.joint import train_joint
 from detres.detection.start import check_pretrained
 from detres.detection.task import build_detector_task
-from detres.evaluation.engines import chosen_engine
+from detres.evaluation.engines import select_engine
 from detres.tasks.start import Start, read_start
 from detres.training.loop import Figures, check_training
 from detres.training.run_folder import RunFolder
@@ -36,7 +36,7 @@ def read_training(
     """
     data = read_training_data(config.data, config.train.seed)
     if data.val is not None:
-        chosen_engine(config.evaluation.engine)
+        select_engine(config.evaluation.engine)
     if config.train.mode == "alternating":
         check_steps(config.train, len(data.train), resumed)
     evaluates = data.val is not None

@@ -1,6 +1,6 @@
 """Errors of classification: top-1, top-5 and the mean loss, from arrays.
 
-He et al. 2015, §4.1. N pictures, K classes; labels are 0..K-1.
+He et al. 2015, §4.1. N images, K classes; labels are 0..K-1.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import numpy as np
 
 
 def top_k_error(scores: np.ndarray, labels: np.ndarray, k: int) -> float | None:
-    """Share of pictures whose class is not among the `k` best scores.
+    """Share of images whose class is not among the `k` best scores.
 
-    Classes of equal score rank in order of their labels; a picture with a NaN score is an error.
+    Classes of equal score rank in order of their labels; an image with a NaN score counts as wrong.
 
     Args:
         scores: (N, K), higher is better (logits or probabilities).
@@ -19,7 +19,7 @@ def top_k_error(scores: np.ndarray, labels: np.ndarray, k: int) -> float | None:
         k: How many guesses count.
 
     Returns:
-        In 0..1; None where there is no picture, or where `k` guesses name all K classes.
+        In 0..1; None if there are no images, or if `k` guesses can name all K classes.
     """
     assert scores.ndim == 2
     assert labels.shape == scores.shape[:1]
@@ -32,7 +32,7 @@ def top_k_error(scores: np.ndarray, labels: np.ndarray, k: int) -> float | None:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean of -log softmax(logits)[label], computed in float64; None where there is no picture."""
+    """Mean of -log softmax(logits)[label], computed in float64; None if there are no images."""
     if len(labels) == 0:
         return None
     shifted = logits.astype(np.float64)

@@ -1,9 +1,8 @@
-"""COCO's twelve figures, by pycocotools or hotcoco behind a guard that makes any data regular.
+"""COCO's twelve figures, by pycocotools or hotcoco, for any data.
 
-pycocotools takes annotation id 0 for "no match", fails without `area` or `iscrowd` and on an empty list, and
-accepts NaN; the engines' input is built from flat arrays, so that none of these can occur. AP: mean over IoU
-.50:.05:.95, 101 recalls and classes; at most 100 detections of a class in a picture; sizes by area 32^2 and
-96^2 pixels.
+pycocotools takes annotation id 0 for "no match", fails without `area` or `iscrowd` and on an empty list, and accepts
+NaN. The engines' input is built from flat arrays, so that none of these can occur. AP is the mean over IoU .50:.05:.95,
+101 recalls and classes, with at most 100 detections per class and image; sizes are split at areas 32^2 and 96^2 pixels.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
-from detres.evaluation.engines import Engine, chosen_engine, measure
-from detres.evaluation.overlaps import Pairs, overlapping_pairs, refuse_irregular
+from detres.evaluation.engines import Engine, compute_metrics, select_engine
+from detres.evaluation.overlaps import Pairs, check_detections, overlapping_pairs
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SIZES = {"s": ("small", "up to 32^2 px"), "m": ("medium", "32^2 to 96^2 px"), "l": ("large", "from 96^2 px")}
@@ -26,13 +25,13 @@ class CocoResult:
     """The figures of a split.
 
     Attributes:
-        figures: `AP` .. `ARl` in 0..1, None where a figure does not exist.
+        figures: `AP` .. `ARl` in 0..1, None if a figure does not exist.
         classes: For each class `AP`, `AP50` and the number of `objects` (crowd regions not counted).
-        images: Number of pictures.
+        images: Number of images.
         detections: Number of detections.
         reasons: Why a figure is None or 0.0.
         class_reasons: Why a class has no figure, or 0.0.
-        engine: What took the measure, `pycocotools` or `hotcoco`.
+        engine: What computed the figures, `pycocotools` or `hotcoco`.
     """
 
     figures: dict[str, float | None]
@@ -51,40 +50,38 @@ class CocoResult:
 def evaluate_coco(truth: Annotations, detections: DetectionTable, *, engine: Engine = "auto") -> CocoResult:
     """COCO's twelve figures, and AP and AP50 of each class.
 
-    Crowd regions are ignored. VOC's `difficult` objects are ordinary objects here, as they are wherever VOC
-    data is converted to COCO's form and measured by pycocotools (COCO knows no such flag); `evaluate_voc`
-    ignores them.
+    Crowd regions are ignored. VOC's `difficult` objects count like all others, as they do when VOC data is converted to
+    COCO's format, which has no such flag; `evaluate_voc` ignores them.
 
     Args:
         truth: The objects.
         detections: Detections, in any order.
-        engine: `pycocotools`; `hotcoco`, which gives the same figures sooner; `auto` is hotcoco where it is
-            installed.
+        engine: `pycocotools`; `hotcoco`, which gives the same figures faster; `auto` is hotcoco if it is installed.
 
     Raises:
-        DataError: A score or box that is not finite, a picture or label that `truth` does not have.
+        DataError: A score or box that is not finite, an image or label that `truth` does not have.
         UserError: The engine is not installed.
     """
-    refuse_irregular(truth, detections)
-    taken = chosen_engine(engine)
-    measured = measure(truth, detections, taken)
-    figures = {name: _existing(value) for name, value in zip(FIGURES, measured.figures, strict=True)}
-    precision = measured.precision[:, :, :, 0, 2]  # (T, 101, K), all sizes, 100 detections
+    check_detections(truth, detections)
+    program = select_engine(engine)
+    computed = compute_metrics(truth, detections, program)
+    figures = {name: _none_if_absent(value) for name, value in zip(FIGURES, computed.figures, strict=True)}
+    precision = computed.precision[:, :, :, 0, 2]  # (T, 101, K), all sizes, 100 detections
     objects = np.bincount(truth.labels[~truth.crowd], minlength=len(truth.class_names))
     classes: dict[str, dict[str, float | int | None]] = {
         name: {
-            "AP": _existing(precision[:, :, label].mean()),
-            "AP50": _existing(precision[0, :, label].mean()),
+            "AP": _none_if_absent(precision[:, :, label].mean()),
+            "AP50": _none_if_absent(precision[0, :, label].mean()),
             "objects": int(objects[label]),
         }
         for label, name in enumerate(truth.class_names)
     }
     reasons, class_reasons = _reasons(figures, classes, truth, detections)
-    return CocoResult(figures, classes, len(truth), len(detections), reasons, class_reasons, taken)
+    return CocoResult(figures, classes, len(truth), len(detections), reasons, class_reasons, program)
 
 
-def _existing(value: float) -> float | None:
-    """A figure of an engine, its -1 as None."""
+def _none_if_absent(value: float) -> float | None:
+    """An engine's figure, with None for its -1."""
     return None if value < 0 else float(value)
 
 
@@ -94,7 +91,7 @@ def _reasons(
     truth: Annotations,
     detections: DetectionTable,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """For every figure that is None or 0.0, of the whole and of the classes, why."""
+    """The reason of every figure that is None or 0.0, of the split and of the classes."""
     if 0.0 in figures.values():
         zero_classes = np.arange(len(classes))
     else:
@@ -107,7 +104,9 @@ def _reasons(
             continue
         smallest, largest = SIZE_RANGES[name[2:] if name[2:] in SIZES else ""]
         closest = pairs.ious[(areas >= smallest) & (areas <= largest)].max(initial=0.0)
-        reasons[name] = _absent(name, truth) if value is None else _zero(name, detections, closest)
+        reasons[name] = (
+            _reason_of_none(name, truth) if value is None else _reason_of_zero(name, detections, closest)
+        )
     class_reasons = {}
     for label, (name, figure) in enumerate(classes.items()):
         if figure["AP"] is None:
@@ -115,25 +114,25 @@ def _reasons(
             class_reasons[name] = f"{only} in the ground truth: left out of the mean"
         elif not figure["AP"]:
             closest = pairs.ious[truth.labels[pairs.objects] == label].max(initial=0.0)
-            of_class = bool((detections.labels == label).any())
+            any_detection = bool((detections.labels == label).any())
             class_reasons[name] = (
-                _zero("AP", detections, closest) if of_class else "no detections of this class"
+                _reason_of_zero("AP", detections, closest) if any_detection else "no detections of this class"
             )
     return reasons, class_reasons
 
 
 def _pairs_of(labels: np.ndarray, truth: Annotations, detections: DetectionTable) -> Pairs:
-    """Overlapping pairs of a detection and an object of the same class, one of `labels`; crowd regions left out."""
+    """Overlapping pairs of a detection and an object of the same class, for these classes, without crowd regions."""
     rows = np.flatnonzero(np.isin(detections.labels, labels))
-    chosen = DetectionTable(
+    table = DetectionTable(
         detections.images[rows], detections.boxes[rows], detections.scores[rows], detections.labels[rows]
     )
-    pairs = overlapping_pairs(truth, chosen)
-    same_class = chosen.labels[pairs.detections] == truth.labels[pairs.objects]
+    pairs = overlapping_pairs(truth, table)
+    same_class = table.labels[pairs.detections] == truth.labels[pairs.objects]
     return pairs.where(same_class & ~truth.crowd[pairs.objects])
 
 
-def _absent(name: str, truth: Annotations) -> str:
+def _reason_of_none(name: str, truth: Annotations) -> str:
     if not len(truth.labels):
         return "the ground truth has no objects"
     if truth.crowd.all():
@@ -142,7 +141,7 @@ def _absent(name: str, truth: Annotations) -> str:
     return f"no {size} objects (area {area}) in the ground truth"
 
 
-def _zero(name: str, detections: DetectionTable, closest: float) -> str:
+def _reason_of_zero(name: str, detections: DetectionTable, closest: float) -> str:
     if not len(detections):
         return "there are no detections"
     least = 0.75 if name == "AP75" else 0.5
@@ -150,4 +149,4 @@ def _zero(name: str, detections: DetectionTable, closest: float) -> str:
     if closest < least:
         return f"the best IoU of detections with {objects} of their class is {closest:.2f}, below {least}"
     most = {"AR1": 1, "AR10": 10}.get(name, 100)
-    return f"none of the {most} best detections of a class in a picture matches one of its {objects}"
+    return f"none of the {most} best detections per class and image matches one of its {objects}"

@@ -1,4 +1,4 @@
-"""Configuration of evaluation: which program takes COCO's measure."""
+"""Configuration of evaluation: the program that computes COCO's metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detres.evaluation.engines import Engine
 
 
 class EvaluationConfig(Section):
-    """How detections are measured; the figures do not depend on it."""
+    """How detections are evaluated; the figures do not depend on it."""
 
     engine: Engine = Field(
         default="auto",

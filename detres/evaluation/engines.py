@@ -1,9 +1,9 @@
-"""The programs that take COCO's measure, pycocotools and hotcoco, fed with data made regular.
+"""The programs that compute COCO's metrics, pycocotools and hotcoco, and the conversion of data for them.
 
-pycocotools (Lin et al. 2014) defines the measure; hotcoco takes the same one in parallel machine code. They read
-annotation id 0, missing fields and NaN in ways of their own; here they get numbers from 1 and every field.
+pycocotools (Lin et al. 2014) defines the metrics; hotcoco computes the same ones in parallel machine code. They treat
+annotation id 0, missing fields and NaN in their own ways, so that here they get ids from 1 and every field.
 
-N pictures, M objects, D detections, K classes, T IoU thresholds, A ranges of area, L limits of detections.
+N images, M objects, D detections, K classes, T IoU thresholds, A ranges of area, L limits of detections.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError
 
 Engine = Literal["auto", "pycocotools", "hotcoco"]
-HOTCOCO_FROM, HOTCOCO_BEFORE = (1, 3), (2,)  # versions whose figures the tests compare with pycocotools'
+HOTCOCO_MIN, HOTCOCO_END = (1, 3), (2,)  # versions whose figures the tests compare with pycocotools'
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an engine gives, -1 where a figure does not exist.
+class EngineResult:
+    """The figures of an engine, -1 where a figure does not exist.
 
     Attributes:
         figures: (12,) float64 in COCO's order: AP, AP50, AP75, APs .. ARl.
         precision: (T, 101, K, A, L) float64 at IoU .50:.05:.95 and recall 0, .01 .. 1; area: all, small, medium,
-            large; at most 1, 10, 100 detections of a class in a picture.
+            large; at most 1, 10, 100 detections per class and image.
     """
 
     figures: np.ndarray
     precision: np.ndarray
 
 
-def measure(truth: Annotations, detections: DetectionTable, engine: str) -> Measured:
-    """The figures by `engine`, one that `chosen_engine` gave.
+def compute_metrics(truth: Annotations, detections: DetectionTable, engine: str) -> EngineResult:
+    """The figures by an engine.
 
     Args:
         truth: The objects.
-        detections: Detections that `refuse_irregular` has passed.
-        engine: `pycocotools` or `hotcoco`.
+        detections: Detections that passed `check_detections`.
+        engine: What `select_engine` returned.
     """
-    matcher = _matched_by_hotcoco if engine == "hotcoco" else matched
+    matcher = _match_with_hotcoco if engine == "hotcoco" else match_with_pycocotools
     evaluation = matcher(truth, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()
-    return Measured(np.asarray(evaluation.stats, np.float64), evaluation.eval["precision"])
+    return EngineResult(np.asarray(evaluation.stats, np.float64), evaluation.eval["precision"])
 
 
-def chosen_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
-    """The engine that `auto` stands for: hotcoco where a tried version is installed, else pycocotools.
+def select_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
+    """The engine to use; `auto` is hotcoco if a tested version is installed, else pycocotools.
 
     Raises:
-        UserError: No such engine, or hotcoco was asked for and no tried version is installed.
+        UserError: No such engine, or hotcoco without a tested version of it.
     """
     if engine not in ("auto", "pycocotools", "hotcoco"):
         raise UserError(f"engine '{engine}': should be auto, pycocotools or hotcoco")
     if engine == "pycocotools":
         return engine
     installed = _hotcoco_version()
-    if installed is not None and HOTCOCO_FROM <= installed < HOTCOCO_BEFORE:
+    if installed is not None and HOTCOCO_MIN <= installed < HOTCOCO_END:
         try:
-            import hotcoco  # noqa: F401  # installed, but perhaps not for this system
+            import hotcoco  # noqa: F401  # it may be installed for another system
         except ImportError as error:
             if engine == "auto":
                 return "pycocotools"
@@ -75,27 +75,27 @@ def chosen_engine(engine: Engine) -> Literal["pycocotools", "hotcoco"]:
         return "hotcoco"
     if engine == "auto":
         return "pycocotools"
-    found = (
-        "is not installed" if installed is None else f"is {'.'.join(map(str, installed))}, not a tried one"
-    )
-    raise UserError(
-        f"engine 'hotcoco': hotcoco {found}; `pip install 'hotcoco>=1.3,<2'` brings it (extra 'fast')"
-    )
+    state = "is not installed"
+    if installed is not None:
+        state = f"{'.'.join(map(str, installed))} is not a tested version"
+    raise UserError(f"engine 'hotcoco': hotcoco {state}; run `pip install 'hotcoco>=1.3,<2'` (extra 'fast')")
 
 
-def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: bool = False) -> Any:
-    """A `pycocotools.cocoeval.COCOeval` of boxes with its matching done (`evalImgs`), on data made regular.
+def match_with_pycocotools(
+    truth: Annotations, detections: DetectionTable, *, all_sizes_only: bool = False
+) -> Any:
+    """A `pycocotools.cocoeval.COCOeval` of boxes with its matching done (`evalImgs`).
 
-    Picture i has the number `image_numbers(truth)[i]`, class k the number k + 1.
+    Image i has the id `number_images(truth)[i]`, class k the id k + 1.
 
     Args:
         truth: The objects.
-        detections: Detections that `refuse_irregular` has passed.
-        all_sizes_only: Match for objects of all sizes only (a quarter of the work), not for each of the three.
+        detections: Detections that passed `check_detections`.
+        all_sizes_only: Match only for objects of all sizes together (a quarter of the work), not also for each size.
     """
     from pycocotools.cocoeval import COCOeval
 
-    numbers = image_numbers(truth)
+    numbers = number_images(truth)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _pycocotools_truth(truth, numbers), _pycocotools_detections(truth, detections, numbers), "bbox"
@@ -107,10 +107,10 @@ def matched(truth: Annotations, detections: DetectionTable, *, all_sizes_only: b
     return evaluation
 
 
-def image_numbers(truth: Annotations) -> np.ndarray:
+def number_images(truth: Annotations) -> np.ndarray:
     """(N,) int64, numbers from 1 in the order of the data's own ids.
 
-    COCO's measure goes through the pictures in order of their ids, and equal scores of two pictures keep that order.
+    COCO's metrics process the images in the order of their ids, and equal scores in two images keep that order.
     """
     ids = [truth.image_ids[i] for i in range(len(truth))]
     keys = [int(i) for i in ids] if all(map(_is_int, ids)) else ids
@@ -120,11 +120,11 @@ def image_numbers(truth: Annotations) -> np.ndarray:
     return numbers
 
 
-def _matched_by_hotcoco(truth: Annotations, detections: DetectionTable) -> Any:
-    """As `matched`, a `hotcoco.COCOeval`: from arrays, no Python object is made for an object or a detection."""
+def _match_with_hotcoco(truth: Annotations, detections: DetectionTable) -> Any:
+    """The same as a `hotcoco.COCOeval`, from arrays, without a Python object for each object or detection."""
     import hotcoco
 
-    numbers = image_numbers(truth)
+    numbers = number_images(truth)
     objects = hotcoco.COCO.from_arrays(
         _images(numbers),
         _categories(truth),
@@ -193,7 +193,7 @@ def _pycocotools_dataset(
     crowd: np.ndarray,
     scores: np.ndarray | None,
 ) -> Any:
-    """A `pycocotools.coco.COCO` with annotation ids from 1, every field filled."""
+    """A `pycocotools.coco.COCO` with annotation ids from 1 and every field."""
     from pycocotools.coco import COCO
 
     columns = {

@@ -1,9 +1,9 @@
-"""What to look at before the figures: does the set of detections belong to the ground truth at all.
+"""The sanity block, printed before the figures: whether the detections belong to the ground truth at all.
 
-Answers "why is my AP 0": classes and pictures that do not meet, boxes in another form, other units, another
-picture size, shifted labels. Nothing is mended; what looks wrong is said, with the numbers.
+It answers "why is my AP 0": classes and images without a counterpart, boxes in another format, in other units or for
+another image size, shifted labels. Nothing is repaired; each finding is reported with its numbers.
 
-N pictures, M objects, D detections; boxes are xyxy in continuous pixel coordinates.
+N images, M objects, D detections; boxes are xyxy in continuous pixel coordinates.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import listed
-from detres.evaluation.overlaps import overlapping_pairs, refuse_irregular
+from detres.evaluation.overlaps import check_detections, overlapping_pairs
 
-MATCH = 0.5  # IoU from which a detection meets an object
-FEW = 0.5  # share of detections that meet an object below which other readings of the boxes are tried
-GAIN = 0.2  # what another reading must add to that share to be named
-SAMPLE = 20_000  # detections that are enough to try other readings on
-COCO_LIMIT = 100  # detections of a class in a picture that COCO counts
+MATCH_IOU = 0.5  # from this IoU on a detection matches an object
+MIN_SHARE = 0.5  # of detections that match an object; below it other box formats are tried
+MIN_GAIN = 0.2  # what another format must add to that share to be reported
+MAX_SAMPLE = 20_000  # detections that other formats are tried on
+COCO_LIMIT = 100  # detections per class and image that COCO counts
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,15 @@ class SanityReport:
     """What a set of detections and the ground truth have in common.
 
     Attributes:
-        images: Pictures; with objects; with detections; with objects but without detections.
-        classes: Classes; with objects; with detections; with both.
-        objects: Objects; of them `difficult`; of them crowd regions.
-        detections: Detections; mean and largest number in a picture.
+        images: Number of images: all, with objects, with detections, with objects but without detections.
+        classes: Number of classes: all, with objects, with detections, with both.
+        objects: Number of objects: all, `difficult`, crowd regions.
+        detections: Number of detections: all, mean and largest number in an image.
         scores: Lowest, median and highest score, None without detections.
-        overlap_any: Share of detections with an IoU of at least 0.5 with an object of any class, None without
-            any.
-        overlap_class: Likewise with an object of their own class.
-        found: Share of the objects (less difficult and crowd ones) that a detection of their class meets.
-        findings: What looks wrong, a sentence each, the likeliest cause of bad figures first.
+        overlap_any: Share of detections with an IoU of at least 0.5 with an object of any class; None without any.
+        overlap_class: The same with an object of their own class.
+        recall: Share of the objects (without difficult and crowd ones) that a detection of their class matches.
+        findings: Problems, one sentence each, the likeliest cause of bad figures first.
     """
 
     images: dict[str, int]
@@ -47,7 +46,7 @@ class SanityReport:
     scores: tuple[float, float, float] | None
     overlap_any: float | None
     overlap_class: float | None
-    found: float | None
+    recall: float | None
     findings: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -56,53 +55,53 @@ class SanityReport:
 
     def text(self) -> str:
         """The block that the tools print before the figures."""
-        images, classes, objects, found = self.images, self.classes, self.objects, self.detections
+        images, classes, objects, counts = self.images, self.classes, self.objects, self.detections
         lines = [
-            f"pictures    {images['all']}: {images['with_objects']} with objects, "
+            f"images      {images['all']}: {images['with_objects']} with objects, "
             f"{images['with_detections']} with detections, {images['missed']} with objects only",
             f"classes     {classes['all']}: {classes['with_objects']} with objects, "
             f"{classes['with_detections']} with detections, {classes['with_both']} with both",
             f"objects     {objects['all']}: {objects['difficult']} difficult, {objects['crowd']} crowd; "
-            f"{_percent(self.found)} of the others meet a detection of their class at IoU {MATCH}",
-            f"detections  {found['all']:.0f}: {found['mean']:.1f} a picture, {found['most']:.0f} at most",
+            f"{_percent(self.recall)} of the others match a detection of their class at IoU {MATCH_IOU}",
+            f"detections  {counts['all']:.0f}: {counts['mean']:.1f} per image, {counts['most']:.0f} at most",
         ]
         if self.scores is not None:
             low, middle, high = self.scores
             lines += [
                 f"scores      {low:.3g} to {high:.3g}, median {middle:.3g}",
-                f"overlap     {_percent(self.overlap_any)} of the detections meet an object at IoU {MATCH}, "
+                f"overlap     {_percent(self.overlap_any)} of the detections match an object at IoU {MATCH_IOU}, "
                 f"{_percent(self.overlap_class)} one of their own class",
             ]
         warnings = [f"! {finding}" for finding in self.findings]
         return "\n  ".join(["Sanity", *lines, *warnings])
 
 
-def sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
-    """Look at detections beside the ground truth.
+def check_sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
+    """Compare detections with the ground truth.
 
     Args:
         truth: The objects.
         detections: Detections, in any order.
 
     Raises:
-        DataError: A score or box that is not finite, a picture or label that `truth` does not have.
+        DataError: A score or box that is not finite, an image or label that `truth` does not have.
     """
-    refuse_irregular(truth, detections)
+    check_detections(truth, detections)
     with_objects = np.diff(truth.offsets) > 0  # (N,)
     per_image = np.bincount(detections.images, minlength=len(truth))
     class_objects = np.bincount(truth.labels, minlength=len(truth.class_names))
     class_detections = np.bincount(detections.labels, minlength=len(truth.class_names))
-    meets_any, meets_class, found = _meetings(truth, detections)
-    share_any = float(meets_any.mean()) if len(detections) else None
-    share_class = float(meets_class.mean()) if len(detections) else None
+    matches_any, matches_class, recall = _match_shares(truth, detections)
+    share_any = float(matches_any.mean()) if len(detections) else None
+    share_class = float(matches_class.mean()) if len(detections) else None
     findings = [
-        *_emptiness(truth, detections),
-        *_other_forms(truth, detections, share_any),
-        *_other_labels(truth, detections, share_any, share_class),
-        *_classes_apart(truth, class_objects, class_detections),
-        *_images_apart(truth, with_objects & (per_image == 0), len(detections)),
-        *_odd_scores(detections),
-        *_too_many(detections),
+        *_check_empty(truth, detections),
+        *_check_boxes(truth, detections, share_any),
+        *_check_labels(truth, detections, share_any, share_class),
+        *_check_classes(truth, class_objects, class_detections),
+        *_check_images(truth, with_objects & (per_image == 0), len(detections)),
+        *_check_scores(detections),
+        *_check_counts(detections),
     ]
     return SanityReport(
         images={
@@ -130,26 +129,28 @@ def sanity(truth: Annotations, detections: DetectionTable) -> SanityReport:
         scores=_quantiles(detections.scores),
         overlap_any=share_any,
         overlap_class=share_class,
-        found=found,
+        recall=recall,
         findings=tuple(findings),
     )
 
 
-def _meetings(truth: Annotations, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """(D,) meets an object of any class; (D,) of its own class; share of the objects met by their class."""
+def _match_shares(
+    truth: Annotations, detections: DetectionTable
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """(D,) matches an object of any class; (D,) of its own class; share of the objects matched by their class."""
     pairs = overlapping_pairs(truth, detections)
-    pairs = pairs.where(pairs.ious >= MATCH)
+    pairs = pairs.where(pairs.ious >= MATCH_IOU)
     same = pairs.where(detections.labels[pairs.detections] == truth.labels[pairs.objects])
-    meets_any, meets_class = np.zeros((2, len(detections)), bool)
-    meets_any[pairs.detections] = True
-    meets_class[same.detections] = True
-    met = np.zeros(len(truth.labels), bool)
-    met[same.objects] = True
-    wanted = ~(truth.difficult | truth.crowd)
-    return meets_any, meets_class, float(met[wanted].mean()) if wanted.any() else None
+    matches_any, matches_class = np.zeros((2, len(detections)), bool)
+    matches_any[pairs.detections] = True
+    matches_class[same.detections] = True
+    is_matched = np.zeros(len(truth.labels), bool)
+    is_matched[same.objects] = True
+    counts = ~(truth.difficult | truth.crowd)
+    return matches_any, matches_class, float(is_matched[counts].mean()) if counts.any() else None
 
 
-def _emptiness(truth: Annotations, detections: DetectionTable) -> list[str]:
+def _check_empty(truth: Annotations, detections: DetectionTable) -> list[str]:
     findings = []
     if not len(truth.labels):
         findings.append("the ground truth has no objects: every figure is n/a")
@@ -160,41 +161,43 @@ def _emptiness(truth: Annotations, detections: DetectionTable) -> list[str]:
     return findings
 
 
-def _other_forms(truth: Annotations, detections: DetectionTable, share: float | None) -> list[str]:
-    """Boxes without area, outside their picture, in other units, or that fit better when read another way."""
+def _check_boxes(truth: Annotations, detections: DetectionTable, share: float | None) -> list[str]:
+    """Boxes without area, outside their image, in other units, or in another format."""
     boxes = detections.boxes
     if share is None:
         return []
     findings = []
-    flat = float(np.mean((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])))
-    if flat:
-        cause = ": xywh taken for xyxy?" if flat > 0.1 else ""
-        findings.append(f"{_percent(flat)} of the boxes have x2 <= x1 or y2 <= y1{cause}")
+    without_area = float(np.mean((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])))
+    if without_area:
+        cause = ": xywh read as xyxy?" if without_area > 0.1 else ""
+        findings.append(f"{_percent(without_area)} of the boxes have x2 <= x1 or y2 <= y1{cause}")
     sizes = truth.sizes[detections.images].astype(np.float32)  # (D, 2) height, width
     normalized = bool((np.abs(boxes) <= 2).all())
     if normalized:
-        findings.append("all coordinates lie within 0..2: normalized to the picture's size, not in pixels?")
+        findings.append("all coordinates lie within 0..2: normalized to the image's size instead of pixels?")
     elif (sizes > 0).all():
         beyond = (boxes[:, 2] > sizes[:, 1] + 1) | (boxes[:, 3] > sizes[:, 0] + 1)
-        leaving = float(np.mean(beyond | (boxes[:, :2] < -1).any(axis=1)))
-        if leaving > 0.05:
-            findings.append(f"{_percent(leaving)} of the boxes leave their picture: pixels of a resized one?")
-    if share < FEW and len(truth.labels):
-        findings += _better_reading(truth, detections, share, normalized)
+        outside = float(np.mean(beyond | (boxes[:, :2] < -1).any(axis=1)))
+        if outside > 0.05:
+            findings.append(
+                f"{_percent(outside)} of the boxes extend beyond their image: pixels of a resized image?"
+            )
+    if share < MIN_SHARE and len(truth.labels):
+        findings += _find_better_format(truth, detections, share, normalized)
     return findings
 
 
-def _better_reading(
+def _find_better_format(
     truth: Annotations, detections: DetectionTable, share: float, normalized: bool
 ) -> list[str]:
-    """The reading of the four numbers that fits the objects clearly better than the present one, if any."""
-    detections = _some(detections)
+    """The format of the four numbers that fits the objects clearly better than xyxy, if any."""
+    detections = _thin_out(detections)
     x1, y1, x2, y2 = (column[:, None] for column in detections.boxes.T)
     height, width = (column[:, None] for column in truth.sizes[detections.images].astype(np.float32).T)
-    readings = {
-        "the boxes look like xywh taken for xyxy": (x1, y1, x1 + x2, y1 + y2),
-        "the boxes look like xyxy taken for xywh": (x1, y1, x2 - x1, y2 - y1),
-        "the boxes look like center x, center y, w, h taken for xyxy": (
+    formats = {
+        "the boxes look like xywh read as xyxy": (x1, y1, x1 + x2, y1 + y2),
+        "the boxes look like xyxy read as xywh": (x1, y1, x2 - x1, y2 - y1),
+        "the boxes look like center x, center y, w, h read as xyxy": (
             x1 - x2 / 2,
             y1 - y2 / 2,
             x1 + x2 / 2,
@@ -203,45 +206,45 @@ def _better_reading(
         "x and y look exchanged": (y1, x1, y2, x2),
     }
     if normalized:
-        readings["the boxes look normalized to 0..1"] = (x1 * width, y1 * height, x2 * width, y2 * height)
+        formats["the boxes look normalized to 0..1"] = (x1 * width, y1 * height, x2 * width, y2 * height)
     shares = {}
-    for name, columns in readings.items():
+    for name, columns in formats.items():
         best = overlapping_pairs(truth, detections, np.concatenate(columns, axis=1)).best()
-        shares[name] = float((best.ious >= MATCH).sum()) / len(detections)
+        shares[name] = float((best.ious >= MATCH_IOU).sum()) / len(detections)
     name = max(shares, key=shares.__getitem__)
-    if shares[name] < share + GAIN:
+    if shares[name] < share + MIN_GAIN:
         return []
-    return [f"{name}: read so, {_percent(shares[name])} would meet an object, not {_percent(share)}"]
+    return [f"{name}: in that format {_percent(shares[name])} would match an object, not {_percent(share)}"]
 
 
-def _some(detections: DetectionTable) -> DetectionTable:
-    """At most `SAMPLE` detections, spread evenly."""
-    every = slice(None, None, -(-len(detections) // SAMPLE))
+def _thin_out(detections: DetectionTable) -> DetectionTable:
+    """At most `MAX_SAMPLE` detections, spread evenly."""
+    stride = slice(None, None, -(-len(detections) // MAX_SAMPLE))
     columns = (detections.images, detections.boxes, detections.scores, detections.labels)
-    return DetectionTable(*(column[every] for column in columns))
+    return DetectionTable(*(column[stride] for column in columns))
 
 
-def _other_labels(
+def _check_labels(
     truth: Annotations, detections: DetectionTable, share_any: float | None, share_class: float | None
 ) -> list[str]:
-    """Boxes that meet objects of another class: a class list in another order, ids that begin elsewhere."""
-    if not share_any or share_class is None or share_class >= FEW * share_any:
+    """Boxes that match objects of another class: a class list in another order, ids that start at another number."""
+    if not share_any or share_class is None or share_class >= MIN_SHARE * share_any:
         return []
     best = overlapping_pairs(truth, detections).best()
-    best = best.where(best.ious >= MATCH)
-    said, true = detections.labels[best.detections], truth.labels[best.objects]
+    best = best.where(best.ious >= MATCH_IOU)
+    predicted, true = detections.labels[best.detections], truth.labels[best.objects]
     message = (
-        f"{_percent(share_any)} of the detections meet an object but only {_percent(share_class)} one of "
+        f"{_percent(share_any)} of the detections match an object but only {_percent(share_class)} one of "
         "their own class: is the list of classes the same, in the same order?"
     )
-    shifts, counts = np.unique(true - said, return_counts=True)
+    shifts, counts = np.unique(true - predicted, return_counts=True)
     shift = int(shifts[counts.argmax()])
-    if shift and counts.max() > FEW * counts.sum() and len(truth.class_names) > 2:
-        message += f" Labels look shifted by {shift:+d} (category ids that begin elsewhere?)"
+    if shift and counts.max() > MIN_SHARE * counts.sum() and len(truth.class_names) > 2:
+        message += f" Labels look shifted by {shift:+d} (category ids that start at another number?)"
     return [message]
 
 
-def _classes_apart(truth: Annotations, objects: np.ndarray, detections: np.ndarray) -> list[str]:
+def _check_classes(truth: Annotations, objects: np.ndarray, detections: np.ndarray) -> list[str]:
     if not objects.any() or not detections.any():
         return []
     findings = []
@@ -254,20 +257,20 @@ def _classes_apart(truth: Annotations, objects: np.ndarray, detections: np.ndarr
     return findings
 
 
-def _images_apart(truth: Annotations, missed: np.ndarray, detections: int) -> list[str]:
-    """Pictures with objects and no detections, where they are many."""
+def _check_images(truth: Annotations, missed: np.ndarray, detections: int) -> list[str]:
+    """Images with objects but without detections, if they are many."""
     total = int((np.diff(truth.offsets) > 0).sum())
     if not detections or missed.sum() <= 0.1 * total:
         return []
     names = [truth.image_ids[i] for i in np.flatnonzero(missed)[:5].tolist()]
     more = ", ..." if missed.sum() > len(names) else ""
     return [
-        f"{int(missed.sum())} of {total} pictures with objects have no detections "
+        f"{int(missed.sum())} of {total} images with objects have no detections "
         f"({', '.join(names)}{more}): detections of another split, or of a part of it?"
     ]
 
 
-def _odd_scores(detections: DetectionTable) -> list[str]:
+def _check_scores(detections: DetectionTable) -> list[str]:
     scores = detections.scores
     if len(scores) < 2:
         return []
@@ -279,15 +282,14 @@ def _odd_scores(detections: DetectionTable) -> list[str]:
     return findings
 
 
-def _too_many(detections: DetectionTable) -> list[str]:
+def _check_counts(detections: DetectionTable) -> list[str]:
     groups = np.stack((detections.images, detections.labels), axis=1)
     counts = np.unique(groups, axis=0, return_counts=True)[1] if len(groups) else np.zeros(0, int)
-    crowded = int((counts > COCO_LIMIT).sum())
-    if not crowded:
+    exceeded = int((counts > COCO_LIMIT).sum())
+    if not exceeded:
         return []
     return [
-        f"COCO counts the {COCO_LIMIT} best detections of a class in a picture; "
-        f"{crowded} times there are more"
+        f"COCO counts the {COCO_LIMIT} best detections per class and image; {exceeded} times there are more"
     ]
 
 

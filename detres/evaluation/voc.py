@@ -1,12 +1,9 @@
-"""Average precision as PASCAL VOC's development kit has it: 11 points (VOC 2007) and area under the curve
-(2010 on).
+"""Average precision as PASCAL VOC's development kit computes it: 11 points (2007) and area under the curve (2010 on).
 
-The measure of Tables 7 and 10-11 (He et al. 2015); Everingham et al., "The PASCAL VOC Challenge", IJCV
-2010, §4.2.
+The metric of Tables 7, 10 and 11 (He et al. 2015); Everingham et al., "The PASCAL VOC Challenge", IJCV 2010, §4.2.
 
-D detections and G objects of one class. Boxes are xyxy with width = x2 - x1: VOC's inclusive box (a, b, c,
-d), whose width the kit takes as c - a + 1, is (a - 1, b - 1, c, d) here, so that no 1 is added anywhere in
-this module.
+D detections and G objects of one class. Boxes are xyxy with width = x2 - x1: VOC's inclusive box (a, b, c, d), whose
+width the kit takes as c - a + 1, is (a - 1, b - 1, c, d) here, so that this module adds no 1 anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import numpy as np
 
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError
-from detres.evaluation.overlaps import overlapping_pairs, refuse_irregular
+from detres.evaluation.overlaps import check_detections, overlapping_pairs
 
 # The kit's `0:0.1:1`, which MATLAB fills from both ends; its fourth value is 0.30000000000000004, not 0.3.
 ELEVEN_POINTS = np.concatenate((np.arange(6) * 0.1, 1 - np.arange(4, -1, -1) * 0.1))
@@ -28,13 +25,12 @@ class VocResult:
     """The figures of a split.
 
     Attributes:
-        figures: `mAP` (= `mAP_area`), `mAP_11point`, `mAP_area` in 0..1: means over the classes that have
-            objects.
+        figures: `mAP` (= `mAP_area`), `mAP_11point`, `mAP_area` in 0..1: means over the classes with objects.
         classes: For each class `AP` (= `AP_area`), `AP_11point`, `AP_area`, `recall` (of all its detections),
-            `objects` (those that count), `difficult` (those that do not) and `detections`.
-        images: Number of pictures.
+            `objects` (without ignored ones), `difficult` (the ignored ones) and `detections`.
+        images: Number of images.
         detections: Number of detections.
-        iou: The overlap that a match needs.
+        iou: The IoU that a match needs.
         reasons: Why a figure is None or 0.0.
         class_reasons: Why a class has no figure, or 0.0.
     """
@@ -55,24 +51,23 @@ class VocResult:
 def evaluate_voc(truth: Annotations, detections: DetectionTable, iou: float = 0.5) -> VocResult:
     """VOC's average precision of each class and its mean.
 
-    A detection belongs to the object of its class and picture that it overlaps most (of equals the first),
-    and to no
-    other: where that object is taken by a detection of higher score it is false, however well it fits the
-    next. Where that object is `difficult` (or a crowd region) the detection counts neither way. Equal scores
-    keep their order. Classes without objects have no figure and are left out of the mean.
+    A detection belongs only to the object of its class and image that it overlaps most (the first of equals). If a
+    detection of higher score has matched that object already, it is false, however well it fits the next object. If the
+    object is `difficult` or a crowd region, the detection is ignored. Equal scores keep their order. Classes without
+    objects have no figure and are left out of the mean.
 
     Args:
-        truth: Objects; `difficult` and `crowd` ones are not to be found.
+        truth: Objects; `difficult` and `crowd` ones need not be detected.
         detections: Detections, in any order.
-        iou: The smallest overlap of a match, in (0, 1].
+        iou: The smallest IoU of a match, in (0, 1].
 
     Raises:
-        DataError: A score or box that is not finite, a picture or label that `truth` does not have.
+        DataError: A score or box that is not finite, an image or label that `truth` does not have.
         UserError: `iou` out of range.
     """
     if not 0 < iou <= 1:
         raise UserError(f"iou: {iou} is out of range; a number above 0 and up to 1, VOC's is 0.5")
-    refuse_irregular(truth, detections)
+    check_detections(truth, detections)
     pairs = overlapping_pairs(truth, detections)
     best = pairs.where(detections.labels[pairs.detections] == truth.labels[pairs.objects]).best()
     overlap = np.zeros(len(detections))
@@ -94,7 +89,7 @@ def evaluate_voc(truth: Annotations, detections: DetectionTable, iou: float = 0.
 
 
 def average_precision_11_points(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Mean over recalls 0, 0.1 .. 1 of the best precision at that recall or above, 0 where it is not reached.
+    """Mean over recalls 0, 0.1 .. 1 of the best precision at that recall or above, 0 if it is not reached.
 
     Args:
         recall: (D,) float64 after each detection in order of falling score.
@@ -104,8 +99,7 @@ def average_precision_11_points(recall: np.ndarray, precision: np.ndarray) -> fl
 
 
 def average_precision_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the precision-recall curve made monotone: the sum of recall steps times best precision from
-    there on.
+    """Area under the monotone precision-recall curve: the sum of recall steps times best precision from there on.
 
     Args:
         recall: (D,) float64 after each detection in order of falling score.
@@ -123,29 +117,29 @@ def _class_figures(
     label: int,
     iou: float,
 ) -> tuple[dict[str, float | int | None], str | None]:
-    """Figures of one class and, where they are None or 0, the reason."""
-    of_class = truth.labels == label
+    """Figures of one class and, if they are None or 0, the reason."""
+    in_class = truth.labels == label
     ignored = truth.difficult | truth.crowd
-    objects = int((of_class & ~ignored).sum())
+    objects = int((in_class & ~ignored).sum())
     rows = np.flatnonzero(detections.labels == label)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    eleven = area = reached = None
+    eleven = area = final_recall = None
     if objects:
         recall, precision = _curve(target[rows], ignored, objects)
         eleven = average_precision_11_points(recall, precision)
         area = average_precision_area(recall, precision)
-        reached = float(recall[-1]) if len(recall) else 0.0
+        final_recall = float(recall[-1]) if len(recall) else 0.0
     figures: dict[str, float | int | None] = {
         "AP": area,
         "AP_11point": eleven,
         "AP_area": area,
-        "recall": reached,
+        "recall": final_recall,
         "objects": objects,
-        "difficult": int((of_class & ignored).sum()),
+        "difficult": int((in_class & ignored).sum()),
         "detections": len(rows),
     }
     if area is None:
-        only = "only difficult objects" if of_class.any() else "no objects"
+        only = "only difficult objects" if in_class.any() else "no objects"
         return figures, f"{only} in the ground truth: left out of the mean"
     if area > 0:
         return figures, None
@@ -165,22 +159,22 @@ def _curve(target: np.ndarray, ignored: np.ndarray, objects: int) -> tuple[np.nd
 
     Args:
         target: (D,) row of the object that each detection belongs to, -1 for none, in order of falling score.
-        ignored: (M,) bool, objects that count neither way.
-        objects: Number of the class's objects that are to be found.
+        ignored: (M,) bool, objects that are ignored.
+        objects: Number of the class's objects that are not ignored.
     """
-    matched = target >= 0
-    counted_out = matched & ignored[target] if len(ignored) else matched
+    is_match = target >= 0
+    is_ignored = is_match & ignored[target] if len(ignored) else is_match
     _, first = np.unique(target, return_index=True)  # the detection of highest score of each object
     is_first = np.zeros(len(target), bool)
     is_first[first] = True
-    found = np.cumsum(matched & is_first & ~counted_out).astype(np.float64)
-    shown = np.cumsum(~counted_out)
-    return found / objects, found / np.maximum(shown, 1)
+    true = np.cumsum(is_match & is_first & ~is_ignored).astype(np.float64)
+    count = np.cumsum(~is_ignored)
+    return true / objects, true / np.maximum(count, 1)
 
 
 def _mean(values: list[float | int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    existing = [value for value in values if value is not None]
+    return float(np.mean(existing)) if existing else None
 
 
 def _reason(mean: float | None, detections: DetectionTable, class_reasons: dict[str, str]) -> str | None:

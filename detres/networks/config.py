@@ -1,11 +1,11 @@
-"""Which network: its depth, shortcuts and the places where the paper, Caffe and torchvision differ.
+"""Configuration of the network: depth, shortcuts, and the choices in which the paper, Caffe and torchvision differ.
 
-He et al. 2015, §3.3, §4.1 (options A, B, C) and §4.2; VGG as the comparison.
+He et al. 2015, §3.3, §4.1 (options A, B, C) and §4.2; VGG is the paper's comparison.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -40,7 +40,7 @@ Pool = Literal["caffe", "torchvision"]
 
 
 class NetworkConfig(Section):
-    """A network of the paper, or VGG beside it; keys that a network has no use for are ignored by it."""
+    """A network of the paper, or VGG. A network ignores the keys that do not apply to it."""
 
     name: NetworkName = Field(
         default="resnet50", description="depth and family; plain twins have no shortcuts"
@@ -67,15 +67,13 @@ class NetworkConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _cifar_uses_option_a(cls, values: Any) -> Any:
-        if (
-            isinstance(values, dict)
-            and str(values.get("name", "")).startswith("cifar")
-            and "shortcut" not in values
-        ):
-            return {**values, "shortcut": "A"}
-        return values
+        if not isinstance(values, dict):
+            return values
+        keys = cast("dict[str, object]", values)
+        is_cifar = str(keys.get("name", "")).startswith("cifar")
+        return {"shortcut": "A", **keys} if is_cifar else keys
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """`channels * width` as a multiple of 8, at least 8; `channels` itself at width 1."""
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)

@@ -1,4 +1,4 @@
-"""The weights that a network starts from.
+"""Initialization of a network's weights.
 
 He et al. 2015, §3.4, after He et al. 2015b (rectifiers): variance 2 / fan of each convolution.
 """
@@ -13,8 +13,8 @@ def initialize(network: nn.Module, generator: torch.Generator | None = None) -> 
     """Convolutions normal with variance 2 / fan out, linear layers normal with std 0.01, biases 0; in place.
 
     Args:
-        network: BN layers keep weight 1 and bias 0.
-        generator: Source of the numbers; the global generator where None.
+        network: The network; its BN layers keep weight 1 and bias 0.
+        generator: Source of the random numbers; the global generator if None.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

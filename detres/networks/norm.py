@@ -1,11 +1,13 @@
-"""Batch normalization as the detector uses it: fixed, folded into convolutions, with exact statistics.
+"""Batch normalization as the detector uses it: frozen, folded into convolutions, with exact statistics.
 
-He et al. 2015, Appendix A: statistics over the training set, then a linear activation with constant offset
-and scale.
+He et al. 2015, Appendix A: statistics over the training set, then a linear activation with constant offset and scale.
 
 Glossary: N images, C channels, H and W the sides of a map. scale = weight / sqrt(running_var + eps),
 offset = bias - running_mean * scale, so that norm(maps) = maps * scale + offset for each channel.
 """
+
+# pyright: reportUnknownMemberType=false
+# because torch leaves some methods of Tensor partly untyped.
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def scale_and_offset(self) -> tuple[Tensor, Tensor]:
-        """The two constants of each channel: (C,) and (C,)."""
+        """Scale (C,) and offset (C,) of the channels."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -56,8 +58,10 @@ class FrozenBatchNorm2d(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # nn.BatchNorm2d's counter means nothing here
+    def _load_from_state_dict(  # type: ignore[override]  # the arguments behind the prefix are only passed on
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)  # the counter of nn.BatchNorm2d has no use here
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -68,40 +72,56 @@ def freeze_batch_norm(module: AnyModule) -> AnyModule:
         `module`, or the frozen layer where `module` is itself a `nn.BatchNorm2d`.
     """
     if isinstance(module, nn.BatchNorm2d):
-        return _frozen(module)  # type: ignore[return-value]
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+        frozen.to(module.weight.device, module.weight.dtype).load_state_dict(module.state_dict())
+        return cast(AnyModule, frozen)  # a norm that is the root changes its class
     for name, child in module.named_children():
         setattr(module, name, freeze_batch_norm(child))
     return module
 
 
-def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
-    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps).to(norm.weight.device, norm.weight.dtype)
-    frozen.load_state_dict(norm.state_dict())
-    return frozen
+def unfreeze_batch_norm(module: AnyModule) -> AnyModule:
+    """Replace every `FrozenBatchNorm2d` in `module` by a `nn.BatchNorm2d` of the same values, in place.
+
+    In evaluation mode the module computes the same as before. Each layer takes the mode of the layer it replaces.
+
+    Returns:
+        `module`, or the new layer where `module` is itself a `FrozenBatchNorm2d`.
+    """
+    if isinstance(module, FrozenBatchNorm2d):
+        norm = nn.BatchNorm2d(module.weight.numel(), module.eps).train(module.training)
+        norm.to(module.weight.device, module.weight.dtype)
+        norm.load_state_dict(module.state_dict(), strict=False)  # a frozen norm has no num_batches_tracked
+        return cast(AnyModule, norm)
+    for name, child in module.named_children():
+        setattr(module, name, unfreeze_batch_norm(child))
+    return module
 
 
 def convolve(conv: nn.Conv2d, norm: nn.Module, maps: Tensor) -> Tensor:
-    """`norm(conv(maps))`; a frozen norm is folded, so that it costs no pass over the activations.
+    """`norm(conv(maps))`; a frozen norm is folded into the weights, so that it costs no pass over the activations.
 
-    conv(maps, w) * scale + offset = conv(maps, w * scale) + offset: the same value and the same gradients of
-    `maps` and `w`, since scale is a constant.
+    conv(maps, w) * scale + offset = conv(maps, w * scale) + offset. The gradients of `maps` and `w` are the same too,
+    because scale is a constant.
 
     Args:
         conv: A convolution without bias.
-        norm: What follows it: `FrozenBatchNorm2d`, `nn.BatchNorm2d` or `nn.Identity`.
+        norm: The layer after it: `FrozenBatchNorm2d`, `nn.BatchNorm2d` or `nn.Identity`.
         maps: (N, C, H, W).
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(maps))
-    weight, offset = weight_and_offset(conv, norm)
-    return F.conv2d(maps, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+    weight, offset = fold_norm(conv, norm)
+    padding = cast("tuple[int, int]", conv.padding)  # no convolution here names its padding by a word
+    stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
+    return F.conv2d(maps, weight, offset, stride, padding, dilation, conv.groups)
 
 
-def weight_and_offset(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the one convolution that does what `conv` and a constant norm behind it do.
+def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the single convolution that is equal to `conv` followed by a constant norm.
 
     Args:
-        conv: A convolution; its bias counts only where `norm` is an identity, folded already.
+        conv: A convolution; its bias is used only if `norm` is an identity, because then the norm is folded already.
         norm: `FrozenBatchNorm2d` or `nn.Identity`.
     """
     if isinstance(norm, nn.Identity):
@@ -112,31 +132,31 @@ def weight_and_offset(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor 
     return weight, offset.to(weight.dtype)
 
 
-def folded(module: AnyModule) -> AnyModule:
-    """A copy of `module` for inference: each frozen norm is folded once into the convolution registered before it."""
+def fold_batch_norm(module: AnyModule) -> AnyModule:
+    """A copy of `module` for inference, with each frozen norm folded into the convolution registered before it."""
     module = copy.deepcopy(module)
     for parent in module.modules():
         children = list(parent.named_children())
         for (_, conv), (name, norm) in itertools.pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                weight, offset = weight_and_offset(conv, norm)
+                weight, offset = fold_norm(conv, norm)
                 assert offset is not None
                 conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(offset)
                 setattr(parent, name, nn.Identity())
     return module
 
 
-def rescale_folded(module: nn.Module) -> int:
-    """Give convolutions into which BN had been folded weights of the usual size, in place; the function stays.
+def rescale_folded_convolutions(module: nn.Module) -> int:
+    """Give convolutions with folded BN weights of the usual size, in place; the network's function does not change.
 
-    A file with folded BN leaves frozen norms of scale 1 behind convolutions w * scale. SGD then moves the product as if
-    scale were 1, where in the original it moved by scale^2, often a tenth: a usual rate tears such layers apart.
-    Here w becomes w / r and the scale r, with r = |w| / sqrt(2) of each filter: He et al. 2015b's length for
-    its inputs.
+    A file with folded BN has frozen norms of scale 1 after convolutions w * scale. SGD then moves the product as if
+    scale were 1, but in the original network it moved by scale^2, often a tenth, so that a usual learning rate is too
+    high for such layers. Here w becomes w / r and the scale becomes r, with r = |w| / sqrt(2) of each filter, because
+    sqrt(2) is the length that He et al. 2015b initialize a filter with.
 
     Args:
-        module: A network without biases; a frozen norm whose scale is 1 in all channels (to 1e-3) and that has an
-            offset counts as folded into the convolution registered before it.
+        module: A network without biases. A frozen norm counts as folded into the convolution registered before it if
+            its scale is 1 in all channels (to 1e-3) and it has an offset.
 
     Returns:
         How many convolutions were rescaled.
@@ -151,26 +171,26 @@ def rescale_folded(module: nn.Module) -> int:
 
 
 def _is_folded(norm: FrozenBatchNorm2d) -> bool:
-    """Whether only the offset is left of a norm; a fresh one has no offset either."""
+    """Whether a norm consists of its offset alone; a newly initialized one has no offset either."""
     scale, offset = norm.scale_and_offset()
     return bool(((scale - 1).abs() < 1e-3).all() and offset.any())
 
 
 @torch.no_grad()
 def _rescale(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
-    length = conv.weight.flatten(1).norm(dim=1) / 2**0.5  # (C,)
-    length[length == 0] = 1  # a filter that is switched off
+    length = cast(Tensor, conv.weight.flatten(1).norm(dim=1)) / 2**0.5  # (C,)
+    length[length == 0] = 1  # a filter of zeros
     conv.weight /= length[:, None, None, None]
     norm.weight *= length
     norm.running_mean /= length
 
 
-class _Reached(Exception):
-    """Ends a forward pass at the layer whose statistics are wanted."""
+class _StopForward(Exception):
+    """Ends a forward pass at the layer whose statistics are computed."""
 
 
 class _Moments:
-    """First and second moments of what enters one layer, pooled over images in float64."""
+    """First and second moments of the input of one layer, pooled over images in float64."""
 
     def __init__(self, stop: bool = False) -> None:
         self.count = 0
@@ -188,7 +208,7 @@ class _Moments:
         self.first = self.first + mean * values
         self.second = self.second + (variance + mean**2) * values
         if self.stop:
-            raise _Reached
+            raise _StopForward
 
     def write(self, norm: nn.BatchNorm2d) -> None:
         if self.count == 0:
@@ -201,19 +221,21 @@ class _Moments:
 
 
 @torch.no_grad()
-def pooled_statistics(network: nn.Module, batches: Iterable[Tensor], *, exact: bool = False) -> int:
+def update_batch_norm_statistics(
+    network: nn.Module, batches: Iterable[Tensor], *, exact: bool = False
+) -> int:
     """Write the statistics of the images in `batches` into every `nn.BatchNorm2d` of `network`, in place.
 
-    One pass: each batch is normalized by itself, and the first and second moments of what enters each layer
-    are pooled over all batches in float64. Exact: layer by layer, the layers before already fixed, which
-    equals one batch of all images and takes one pass for each layer, computed in float64. The variance is
-    the moment about the mean (not the n - 1 estimate).
+    In one pass (the default) each batch is normalized by itself, and the first and second moments of each layer's input
+    are pooled over all batches in float64. The exact form goes layer by layer, with the statistics of the layers before
+    already final. It equals one batch of all images, takes one pass for each layer, and is computed in float64. The
+    variance is the moment about the mean (not the n - 1 estimate).
 
     Args:
         network: A network with `nn.BatchNorm2d`; its training or evaluation mode is left as it was.
-        batches: Network inputs, (N, 3, H, W) each; gone through again for each layer where `exact` (no
-            generator).
-        exact: The layer-by-layer form.
+        batches: Network inputs, (N, 3, H, W) each. The exact form iterates once for each layer, so that a generator
+            does not do.
+        exact: Whether to use the exact form.
 
     Returns:
         The number of images.
@@ -221,23 +243,26 @@ def pooled_statistics(network: nn.Module, batches: Iterable[Tensor], *, exact: b
     Raises:
         ValueError: No batch, or no `nn.BatchNorm2d` in `network`.
 
-    Source: He et al. 2015, Appendix A; the published models' note on strict averages.
+    Source: He et al. 2015, Appendix A; the note on exact averages beside the published models.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
-        raise ValueError("pooled_statistics: the network has no nn.BatchNorm2d layer (frozen already?)")
+        raise ValueError(
+            "update_batch_norm_statistics: the network has no nn.BatchNorm2d layer (frozen already?)"
+        )
     modes = {module: module.training for module in network.modules()}
     try:
-        images = _exact(network, norms, batches) if exact else _one_pass(network, norms, batches)
+        update = _update_layer_by_layer if exact else _update_in_one_pass
+        images = update(network, norms, batches)
     finally:
         for module, training in modes.items():
             module.training = training
     if images == 0:
-        raise ValueError("pooled_statistics: no images to compute the statistics from")
+        raise ValueError("update_batch_norm_statistics: no images to compute the statistics from")
     return images
 
 
-def _one_pass(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
+def _update_in_one_pass(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
     network.eval()
     momenta = {norm: norm.momentum for norm in norms}
     counters = {norm: copy.deepcopy(norm.num_batches_tracked) for norm in norms}
@@ -261,8 +286,8 @@ def _one_pass(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable
     return images
 
 
-def _exact(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
-    # In float64: float32's rounding grows to some 1e-4 of a deviation in the last layers of ResNet-50.
+def _update_layer_by_layer(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Tensor]) -> int:
+    # In float64, because float32's rounding errors grow to some 1e-4 of a deviation in the last layers of ResNet-50.
     double = copy.deepcopy(network).double().eval()
     twins = [module for module in double.modules() if isinstance(module, nn.BatchNorm2d)]
     images = 0
@@ -273,7 +298,7 @@ def _exact(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Te
         try:
             for batch in batches:
                 images += len(batch)
-                with contextlib.suppress(_Reached):
+                with contextlib.suppress(_StopForward):
                     double(batch.double())
         finally:
             handle.remove()
@@ -281,8 +306,10 @@ def _exact(network: nn.Module, norms: list[nn.BatchNorm2d], batches: Iterable[Te
     for norm, twin in zip(norms, twins, strict=True):
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.running_mean.copy_(twin.running_mean)  # type: ignore[arg-type]
-        norm.running_var.copy_(twin.running_var)  # type: ignore[arg-type]
+        assert twin.running_mean is not None
+        assert twin.running_var is not None
+        norm.running_mean.copy_(twin.running_mean)
+        norm.running_var.copy_(twin.running_var)
     return images
 
 

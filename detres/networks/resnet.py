@@ -1,43 +1,45 @@
-"""All residual networks and their plain twins, built from one block; their cut into trunk and head.
+"""All residual networks and their plain twins, built from one block, and their split into trunk and head.
 
-He et al. 2015, §3.3, Table 1, Figure 5 (bottleneck), §4.1 (options A, B, C), §4.2 (CIFAR-10); Appendix A for
-the cut.
+He et al. 2015, §3.3, Table 1, Figure 5 (bottleneck), §4.1 (options A, B, C), §4.2 (CIFAR-10); Appendix A (the split).
 
-Glossary: N images, R regions, C channels, H and W the sides of an image, h and w those of a map. conv1,
-layer1, ..., layer4 (torchvision's names) are the paper's conv1, conv2_x, ..., conv5_x.
+Glossary: N images, R regions, C channels, H and W the sides of an image, h and w those of a map. conv1, layer1, ...,
+layer4 (torchvision's names) are the paper's conv1, conv2_x, ..., conv5_x.
 """
+
+# pyright: reportUnknownMemberType=false
+# because torch leaves some methods of Tensor partly untyped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.networks.config import NetworkConfig, Pool, Shortcut, StrideIn, ZeroChannels, scaled
+from detres.networks.config import NetworkConfig, Pool, Shortcut, StrideIn, ZeroChannels, scale_channels
 from detres.networks.initialization import initialize
-from detres.networks.norm import convolve, weight_and_offset
+from detres.networks.norm import convolve, fold_norm
 from detres.networks.vgg import VGG, VGGHead, VGGTrunk
 
 LinearPooling = Callable[[Sequence[Tensor], int], Tensor]
 BASIC, BOTTLENECK = (3, 3), (1, 3, 1)
-REGION_SIZE = 14  # cells pooled from conv4_x: conv5_1's stride makes 7 of them (Appendix A)
+REGION_SIZE = 14  # cells that are pooled from conv4_x; conv5_1's stride reduces them to 7 (Appendix A)
 TRUNK_STRIDE = 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What Table 1 says of a network.
+class NetworkPlan:
+    """A network's column of Table 1.
 
     Attributes:
         kernels: Kernel sides of a block's convolutions.
         blocks: Blocks of each stage.
-        channels: Inner channels of each stage; a bottleneck has four times as many outside.
+        channels: Inner channels of each stage; a bottleneck has four times as many output channels.
         cifar: 3x3 stem without pooling (§4.2) instead of 7x7/2 and max pooling.
-        residual: Shortcuts, or none (the plain twin).
+        residual: Whether there are shortcuts; the plain twin has none.
     """
 
     kernels: tuple[int, ...]
@@ -64,14 +66,14 @@ def build_network(
     Args:
         config: Family, depth and options.
         num_classes: Outputs of the fully connected layer.
-        generator: Where the initial weights come from; the global generator where None.
+        generator: Source of the initial weights; the global generator if None.
     """
     if config.name.startswith("vgg"):
         return VGG(
             int(config.name[3:]), num_classes, pool=config.pool, width=config.width, generator=generator
         )
     return ResNet(
-        plan_of(config.name, config.width),
+        plan_network(config.name, config.width),
         num_classes,
         shortcut=config.shortcut,
         zero_channels=config.zero_channels,
@@ -82,17 +84,20 @@ def build_network(
     )
 
 
-def plan_of(name: str, width: float = 1.0) -> Plan:
-    """Table 1's column (or §4.2's network) for a name such as `resnet50`, `plain34`, `cifar_resnet110`."""
+def plan_network(name: str, width: float = 1.0) -> NetworkPlan:
+    """The column of Table 1 (or the network of §4.2) for a name such as `resnet50`, `plain34`, `cifar_resnet110`."""
     family = name.rstrip("0123456789")
     depth = int(name[len(family) :])
     residual = family.endswith("resnet")
     if family.startswith("cifar"):
-        channels = tuple(scaled(count, width) for count in (16, 32, 64))
-        return Plan(BASIC, ((depth - 2) // 6,) * 3, channels, cifar=True, residual=residual)
+        channels = tuple(scale_channels(count, width) for count in (16, 32, 64))
+        return NetworkPlan(BASIC, ((depth - 2) // 6,) * 3, channels, cifar=True, residual=residual)
     kernels, blocks = IMAGENET_BLOCKS[depth]
-    return Plan(
-        kernels, blocks, tuple(scaled(count, width) for count in (64, 128, 256, 512)), residual=residual
+    return NetworkPlan(
+        kernels,
+        blocks,
+        tuple(scale_channels(count, width) for count in (64, 128, 256, 512)),
+        residual=residual,
     )
 
 
@@ -103,7 +108,7 @@ class ResNet(nn.Module):
         plan: Stages and blocks.
         num_classes: Outputs of `fc`.
         shortcut: Option A, B or C of §4.1.
-        zero_channels: Option A: where the zero channels go.
+        zero_channels: Where option A puts the zero channels.
         stride_in: Which convolution of a bottleneck has the stride.
         pool: The stem's max pool.
         eps: Of batch normalization.
@@ -112,7 +117,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: NetworkPlan,
         num_classes: int,
         *,
         shortcut: Shortcut = "B",
@@ -137,20 +142,11 @@ class ResNet(nn.Module):
             stage = nn.Sequential()
             out_channels = inner * (4 if plan.kernels == BOTTLENECK else 1)
             for index in range(blocks):
-                stride = 2 if index == 0 and number > 1 else 1
-                kind = _shortcut_kind(plan.residual, shortcut, channels != out_channels or stride > 1)
+                strides = [1] * len(plan.kernels)
+                strides[stride_at] = 2 if index == 0 and number > 1 else 1
+                kind = _shortcut_kind(plan.residual, shortcut, channels != out_channels or max(strides) > 1)
                 stage.append(
-                    Block(
-                        channels,
-                        inner,
-                        out_channels,
-                        plan.kernels,
-                        stride,
-                        stride_at,
-                        kind,
-                        zero_channels,
-                        eps,
-                    )
+                    Block(channels, inner, out_channels, plan.kernels, strides, kind, zero_channels, eps)
                 )
                 channels = out_channels
             self.add_module(f"layer{number}", stage)
@@ -172,16 +168,18 @@ class Block(nn.Module):
     """Convolutions, each with BN and ReLU, and the shortcut added before the last ReLU (Figures 2 and 5).
 
     Args:
-        in_channels: Of what comes in.
-        channels: Of every convolution but the last.
-        out_channels: Of the last convolution.
+        in_channels: Channels of the input.
+        channels: Output channels of every convolution but the last.
+        out_channels: Output channels of the last convolution.
         kernels: Kernel sides, (3, 3) or (1, 3, 1).
-        stride: Of the whole block.
-        stride_at: Index of the convolution that has it.
+        strides: Strides of the convolutions, of which at most one is above 1.
         shortcut: none (plain), identity, zeros (option A) or projection.
-        zero_channels: Where option A's zeros go.
+        zero_channels: Where option A puts the zero channels.
         eps: Of batch normalization.
     """
+
+    conv1: nn.Conv2d
+    bn1: nn.Module
 
     def __init__(
         self,
@@ -189,24 +187,22 @@ class Block(nn.Module):
         channels: int,
         out_channels: int,
         kernels: Sequence[int],
-        stride: int,
-        stride_at: int,
+        strides: Sequence[int],
         shortcut: Literal["none", "identity", "zeros", "projection"],
         zero_channels: ZeroChannels,
         eps: float,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * (len(kernels) - 1) + [out_channels]
-        for index, kernel in enumerate(kernels):
-            step = stride if index == stride_at else 1
-            conv = nn.Conv2d(widths[index], widths[index + 1], kernel, step, padding=kernel // 2, bias=False)
+        for index, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
+            conv = nn.Conv2d(widths[index], widths[index + 1], kernel, stride, kernel // 2, bias=False)
             self.add_module(f"conv{index + 1}", conv)
             self.add_module(f"bn{index + 1}", nn.BatchNorm2d(widths[index + 1], eps))
-        self.depth, self.stride, self.shortcut = len(kernels), stride, shortcut
+        self.depth, self.stride, self.shortcut = len(kernels), max(strides), shortcut
         added = out_channels - in_channels
         self.zeros = (added // 2, added - added // 2) if zero_channels == "both" else (0, added)
         if shortcut == "projection":
-            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            projection = nn.Conv2d(in_channels, out_channels, 1, self.stride, bias=False)
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels, eps))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -217,19 +213,25 @@ class Block(nn.Module):
         return F.relu(residual, inplace=True)
 
     def convolve_before_pooling(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
-        """`forward(pool(maps, 1))` of a bottleneck with a projection, its 1x1 convolutions run before pooling.
+        """`forward(pool(maps, 1))` of a bottleneck with a projection, with the 1x1 convolutions run before pooling.
 
-        Pooling sums positions and a 1x1 convolution sums channels, so the two may change places; what follows in the
-        block (offset, ReLU) comes after both. Overlapping regions share the work, and a strided convolution pools only
-        the cells that it reads.
+        Pooling is linear over positions and a 1x1 convolution is linear over channels, so that their order can be
+        exchanged; the offset and ReLU come after both. Overlapping regions then share the work, and a strided
+        convolution pools only the cells that it reads.
         """
-        hidden = _pooled_convolution(self.conv1, self.bn1, maps, pool)  # type: ignore[arg-type]
+        hidden = _convolve_before_pooling(self.conv1, self.bn1, maps, pool)
         residual = self._residual(F.relu(hidden, inplace=True), first=2)
-        residual += _pooled_convolution(self.downsample[0], self.downsample[1], maps, pool)  # type: ignore[arg-type]
+        conv, norm = self._projection()
+        residual += _convolve_before_pooling(conv, norm, maps, pool)
         return F.relu(residual, inplace=True)
 
+    def _projection(self) -> tuple[nn.Conv2d, nn.Module]:
+        conv, norm = self.downsample
+        assert isinstance(conv, nn.Conv2d)
+        return conv, norm
+
     def _residual(self, maps: Tensor, first: int) -> Tensor:
-        """Convolutions from number `first` on, each with its norm, and the ReLUs between them."""
+        """The convolutions from number `first` on, each with its norm, and the ReLUs between them."""
         for number in range(first, self.depth + 1):
             maps = convolve(getattr(self, f"conv{number}"), getattr(self, f"bn{number}"), maps)
             if number < self.depth:
@@ -238,38 +240,39 @@ class Block(nn.Module):
 
     def _shortcut(self, maps: Tensor) -> Tensor:
         if self.shortcut == "projection":
-            return convolve(self.downsample[0], self.downsample[1], maps)  # type: ignore[arg-type]
+            return convolve(*self._projection(), maps)
         if self.shortcut == "zeros":
             return F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.zeros))
         return maps
 
 
-def _pooled_convolution(
+def _convolve_before_pooling(
     conv: nn.Conv2d, norm: nn.Module, maps: Sequence[Tensor], pool: LinearPooling
 ) -> Tensor:
-    """`norm(conv(pool(maps, 1)))` of a 1x1 convolution and a constant norm, pooled last."""
-    weight, offset = weight_and_offset(conv, norm)
+    """`norm(conv(pool(maps, 1)))` of a 1x1 convolution and a constant norm, with pooling after the convolution."""
+    weight, offset = fold_norm(conv, norm)
     pooled = pool([F.conv2d(features, weight) for features in maps], conv.stride[0])
     if offset is None:
         return pooled
-    return pooled.add_(
-        offset.to(pooled.dtype)[:, None, None]
-    )  # autocast: a wider offset would make a wide copy
+    # Under autocast the offset may be wider than the maps and would make a wide copy.
+    return pooled.add_(offset.to(pooled.dtype)[:, None, None])
 
 
 class CaffeMaxPool(nn.Module):
-    """3x3 max pool of stride 2 without padding; windows that stick out are cut, not left out (Caffe's rule)."""
+    """3x3 max pool of stride 2 without padding; windows at the border are cut instead of dropped (Caffe's rule)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, h, w), values at least 0 (after ReLU), to (N, C, ceil((h - 1) / 2), ...), at least 1 a side."""
         height, width = maps.shape[-2:]
-        if min(height, width) < 2:  # a side of 1 would leave no window: a zero beside it changes no maximum
+        if (
+            min(height, width) < 2
+        ):  # a side of 1 has no window; after ReLU padding with a zero changes no maximum
             maps = F.pad(maps, (0, max(0, 2 - width), 0, max(0, 2 - height)))
         return F.max_pool2d(maps, 3, 2, ceil_mode=True)
 
 
 class Trunk(nn.Module):
-    """conv1..conv4_x: what RPN and Fast R-CNN share (Appendix A). Its keys are the whole network's."""
+    """conv1..conv4_x, which RPN and Fast R-CNN share (Appendix A). Its state dict has the whole network's keys."""
 
     def __init__(self, network: ResNet) -> None:
         super().__init__()
@@ -289,7 +292,10 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """conv5_x and global average pooling, run on each pooled region (Appendix A). Its keys are the whole network's."""
+    """conv5_x and global average pooling, run on each pooled region (Appendix A).
+
+    Its state dict has the whole network's keys.
+    """
 
     def __init__(self, network: ResNet) -> None:
         super().__init__()
@@ -303,50 +309,50 @@ class Head(nn.Module):
 
     @property
     def begins_with_1x1(self) -> bool:
-        """Whether conv5_1 is a bottleneck with a projection and constant norms, as `convolve_before_pooling` needs."""
-        block = self.layer4.get_submodule("0")
+        """Whether conv5_1 is a bottleneck with a projection and constant norms, as needed to pool last."""
+        block = cast(Block, self.layer4.get_submodule("0"))
         constant = not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
-        return block.conv1.kernel_size == (1, 1) and block.shortcut == "projection" and constant  # type: ignore[union-attr]
+        return block.conv1.kernel_size == (1, 1) and block.shortcut == "projection" and constant
 
     def convolve_before_pooling(self, maps: Sequence[Tensor], pool: LinearPooling) -> Tensor:
-        """`forward(pool(maps, 1))`, faster: see `Block.convolve_before_pooling`.
+        """The same as `forward(pool(maps, 1))`, but faster; see `Block.convolve_before_pooling`.
 
         Args:
             maps: For each image (1, C, h, w).
-            pool: Maps of any number of channels and a step to all images' regions (R, channels, 14 / step, 14 / step),
-                linear and each channel by itself (RoIAlign, not max pooling).
+            pool: From maps of any number of channels and a stride to all images' regions
+                (R, channels, 14 / stride, 14 / stride); linear, and each channel by itself (RoIAlign, not max pooling).
         """
-        first, *others = self.layer4.children()
-        regions = first.convolve_before_pooling(maps, pool)  # type: ignore[operator]
+        first, *others = cast("Iterator[Block]", self.layer4.children())
+        regions = first.convolve_before_pooling(maps, pool)
         for block in others:
-            regions = block(regions)
+            regions = cast(Tensor, block(regions))
         return regions.mean(dim=(2, 3))
 
 
-def split(network: ResNet | VGG) -> tuple[Trunk | VGGTrunk, Head | VGGHead]:
-    """Cut a whole network into trunk and head, which go on using its modules (the last `fc` is left behind).
+def split_network(network: ResNet | VGG) -> tuple[Trunk | VGGTrunk, Head | VGGHead]:
+    """Split a network into trunk and head, which share its modules; the last `fc` is left out.
 
     Trunk: images (N, 3, H, W) to maps (N, trunk.out_channels, h, w), stride `trunk.stride`.
     Head: regions (R, C, s, s), s = `head.region_size`, to features (R, head.out_channels).
 
     Raises:
-        ValueError: A CIFAR network, which has no conv5_x.
+        ValueError: A CIFAR network, because it has no conv5_x.
     """
     if isinstance(network, VGG):
         return VGGTrunk(network), VGGHead(network)
     if network.num_stages != 4:
-        raise ValueError("a CIFAR network has no conv5_x and cannot be cut into trunk and head")
+        raise ValueError("a CIFAR network has no conv5_x and cannot be split into trunk and head")
     return Trunk(network), Head(network)
 
 
 def freeze_stages(trunk: Trunk | VGGTrunk, freeze_at: int) -> None:
-    """Take gradients off the first `freeze_at` stages: 0 none, 1 conv1, 2 conv1 and conv2_x (the paper's), ..."""
+    """Freeze the first `freeze_at` stages: 0 none, 1 conv1, 2 conv1 and conv2_x (as in the paper), ..."""
     for stage in trunk.stages()[:freeze_at]:
         for module in stage:
             module.requires_grad_(False)
 
 
-def _stem_pool(plan: Plan, pool: Pool) -> nn.Module:
+def _stem_pool(plan: NetworkPlan, pool: Pool) -> nn.Module:
     if plan.cifar:
         return nn.Identity()
     return CaffeMaxPool() if pool == "caffe" else nn.MaxPool2d(3, 2, padding=1)

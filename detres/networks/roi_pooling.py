@@ -1,17 +1,18 @@
-"""Pooling regions from a map to a fixed number of cells: RoIAlign, and the paper's RoI max pooling.
+"""Pooling of regions from a map to a fixed number of cells: RoIAlign, and the paper's RoI max pooling.
 
-He et al. 2015, Appendix A (before conv5_1); Girshick 2015, §2.1 (max pooling, rounded bins); He et al. 2017
-(RoIAlign).
+He et al. 2015, Appendix A (before conv5_1); Girshick 2015, §2.1 (max pooling, rounded bins); He et al. 2017 (RoIAlign).
 
-Glossary: N images, C channels, H and W the sides of a map, R regions, o the output size, P = R * o * o cells.
-`regions` (R, 5): image index, x1, y1, x2, y2 in pixels of the network's input. A *pixel row* is the C values
-of one place of the map: row (n * H + y) * W + x of the (N * H * W, C) matrix, which a channels-last map is
-without a copy.
+Glossary: N images, C channels, H and W the sides of a map, R regions, o the output size, P = R * o * o cells. `regions`
+(R, 5): image index, x1, y1, x2, y2 in pixels of the network's input. A *pixel row* is the C values at one position of
+the map: row (n * H + y) * W + x of the (N * H * W, C) matrix. A channels-last map is that matrix without a copy.
 """
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# because torchvision has no stubs and torch leaves some functions partly untyped.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from detres.networks.window_maxima import is_empty, levels, window_maxima
 
-OUTSIDE = 1.0  # RoIAlign: a sample further than this outside of the map counts as zero (torchvision's rule)
+MAX_OUTSIDE = 1.0  # RoIAlign: a sample further than this outside the map counts as zero (as in torchvision)
 
 
 def roi_align(
@@ -32,22 +33,21 @@ def roi_align(
     aligned: bool = False,
     bin_stride: int = 1,
 ) -> Tensor:
-    """Mean of bilinear samples in each of o x o cells of each region.
+    """Mean of bilinear samples in each of o x o cells of each region (RoIAlign).
 
-    A cell is a weighted sum of pixel rows: ratio^2 samples of four rows each. On the CPU it is one
-    `embedding_bag`, and its gradient another over the same weights sorted by row. On other devices
-    torchvision's operator.
+    A cell is a weighted sum of pixel rows: ratio^2 samples of four rows each. On the CPU one `embedding_bag` computes
+    it, and another, over the same weights sorted by row, its gradient. Other devices use torchvision's operator.
 
     Args:
-        features: (N, C, H, W), floating; channels-last is read without a copy. In bfloat16 the weights are
-            rounded to bfloat16 too and the sums are made in float32.
+        features: (N, C, H, W), floating; channels-last is read without a copy. In bfloat16 the weights are rounded to
+            bfloat16 too, and the sums are computed in float32.
         regions: (R, 5), float32 (or float64); they get no gradient.
         output_size: o.
         spatial_scale: Map pixels for each input pixel, 1 / stride.
         sampling_ratio: Samples along each side of a cell, at least 1.
-        aligned: Shift by half a pixel (detectron2); False: no shift, and regions are at least one map pixel
+        aligned: Shift by half a pixel (detectron2). If False, there is no shift and regions are at least one map pixel
             wide.
-        bin_stride: Only each such cell along both axes: those that a convolution of this stride would read.
+        bin_stride: Compute only every such cell along both axes: those that a convolution of this stride reads.
 
     Returns:
         (R, C, p, p) with p = ceil(o / bin_stride), dtype of `features`; on the CPU in channels-last memory.
@@ -57,7 +57,7 @@ def roi_align(
     assert regions.shape[1] == 5
     assert sampling_ratio >= 1
     if features.device.type != "cpu":
-        wide = _wide(features)
+        wide = _widen(features)
         size = (output_size, output_size)
         cells = torchvision.ops.roi_align(
             wide, regions.to(wide.dtype), size, spatial_scale, sampling_ratio, aligned
@@ -68,11 +68,12 @@ def roi_align(
             regions, (batch, height, width), output_size, spatial_scale, sampling_ratio, aligned, bin_stride
         )
     side = -(-output_size // bin_stride)
-    return _WeightedRows.apply(_pixel_rows(features), indices, weights.to(features.dtype), offsets, side)
+    rows = _pixel_rows(features)
+    return cast(Tensor, _WeightedRows.apply(rows, indices, weights.to(features.dtype), offsets, side))
 
 
-def _wide(features: Tensor) -> Tensor:
-    """`features` in float32 at least: torchvision's operators would round the regions to half precision too."""
+def _widen(features: Tensor) -> Tensor:
+    """`features` in float32 at least, because torchvision's operators would round the regions to half precision too."""
     return features if features.dtype == torch.float64 else features.float()
 
 
@@ -84,8 +85,8 @@ def _pixel_rows(features: Tensor) -> Tensor:
 class _WeightedRows(torch.autograd.Function):
     """cells[p] = sum of weights[k] * rows[indices[k]] over offsets[p] <= k < offsets[p + 1], as (R, C, side, side).
 
-    Gradient: grad_rows[j] = sum of weights[k] * grad_cells[p(k)] over all k with indices[k] = j, the
-    transposed matrix.
+    Gradient, by the transposed matrix: grad_rows[j] = sum of weights[k] * grad_cells[p(k)] over all k with
+    indices[k] = j.
     """
 
     @staticmethod
@@ -107,9 +108,9 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _as_regions(cells: Tensor, side: int) -> Tensor:
-    """Cells (R * side * side, C) as (R, C, side, side) in channels-last memory: the same memory, but not a view.
+    """Cells (R * side * side, C) as (R, C, side, side) in channels-last memory, sharing memory without being a view.
 
-    Autograd copies a whole tensor, forward and backward, for each in-place operation on a view of it.
+    A view would be slow, because for an in-place operation on it autograd copies the whole tensor twice.
     """
     channels = cells.shape[1]
     shape = (len(cells) // side**2, channels, side, side)
@@ -134,10 +135,10 @@ def _align_weights(
     aligned: bool,
     bin_stride: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixel rows and weights of all cells, those of weight zero left out.
+    """The pixel rows and weights of all cells, without those of weight zero.
 
     Returns:
-        indices (K,) int32 of pixel rows, weights (K,), offsets (P + 1,) int32 of each cell's first.
+        indices (K,) int32 of pixel rows, weights (K,), offsets (P + 1,) int32 where each cell's rows start.
     """
     batch, height, width = sides
     _check_image_indices(regions, batch)
@@ -163,26 +164,26 @@ def _align_weights(
 def _axis_weights(
     start: Tensor, extent: Tensor, side: int, output_size: int, ratio: int, bin_stride: int
 ) -> tuple[Tensor, Tensor]:
-    """The map pixels that a cell's samples touch along one axis, and the share of the cell's mean each carries.
+    """The map pixels that each cell's samples read along one axis, and their weights in the cell's mean.
 
-    Regions begin at `start` (R,) and are `extent` (R,) long, in map pixels. Samples less than a pixel apart
-    touch the same pixels: equal pixels are joined, and weigh zero where they come again.
+    Regions start at `start` (R,) and are `extent` (R,) long, in map pixels. Samples less than a pixel apart read the
+    same pixels; the first of equal pixels gets the sum of their weights, and the others get weight zero.
 
     Returns:
         pixels (R, p, 2 ratio) int32 and weights of the same shape, p = ceil(o / bin_stride).
     """
     cell = (extent / output_size)[:, None, None]
     within = (torch.arange(ratio, dtype=start.dtype) + 0.5) * cell / ratio
-    wanted = torch.arange(0, output_size, bin_stride, dtype=start.dtype)[:, None]
-    samples = (start[:, None, None] + wanted * cell + within).flatten(1)  # (R, p ratio)
-    inside = (samples >= -OUTSIDE) & (samples <= side)
+    cells = torch.arange(0, output_size, bin_stride, dtype=start.dtype)[:, None]
+    samples = (start[:, None, None] + cells * cell + within).flatten(1)  # (R, p ratio)
+    inside = (samples >= -MAX_OUTSIDE) & (samples <= side)
     samples = torch.where(inside, samples, 0.0).clamp(0, side - 1)
     low = samples.floor()
     share = samples - low
     high = (low + 1).clamp(max=side - 1)
-    pixels = torch.stack((low, high), dim=-1).to(torch.int32).view(len(start), len(wanted), 2 * ratio)
+    pixels = torch.stack((low, high), dim=-1).to(torch.int32).view(len(start), len(cells), 2 * ratio)
     weights = torch.stack((1 - share, share), dim=-1) * (inside / ratio)[..., None]
-    weights = weights.view(len(start), len(wanted), 2 * ratio)
+    weights = weights.view(len(start), len(cells), 2 * ratio)
     for later in range(1, 2 * ratio):
         for earlier in range(later):
             equal = pixels[..., earlier] == pixels[..., later]
@@ -195,10 +196,10 @@ def _axis_weights(
 def roi_pool(features: Tensor, regions: Tensor, output_size: int, spatial_scale: float) -> Tensor:
     """Maximum of the map pixels in each of o x o rounded bins of each region; an empty bin gives 0.
 
-    Many bins of overlapping regions are the same window of the map: each distinct window is worked out once,
-    from a table of maxima over squares of powers of two, and copied. Equal to torchvision's operator, in the
-    gradient too (it goes to the first maximum in row-major order), which is used on other devices and for
-    float64.
+    Many bins of overlapping regions are the same window of the map, so that each distinct window is computed once, from
+    a table of maxima over blocks with sides of powers of two, and copied. The result equals that of torchvision's
+    operator, and so does the gradient, which goes to the first maximum in row-major order. Other devices and float64
+    use torchvision's operator.
 
     Args:
         features: (N, C, H, W), floating.
@@ -215,21 +216,21 @@ def roi_pool(features: Tensor, regions: Tensor, output_size: int, spatial_scale:
     assert regions.dim() == 2
     assert regions.shape[1] == 5
     if features.device.type != "cpu" or features.dtype == torch.float64:
-        wide = _wide(features)
+        wide = _widen(features)
         size = (output_size, output_size)
         return torchvision.ops.roi_pool(wide, regions.to(wide.dtype), size, spatial_scale).to(features.dtype)
     sides = (batch, height, width)
     with torch.no_grad():
         windows, window_of_cell = _distinct_windows(regions, sides, output_size, spatial_scale)
-    return _WindowMaxima.apply(_pixel_rows(features), windows, window_of_cell, sides, output_size)
+    rows = _pixel_rows(features)
+    return cast(Tensor, _WindowMaxima.apply(rows, windows, window_of_cell, sides, output_size))
 
 
 class _WindowMaxima(torch.autograd.Function):
     """cells[p] = maximum over window u(p) of the pixel rows, for each channel.
 
-    With a gradient to come the maximum is taken over keys (value, then earliest place), so that it says where
-    it was: grad_rows[j, c] = sum of grad_cells[p, c] over all p whose window has its first maximum of channel
-    c at j.
+    If a gradient is needed, the maximum is taken over keys (value, then earliest row), which also give its row:
+    grad_rows[j, c] = sum of grad_cells[p, c] over all p whose window has its first maximum of channel c at j.
     """
 
     @staticmethod
@@ -262,7 +263,7 @@ class _WindowMaxima(torch.autograd.Function):
 def _distinct_windows(
     regions: Tensor, sides: tuple[int, int, int], output_size: int, spatial_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The windows that occur, and which of them each cell is.
+    """The distinct windows, and the window of each cell.
 
     Returns:
         windows (U, 5) int64, sorted by level: image, top, bottom, left, right (bottom and right exclusive;
@@ -270,7 +271,7 @@ def _distinct_windows(
     """
     batch, height, width = sides
     _check_image_indices(regions, batch)
-    corners = _rounded(regions[:, 1:] * spatial_scale)
+    corners = _round_half_away(regions[:, 1:] * spatial_scale)
     left, right = _bins(corners[:, 0], corners[:, 2], width, output_size)  # (R, o)
     top, bottom = _bins(corners[:, 1], corners[:, 3], height, output_size)
     image = regions[:, 0].to(torch.int64)[:, None].expand_as(top)
@@ -289,16 +290,17 @@ def _distinct_windows(
 
 
 def _distinct(tuples: Tensor, base: int) -> tuple[Tensor, Tensor]:
-    """The distinct ones (U, k) of tuples (R, o, k), entries but the first below `base`, and each one's number."""
+    """The distinct tuples (U, k) of (R, o, k), and the index of each; all entries but the first are below `base`."""
     k = tuples.shape[-1]
-    powers = torch.tensor([base**exponent for exponent in reversed(range(k))])
-    keys, number = torch.unique((tuples * powers).sum(-1), return_inverse=True)
-    digits = [keys // power % base for power in powers[1:].tolist()]
-    return torch.stack([keys // powers[0], *digits], dim=1), number
+    powers = [base**exponent for exponent in reversed(range(k))]
+    keys = (tuples * torch.tensor(powers)).sum(-1)
+    keys, indices = cast("tuple[Tensor, Tensor]", torch.unique(keys, return_inverse=True))
+    digits = [keys // power % base for power in powers[1:]]
+    return torch.stack([keys // powers[0], *digits], dim=1), indices
 
 
 def _bins(start: Tensor, end: Tensor, side: int, output_size: int) -> tuple[Tensor, Tensor]:
-    """First and one past last map pixel of each bin along one axis, (R, o) int64 each, cut to the map."""
+    """First and one past the last map pixel of each bin along one axis, (R, o) int64 each, clipped to the map."""
     extent = (end - start + 1).clamp(min=1) / output_size
     number = torch.arange(output_size, dtype=start.dtype)
     first = (number * extent[:, None]).floor() + start[:, None]
@@ -306,14 +308,14 @@ def _bins(start: Tensor, end: Tensor, side: int, output_size: int) -> tuple[Tens
     return first.clamp(0, side).to(torch.int64), last.clamp(0, side).to(torch.int64)
 
 
-def _rounded(values: Tensor) -> Tensor:
-    """To the nearest integer, halves away from zero (torch.round goes to even)."""
+def _round_half_away(values: Tensor) -> Tensor:
+    """Round to the nearest integer, halves away from zero (torch.round rounds them to even)."""
     whole = values.trunc()  # adding 0.5 first would round 0.49999997 up
     return whole + values.sign() * ((values - whole).abs() >= 0.5)
 
 
 def _offsets(counts: Tensor) -> Tensor:
-    """Where each run starts when runs of these lengths follow one another: (n + 1,) int32."""
+    """The start of each of n consecutive runs of these lengths, and the end of the last: (n + 1,) int32."""
     return F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
 
 

@@ -1,7 +1,6 @@
-"""VGG-16 and VGG-19, the paper's comparison, in the same two parts: trunk (conv1_1..conv5_3) and head (fc6,
-fc7).
+"""VGG-16 and VGG-19, the paper's comparison, split into trunk (conv1_1..conv5_3) and head (fc6, fc7).
 
-Simonyan and Zisserman 2015 ([41] of He et al. 2015); as a detector Girshick 2015 and Ren et al. 2015.
+Simonyan and Zisserman 2015 ([41] of He et al. 2015); as a detector: Girshick 2015, Ren et al. 2015.
 
 Glossary: N images, R regions, C channels, H and W the sides of an image, h and w those of a map.
 """
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.networks.config import Pool, scaled
+from detres.networks.config import Pool, scale_channels
 from detres.networks.initialization import initialize
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
@@ -26,13 +25,13 @@ TRUNK_STRIDE = 16
 class VGG(nn.Module):
     """VGG without batch normalization; parameters have torchvision's names.
 
-    After fc6 and fc7 comes dropout, in training alone (the one layer here that depends on the mode, as in all its
-    sources); what it draws comes from torch's global generator, which the training loop seeds for every step.
+    fc6 and fc7 are followed by dropout, the one layer in the networks whose output depends on the mode. It draws from
+    torch's global generator, which the training loop seeds for every step.
 
     Args:
         depth: 16 or 19.
         num_classes: Outputs of the last layer.
-        pool: Caffe's max pools keep cut windows (ceil mode), torchvision's drop them.
+        pool: Caffe's max pools keep partial windows (ceil mode), torchvision's drop them.
         width: Factor on all channel counts.
         generator: Source of the initial weights.
     """
@@ -51,12 +50,12 @@ class VGG(nn.Module):
         channels = 3
         for convolutions, base in zip(STAGE_CONVOLUTIONS[depth], STAGE_CHANNELS, strict=True):
             for _ in range(convolutions):
-                self.features.append(nn.Conv2d(channels, scaled(base, width), 3, padding=1))
+                self.features.append(nn.Conv2d(channels, scale_channels(base, width), 3, padding=1))
                 self.features.append(nn.ReLU(inplace=True))
-                channels = scaled(base, width)
+                channels = scale_channels(base, width)
             self.features.append(nn.MaxPool2d(2, 2, ceil_mode=pool == "caffe"))
         self.avgpool = nn.AdaptiveAvgPool2d(REGION_SIZE)
-        hidden = scaled(HIDDEN, width)
+        hidden = scale_channels(HIDDEN, width)
         self.classifier = nn.Sequential(
             nn.Linear(channels * REGION_SIZE**2, hidden),
             nn.ReLU(inplace=True),
@@ -74,10 +73,10 @@ class VGG(nn.Module):
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
     def dense(self, images: Tensor) -> Tensor:
-        """Fully convolutional ([41], §3.2): fc6 slides as a 7x7 convolution, logits are averaged over its positions.
+        """Fully convolutional evaluation ([41], §3.2): fc6 runs as a 7x7 convolution, and the logits are averaged.
 
         Args:
-            images: (N, 3, H, W), sides at least 224; at 224 what `forward` gives.
+            images: (N, 3, H, W), sides at least 224; at 224 the result is that of `forward`.
 
         Returns:
             (N, num_classes).
@@ -91,7 +90,7 @@ class VGG(nn.Module):
 
 
 class VGGTrunk(nn.Module):
-    """conv1_1..conv5_3 with its ReLU, without the last pool: stride 16. Its keys are the whole network's."""
+    """conv1_1..conv5_3 with its ReLU, without the last pool: stride 16. Its state dict has the whole network's keys."""
 
     def __init__(self, network: VGG) -> None:
         super().__init__()
@@ -100,10 +99,10 @@ class VGGTrunk(nn.Module):
         self.stride = TRUNK_STRIDE
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, out_channels, h, w); of thinner pictures than the stride one position is left.
+        """(N, 3, H, W) to (N, out_channels, h, w); sides below the stride give one position.
 
-        A side of one position is pooled with a zero beside it, as Caffe's pool keeps it: after ReLU that changes no
-        maximum.
+        A side of one position is padded with a zero before pooling, so that it is kept as in Caffe. After ReLU the
+        zero changes no maximum.
         """
         if min(images.shape[-2:]) >= TRUNK_STRIDE:
             return self.features(images)
@@ -116,7 +115,7 @@ class VGGTrunk(nn.Module):
         return maps
 
     def stages(self) -> list[list[nn.Module]]:
-        """The modules of conv1_x, ..., conv5_x; a pool belongs to the stage it ends."""
+        """The modules of conv1_x, ..., conv5_x; a pool belongs to the stage that it ends."""
         stages: list[list[nn.Module]] = [[]]
         for module in self.features:
             stages[-1].append(module)
@@ -126,7 +125,7 @@ class VGGTrunk(nn.Module):
 
 
 class VGGHead(nn.Module):
-    """fc6 and fc7, each with ReLU and dropout, run on each pooled region. Its keys are the whole network's."""
+    """fc6 and fc7, each with ReLU and dropout, run on each pooled region; the state dict has the network's keys."""
 
     def __init__(self, network: VGG) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Pictures and plots for people."""
+"""Plots and tables of results."""

@@ -1,7 +1,7 @@
-"""What each test-time improvement of Appendix B gives on a data set, and what it costs.
+"""What each test-time improvement of Appendix B gains on a data set, and what it costs.
 
-He et al. 2015, Appendix B and Table 9: rows in which refinement, voting, several scales and flip are switched on one by
-one and together, each with the difference to the row it is built on, so that nobody reads noise.
+He et al. 2015, Appendix B and Table 9: the rows switch on refinement, voting, several scales and flip one by one and
+together. Each has the interval of its difference to the row it is based on, so that noise is not read as a gain.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from detres.data.detection_samples import load_image
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError, nearest
 from detres.evaluation.bootstrap import (
-    class_matches,
     difference_intervals,
-    draw_weights,
+    match_classes,
     percentile_intervals,
-    resampled_figures,
+    resample_figures,
+    sample_image_weights,
 )
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.voc import evaluate_voc
-from detres.networks.arithmetic import counted_operations
+from detres.networks.arithmetic import count_dispatched_multiply_adds
 
 log = logging.getLogger("detres")
 
 OFF: Mapping[str, Any] = {"refine": False, "box_voting": False, "scales": None, "flip": False}
-PAPER_SCALES = (200, 400, 600, 800, 1000)  # of a network that was trained at 600
+PAPER_SCALES = (200, 400, 600, 800, 1000)  # for a network that was trained at 600
 COUNTED_IMAGES = 3
 PLAIN, AGAINST = "plain", "against"
 
@@ -45,12 +45,12 @@ class Row:
 
     Attributes:
         name: Its name.
-        before: The row it is built on, None for the first.
+        baseline: The row it is based on; None for the first.
         switches: What it switches on.
     """
 
     name: str
-    before: str | None
+    baseline: str | None
     switches: tuple[str, ...]
 
 
@@ -72,14 +72,14 @@ class RowResult:
 
     Attributes:
         row: Which.
-        options: The test options that were set: the row's switches, on and off, and those of all rows.
-        figures: AP, AP50 and AP75 (COCO), mAP (VOC, area, IoU 0.5); None where there are no objects.
-        intervals: Of AP, AP50 and AP75, 95 %, by the bootstrap over pictures; empty without resamples.
-        differences: 95 % intervals of this row less another, on the same resamples, by the other's name: the row before
-            and the plain one, as far as they were measured; for the plain row `against`.
-        seconds: Of one image, loading included.
-        multiply_adds: Of one image, the mean of the first pictures.
-        detections: All that was found.
+        options: The test options: the row's switches, on and off, and the options of all rows.
+        figures: AP, AP50 and AP75 (COCO), mAP (VOC, area, IoU 0.5); None if there are no objects.
+        intervals: 95 % intervals of AP, AP50 and AP75, by the bootstrap over images; empty without resamples.
+        differences: 95 % intervals of this row minus another, on the same resamples, by the other's name: the baseline
+            and the plain row, as far as they were measured; for the plain row `against`.
+        seconds: Per image, loading included.
+        multiply_adds: Per image, the mean of the first images.
+        detections: Of the whole split.
     """
 
     row: Row
@@ -92,9 +92,9 @@ class RowResult:
     detections: DetectionTable = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the detections."""
+        """The row as `--json` has it: everything but the detections."""
         return {
-            "before": self.row.before,
+            "baseline": self.row.baseline,
             "test": self.options,
             "figures": self.figures,
             "intervals": self.intervals,
@@ -104,7 +104,7 @@ class RowResult:
         }
 
 
-def rows_named(names: Sequence[str]) -> list[Row]:
+def select_rows(names: Sequence[str]) -> list[Row]:
     """The rows of these names, in the order of `ROWS`.
 
     Raises:
@@ -118,7 +118,7 @@ def rows_named(names: Sequence[str]) -> list[Row]:
 
 
 def paper_scales(short_side: int) -> tuple[int, ...]:
-    """Shorter sides in pixels: the paper's pyramid in proportion to a network's own shorter side (the paper's: 600)."""
+    """Shorter sides in pixels: the paper's image pyramid, scaled from its 600 to the network's own shorter side."""
     return tuple(round(scale * short_side / 600) for scale in PAPER_SCALES)
 
 
@@ -138,11 +138,11 @@ def measure_rows(
     Args:
         detector: A detector or an ensemble.
         truth: The split, with classes in the detector's order.
-        rows: Some of `ROWS`; where the row before is not among them there is no difference to it.
-        scales: Shorter sides, in pixels, of the rows that have several; None: `paper_scales` of the detector.
+        rows: Some of `ROWS`; a row whose baseline is not among them has no difference to it.
+        scales: Shorter sides, in pixels, of the rows with several scales; None: `paper_scales` of the detector.
         options: Further test options, the same in all rows.
-        resamples: Of the bootstrap; 0: no intervals.
-        against: Detections of another detector, which the plain row is compared to.
+        resamples: Number of bootstrap resamples; 0: no intervals.
+        against: Detections of another detector, which the plain row is compared with.
         quiet: Show no progress.
 
     Raises:
@@ -152,37 +152,39 @@ def measure_rows(
     for name in options:
         if name in OFF:
             raise UserError(f"test.{name}: the rows switch it on and off themselves")
-    switched = {
+    switch_values = {
         "refine": True,
         "box_voting": True,
         "flip": True,
         "scales": paper_scales(detector.short_side) if scales is None else scales,
     }
     if scales is not None and not any("scales" in row.switches for row in rows):
-        raise UserError("scales are given, and no row has them: add the row scales")
+        raise UserError("scales are given but no row has them: add the row scales")
     if against is not None and PLAIN not in [row.name for row in rows]:
-        raise UserError("it is the plain row that is compared to another detector: add the row plain")
-    of_rows = [{**options, **OFF, **{name: switched[name] for name in row.switches}} for row in rows]
-    for of_row in of_rows:  # all options are looked at before the first hour
-        detector.test_options(of_row)
-    weights = draw_weights(len(truth), resamples, seed=0)
+        raise UserError("only the plain row is compared with another detector: add the row plain")
+    row_options = [{**options, **OFF, **{name: switch_values[name] for name in row.switches}} for row in rows]
+    for test_options in row_options:  # a wrong option is refused before the first row runs
+        detector.test_options(test_options)
+    weights = sample_image_weights(len(truth), resamples, seed=0)
     resampled: dict[str, dict[str, np.ndarray]] = {}
 
     def resample(detections: DetectionTable) -> dict[str, np.ndarray]:
-        return resampled_figures(class_matches(truth, detections), weights) if resamples else {}
+        return resample_figures(match_classes(truth, detections), weights) if resamples else {}
 
     if against is not None:
         resampled[AGAINST] = resample(against)
-    for number, (row, of_row) in enumerate(zip(rows, of_rows, strict=True), start=1):
+    for number, (row, test_options) in enumerate(zip(rows, row_options, strict=True), start=1):
         log.info("row %d of %d: %s", number, len(rows), row.name)
-        operations = mean_multiply_adds(detector, truth, of_row)  # and the pictures' first, slower passes
-        detections, seconds = detector.detect_split(truth, options=of_row, quiet=quiet)
+        operations = mean_multiply_adds(
+            detector, truth, test_options
+        )  # warms up too, so that the timing is fair
+        detections, seconds = detector.detect_split(truth, options=test_options, quiet=quiet)
         values = resampled[row.name] = resample(detections)
-        others = (AGAINST,) if row.before is None else (row.before, PLAIN)
+        others = (AGAINST,) if row.baseline is None else (row.baseline, PLAIN)
         coco, voc = evaluate_coco(truth, detections).figures, evaluate_voc(truth, detections).figures
         yield RowResult(
             row,
-            of_row,
+            test_options,
             {**{name: coco[name] for name in ("AP", "AP50", "AP75")}, "mAP": voc["mAP_area"]},
             percentile_intervals(values),
             {name: difference_intervals(values, resampled[name]) for name in others if resampled.get(name)},
@@ -193,7 +195,7 @@ def measure_rows(
 
 
 def mean_multiply_adds(detector: Detector, truth: Annotations, options: Mapping[str, Any]) -> float:
-    """Multiply-adds of one image, as they are dispatched here; the mean of the first pictures of a split."""
+    """Multiply-adds per image as this machine runs them: the mean over the first images of a split."""
     images = [load_image(truth, index) for index in range(min(COUNTED_IMAGES, len(truth)))]
-    counts = [counted_operations(partial(detector, image, **options)) for image in images]
+    counts = [count_dispatched_multiply_adds(partial(detector, image, **options)) for image in images]
     return sum(counts) / max(len(counts), 1)

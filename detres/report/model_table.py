@@ -1,6 +1,6 @@
 """Table 1 for every network that can be built, and the detectors on them: sizes, parameters, multiply-adds.
 
-He et al. 2015, Table 1 and Table 6; Appendix A for the detectors' parts. Nothing is computed: meta tensors.
+He et al. 2015, Table 1 and Table 6; Appendix A for the detectors' parts. Meta tensors are counted, nothing is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from detres.data.preprocessing import TORCHVISION
 from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig
-from detres.networks.arithmetic import multiply_adds_of, parameters, shadow_of
+from detres.networks.arithmetic import copy_to_meta, count_multiply_adds, count_parameters
 from detres.networks.config import NetworkConfig, NetworkName
 from detres.networks.resnet import ResNet, build_network
 from detres.networks.vgg import VGG
@@ -23,7 +23,7 @@ from detres.networks.vgg import VGG
 IMAGENET_SIDE, CIFAR_SIDE = 224, 32
 IMAGENET_CLASSES, CIFAR_CLASSES = 1000, 10
 STAGES = ("conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x")
-# Table 1's last row and §4.1 (VGG-19), multiply-adds; Table 6, parameters.
+# Multiply-adds: Table 1's last row and §4.1 (VGG-19). Parameters: Table 6.
 PAPER_OPERATIONS = {
     "resnet18": 1.8e9,
     "resnet34": 3.6e9,
@@ -51,13 +51,13 @@ class NetworkRow:
 
     Attributes:
         name: As in `model.network.name`.
-        options: Shortcut and place of the stride, where the network has a choice.
-        side: Of the square input, pixels.
-        sizes: Side of the maps after each stage, conv1 first.
-        blocks: Blocks of each stage (VGG: convolutions).
-        parameters: Of the whole network.
-        multiply_adds: Of one picture.
-        paper: What the paper gives: multiply-adds, or parameters of a CIFAR network; None: nothing.
+        options: Shortcut and place of the stride, if the network has a choice.
+        side: Side of the square input in pixels.
+        sizes: Sides of the maps after each stage, conv1 first.
+        blocks: Number of blocks of each stage (VGG: of convolutions).
+        parameters: Number of parameters of the whole network.
+        multiply_adds: Per image.
+        paper: The paper's multiply-adds, or parameters of a CIFAR network; None if the paper has no figure.
     """
 
     name: str
@@ -75,11 +75,11 @@ class DetectorRow:
     """One part of a Faster R-CNN.
 
     Attributes:
-        network: What it stands on.
+        network: The network that it is built on.
         part: trunk, RPN, or head per region.
-        output: Shape of what it gives, (C, h, w), or the lengths of its vectors.
-        parameters: Of the part.
-        multiply_adds: Of one picture; of the head, of one region.
+        output: Shape of the output, (C, h, w), or the lengths of its vectors.
+        parameters: Number of parameters of the part.
+        multiply_adds: Per image; for the head, per region.
     """
 
     network: str
@@ -93,7 +93,7 @@ def network_rows(side: int = IMAGENET_SIDE) -> list[NetworkRow]:
     """Every network, with each of the paper's shortcut options and both places of the stride where they differ.
 
     Args:
-        side: Of the ImageNet networks' input.
+        side: Side of the ImageNet networks' input in pixels.
     """
     return [_network_row(config, side) for name in get_args(NetworkName) for config in _variants(name)]
 
@@ -102,8 +102,8 @@ def detector_rows(height: int = 600, width: int = 1000, num_classes: int = 80) -
     """The parts of the detectors with the default anchors, RPN and head.
 
     Args:
-        height: Of the picture as the network sees it.
-        width: The same.
+        height: Height of the network's input in pixels.
+        width: Width of the network's input in pixels.
         num_classes: K; the class layer has K + 1 outputs, the box layer 4K.
     """
     return [
@@ -137,8 +137,8 @@ def _network_row(config: NetworkConfig, imagenet_side: int) -> NetworkRow:
         side=side,
         sizes=_sizes(network, side),
         blocks=_blocks(network),
-        parameters=parameters(network),
-        multiply_adds=multiply_adds_of(network, (1, 3, side, side)),
+        parameters=count_parameters(network),
+        multiply_adds=count_multiply_adds(network, (1, 3, side, side)),
         paper=paper.get(config.name) if at_paper_size else None,
     )
 
@@ -152,21 +152,21 @@ def _options(config: NetworkConfig) -> str:
 
 
 def _sizes(network: ResNet | VGG, side: int) -> tuple[int, ...]:
-    """Sides of the maps that leave each stage (of VGG: before its max pool)."""
-    shadow = shadow_of(network)
+    """Sides of the output maps of each stage (of VGG: before its max pool)."""
+    meta_network = copy_to_meta(network)
     if isinstance(network, VGG):
         pools = [place for place, module in enumerate(network.features) if isinstance(module, nn.MaxPool2d)]
         names = [f"features.{place - 1}" for place in pools]
     else:
         names = ["conv1", *(f"layer{number + 1}" for number in range(network.num_stages))]
-    found: list[int] = []
+    sides: list[int] = []
     for name in names:
-        shadow.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, maps: found.append(maps.shape[-1])
+        meta_network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, maps: sides.append(maps.shape[-1])
         )
     with torch.no_grad():
-        shadow(torch.empty(1, 3, side, side, device="meta"))
-    return tuple(found)
+        meta_network(torch.empty(1, 3, side, side, device="meta"))
+    return tuple(sides)
 
 
 def _blocks(network: ResNet | VGG) -> tuple[int, ...]:
@@ -194,16 +194,16 @@ def _detector_parts(
         network=config.name,
         part="trunk",
         output=shape[1:],
-        parameters=parameters(detector.trunk),
-        multiply_adds=multiply_adds_of(detector.trunk, (1, 3, height, width)),
+        parameters=count_parameters(detector.trunk),
+        multiply_adds=count_multiply_adds(detector.trunk, (1, 3, height, width)),
     )
     anchors = len(detector.cell_anchors)
     yield DetectorRow(
         network=config.name,
         part="RPN",
         output=(anchors * 5, *shape[2:]),
-        parameters=parameters(detector.rpn),
-        multiply_adds=multiply_adds_of(detector.rpn, shape),
+        parameters=count_parameters(detector.rpn),
+        multiply_adds=count_multiply_adds(detector.rpn, shape),
     )
     head = detector.roi_head
     cells = head.pooler.output_size
@@ -212,7 +212,7 @@ def _detector_parts(
         network=config.name,
         part="head per region",
         output=tuple(layer.out_features for layer in layers),
-        parameters=parameters(head),
-        multiply_adds=multiply_adds_of(head.body, (1, shape[1], cells, cells))
-        + sum(multiply_adds_of(layer, (1, layer.in_features)) for layer in layers),
+        parameters=count_parameters(head),
+        multiply_adds=count_multiply_adds(head.body, (1, shape[1], cells, cells))
+        + sum(count_multiply_adds(layer, (1, layer.in_features)) for layer in layers),
     )

@@ -28,18 +28,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics: Path, path: Path, *, figures: tuple[str, ...] = ("AP", "AP50")) -> None:
-    """Losses over the steps of a run, and validation figures beside them, as a picture.
+    """Plot the losses of a run over its steps, and its validation figures beside them.
 
     Args:
         metrics: The run's metrics.jsonl.
-        path: The picture to write (.png or .svg).
-        figures: Validation figures to draw, where the run has them.
+        path: The image to write (.png or .svg).
+        figures: Validation figures to draw, if the run has them.
     """
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
-    drawn = Figure(figsize=(10, 4), layout="constrained")
-    losses, scores = drawn.subplots(1, 2)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
     names = sorted({name for line in lines for name in line if name == "loss" or name.startswith("loss/")})
     for name in names:
         steps = [line["step"] for line in lines if name in line]
@@ -50,16 +50,16 @@ def plot_curves(metrics: Path, path: Path, *, figures: tuple[str, ...] = ("AP", 
             label=name.removeprefix("loss/") if "/" in name else "sum",
             lw=2 if name == "loss" else 1,
         )
-    for figure in figures:
+    for name in figures:
         points = [
-            (line["step"], line[f"val/{figure}"]) for line in lines if line.get(f"val/{figure}") is not None
+            (line["step"], line[f"val/{name}"]) for line in lines if line.get(f"val/{name}") is not None
         ]
         if points:
-            scores.plot(*zip(*points, strict=True), marker="o", label=figure)
+            scores.plot(*zip(*points, strict=True), marker="o", label=name)
     for axes, title in ((losses, "training losses"), (scores, "validation")):
         axes.set(title=title, xlabel="step", ylim=(0, None))
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend()
     with atomic_path(path) as beside:
-        drawn.savefig(beside, dpi=100)
+        figure.savefig(beside, dpi=100)

@@ -1,4 +1,4 @@
-"""Figure 7 for any networks, and §4.1's forward variances and gradient norms below it."""
+"""Figure 7 for any networks, with the forward variances and gradient norms of §4.1 below it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from detres.files import atomic_path
 
 
 def plot_responses(networks: Mapping[str, Sequence[LayerResponse]], path: Path) -> None:
-    """Four plots: deviations in the order of layers and sorted; forward variances and gradient norms (logarithmic).
+    """Four plots: deviations by layer and sorted; forward variances and gradient norms (logarithmic).
 
     Args:
-        networks: A label for each network, and its layers in their order; plain ones are dashed as in the paper.
-        path: The picture to write (.png, .svg or .pdf).
+        networks: From the label of each network to its layers in order; plain networks are dashed as in the paper.
+        path: The image to write (.png, .svg or .pdf).
     """
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(11, 8), layout="constrained")
-    (in_order, ranked), (forward, backward) = drawn.subplots(2, 2)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    (in_order, ranked), (forward, backward) = figure.subplots(2, 2)
     for label, layers in networks.items():
         style = {"label": label, "ls": "--" if "plain" in label else "-", "marker": ".", "ms": 4, "lw": 1}
         places = range(1, len(layers) + 1)
@@ -30,10 +30,10 @@ def plot_responses(networks: Mapping[str, Sequence[LayerResponse]], path: Path) 
         backward.plot(places, [layer.gradient_norm for layer in layers], **style)  # type: ignore[arg-type]
     in_order.set(title="layer responses", xlabel="layer", ylabel="std", ylim=(0, None))
     ranked.set(title="the same, sorted by magnitude", xlabel="rank", ylabel="std", ylim=(0, None))
-    forward.set(title="variance of the signal that enters", xlabel="layer", yscale="log")
+    forward.set(title="variance of the input", xlabel="layer", yscale="log")
     backward.set(title="norm of the loss's gradient by the response", xlabel="layer", yscale="log")
     for axes in (in_order, ranked, forward, backward):
         axes.grid(alpha=0.3)
     in_order.legend()
     with atomic_path(path) as beside:
-        drawn.savefig(beside, dpi=100)
+        figure.savefig(beside, dpi=100)

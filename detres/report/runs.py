@@ -38,11 +38,11 @@ def read_curves(
         smooth: The training error is averaged over this many logged lines.
 
     Raises:
-        UserError: No metrics, or neither key in them: names those that there are.
+        UserError: No metrics, or neither key in them; the message has the keys that exist.
     """
     lines = read_metrics(folder / "metrics.jsonl")
     curves = RunCurves(
-        train=_averaged(
+        train=_average(
             [(line["step"], line[train]) for line in lines if line.get(train) is not None], smooth
         ),
         test=tuple((line["step"], line[test]) for line in lines if line.get(test) is not None),
@@ -54,36 +54,36 @@ def read_curves(
 
 
 def plot_errors(runs: Mapping[str, RunCurves], path: Path, *, highest: float | None = None) -> None:
-    """Training errors thin and dashed, test errors bold, in percent over iterations, as in the paper.
+    """Plot training errors thin and dashed and test errors bold, in percent over iterations, as in the paper.
 
     Args:
-        runs: A label for each run, and its curves.
-        path: The picture to write (.png, .svg or .pdf).
-        highest: Upper end of the axis, percent; None: what the curves need.
+        runs: From the label of each run to its curves.
+        path: The image to write (.png, .svg or .pdf).
+        highest: Upper end of the axis in percent; None: as the curves need.
     """
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(8, 6), layout="constrained")
-    axes = drawn.subplots()
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.subplots()
     for place, (label, curves) in enumerate(runs.items()):
         color = f"C{place % 10}"
-        named = label  # one entry in the legend for both curves
+        legend = label  # one entry in the legend for both curves
         if curves.test:
             steps, errors = zip(*curves.test, strict=True)
-            axes.plot(steps, [100 * error for error in errors], color=color, lw=2.2, label=named)
-            named = "_"
+            axes.plot(steps, [100 * error for error in errors], color=color, lw=2.2, label=legend)
+            legend = "_"
         if curves.train:
             steps, errors = zip(*curves.train, strict=True)
-            axes.plot(steps, [100 * error for error in errors], color=color, lw=0.8, ls="--", label=named)
+            axes.plot(steps, [100 * error for error in errors], color=color, lw=0.8, ls="--", label=legend)
     axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, highest), xlim=(0, None))
     axes.set_title("training error thin and dashed, test error bold", fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_path(path) as beside:
-        drawn.savefig(beside, dpi=100)
+        figure.savefig(beside, dpi=100)
 
 
-def _averaged(points: Sequence[tuple[int, float]], window: int) -> Points:
-    """Means over `window` points, each at its last point's iteration; a rest at the end gets a mean of its own."""
+def _average(points: Sequence[tuple[int, float]], window: int) -> Points:
+    """Means over `window` points, at the iteration of the last of them; a shorter rest at the end has its own mean."""
     groups = [points[start : start + window] for start in range(0, len(points), window)]
     return tuple((group[-1][0], sum(error for _, error in group) / len(group)) for group in groups)

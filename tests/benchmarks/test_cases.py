@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from benchmarks.operators import compare_indices, compare_maps, rpn_like_boxes
 
 from benchmarks.evaluating import compare_figures, random_detections, random_objects
 from benchmarks.loading import chosen_data, compare_objects, write_data_set
-from benchmarks.operators import compare_indices, compare_maps, rpn_like_boxes
 from benchmarks.training_steps import compare_losses
 from detres.data.detection_samples import DetectionDataset
 from detres.data.formats import DATA_VARIABLE, read_annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from benchmarks.load import CpuTimes, other_load, read_cpu_times
 
 from benchmarks import load
-from benchmarks.load import CpuTimes, other_load, read_cpu_times
 
 
 def test_what_is_busy_and_not_our_own_is_other_load():

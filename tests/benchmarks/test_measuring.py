@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.alone import Request, Sample, SideHere
 
 from benchmarks import alone
-from benchmarks.alone import Request, Sample, SideHere
 from benchmarks.cases import Case, Form, Prepared, Side, one_form, same_run_and_answer, within
 from benchmarks.measuring import (
     DisagreementError,

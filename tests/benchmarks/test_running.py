@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from benchmarks.alone import Request, SideHere
 
 from benchmarks import command as benchmark
 from benchmarks import operators, running
-from benchmarks.alone import Request, SideHere
 from benchmarks.detectors import DetectorOptions
 from benchmarks.growing import GrowthOptions, growth_cases
 from detres.errors import UserError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from detres.boxes.anchors import cell_anchors, grid_anchors
-from detres.boxes.coding import LARGEST_LOG_RATIO, decode_boxes, encode_boxes
+from detres.boxes.coding import MAX_LOG_RATIO, decode_boxes, encode_boxes
 from detres.boxes.geometry import (
     box_area,
     box_iou,
@@ -64,7 +64,7 @@ def test_decode_inverts_encode(rows):
     references = boxes.flip(0) * 0.7 + 3
     target_stds = (0.1, 0.1, 0.2, 0.2)
     deltas = encode_boxes(boxes, references, target_stds)
-    bounded = (deltas[:, 2:] * 0.2 < LARGEST_LOG_RATIO).all(dim=1)
+    bounded = (deltas[:, 2:] * 0.2 < MAX_LOG_RATIO).all(dim=1)
     torch.testing.assert_close(
         decode_boxes(deltas, references, target_stds)[bounded], boxes[bounded], atol=1e-6, rtol=1e-9
     )
@@ -122,7 +122,7 @@ def test_match_by_hand():
     plain, objects = match_boxes(iou, fg_iou_thresh=0.7, bg_iou_thresh=0.3)
     assert plain.tolist() == [POSITIVE, IGNORED, NEGATIVE, NEGATIVE, IGNORED]
     assert objects.tolist() == [0, 0, 1, 1, 0]
-    best, _ = match_boxes(iou, fg_iou_thresh=0.7, bg_iou_thresh=0.3, keep_best=True)
+    best, _ = match_boxes(iou, fg_iou_thresh=0.7, bg_iou_thresh=0.3, allow_low_quality_matches=True)
     assert best.tolist() == [POSITIVE, IGNORED, POSITIVE, POSITIVE, IGNORED]  # both best of the second object
     low, _ = match_boxes(iou, fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.1)
     assert low.tolist() == [POSITIVE, POSITIVE, NEGATIVE, NEGATIVE, NEGATIVE]
@@ -131,14 +131,20 @@ def test_match_by_hand():
 
 
 def test_match_object_that_overlaps_nothing_makes_nothing_positive():
-    matches, _ = match_boxes(torch.zeros(3, 1), fg_iou_thresh=0.7, bg_iou_thresh=0.3, keep_best=True)
+    matches, _ = match_boxes(
+        torch.zeros(3, 1), fg_iou_thresh=0.7, bg_iou_thresh=0.3, allow_low_quality_matches=True
+    )
     assert matches.tolist() == [NEGATIVE] * 3
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 2)])
 def test_match_of_nothing(shape):
     matches, objects = match_boxes(
-        torch.zeros(shape), fg_iou_thresh=0.5, bg_iou_thresh=0.5, bg_iou_thresh_lo=0.1, keep_best=True
+        torch.zeros(shape),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        bg_iou_thresh_lo=0.1,
+        allow_low_quality_matches=True,
     )
     assert matches.tolist() == [NEGATIVE] * shape[0]
     assert objects.tolist() == [0] * shape[0]

@@ -25,7 +25,7 @@ def test_a_case_worked_by_hand():
     scores = torch.tensor([0.9, 0.3, 0.9, 0.9])
     voted = vote_boxes(kept, labels, voters, scores, labels_of(3, 3, 3, 1))
     torch.testing.assert_close(voted, boxes_of([0, 0, 10, (0.9 * 10 + 0.3 * 8) / 1.2]))
-    assert vote_boxes(kept, labels, voters, scores, labels_of(3, 3, 3, 1), iou=0.85).equal(kept)
+    assert vote_boxes(kept, labels, voters, scores, labels_of(3, 3, 3, 1), iou_thresh=0.85).equal(kept)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

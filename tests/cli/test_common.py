@@ -57,7 +57,7 @@ def failing(error: BaseException):
         (
             ModuleNotFoundError("No module named 'jinja2'", name="jinja2"),
             2,
-            "error: the package 'jinja2' is not installed: `pip install -e .` brings it\n",
+            "error: the package 'jinja2' is not installed: run `pip install -e .`\n",
         ),
     ],
 )

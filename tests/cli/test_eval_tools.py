@@ -58,7 +58,7 @@ def test_eval_coco_prints_sanity_then_figures_and_writes_json(folder, capsys):
     assert printed.index("Sanity") < printed.index("COCO") < printed.index("Classes")
     assert "1 classes with objects have no detections: clot" in printed
     assert "n/a" in printed
-    assert "3 pictures, 2 detections" in printed
+    assert "3 images, 2 detections" in printed
     written = json.loads((folder / "out.json").read_text())
     assert list(written["figures"]) == FIGURES
     assert written["figures"]["AP"] == pytest.approx(0.5)
@@ -80,7 +80,7 @@ def test_eval_coco_against_others_results(folder, capsys):
     options = ["--results", str(folder / "right.json"), "--bootstrap", "50"]
     for other, sign in (("right.json", 0), ("one.json", 1)):
         eval_coco.main([*arguments(folder), *options, "--against", str(folder / other)])
-        assert "less the other's" in capsys.readouterr().out
+        assert "difference to --against" in capsys.readouterr().out
         written = json.loads((folder / "out.json").read_text())["against"]
         assert written["results"] == str(folder / other)
         low, high = written["differences"]["AP50"]
@@ -94,7 +94,7 @@ def test_engine_is_chosen_and_told(folder, capsys):
         if engine == "hotcoco":
             pytest.importorskip("hotcoco", reason="hotcoco is not installed (extra 'fast' or 'test')")
         eval_coco.main([*given, engine])
-        assert f"3 pictures, 2 detections, by {engine}" in capsys.readouterr().out
+        assert f"3 images, 2 detections, by {engine}" in capsys.readouterr().out
         written = json.loads((folder / "out.json").read_text())
         assert written["engine"] == engine
         figures.append(written["figures"])
@@ -171,14 +171,14 @@ def test_weights_are_loaded_and_run_on_the_split(folder, monkeypatch, capsys):
     written = json.loads((folder / "out.json").read_text())
     assert written["figures"]["AP"] == pytest.approx(1.0)
     assert written["seconds_per_image"] == 0.25
-    assert "0.250 s a picture" in capsys.readouterr().out
+    assert "0.250 s per image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("tool", "options", "message"),
     [
         (eval_coco, ["--results", "missing.json"], "no such file"),
-        (eval_coco, ["--weights", "a.safetensors"], "--annotations has no pictures"),
+        (eval_coco, ["--weights", "a.safetensors"], "--annotations has no images"),
         (eval_coco, ["--results", "a.json", "--set", "test.nms_thresh=0.5"], "test options change --weights"),
         (eval_coco, ["--results", "a.json", "--bootstrap", "-1"], "--bootstrap -1"),
         (eval_coco, ["--results", "a.json", "--against", "truth.json"], "say how many with --bootstrap"),
@@ -255,7 +255,7 @@ def test_nan_scores_end_with_status_2_and_one_line(folder, capsys):
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "picture 7" in error
+    assert "image 7" in error
     assert len(error.splitlines()) == 1
     assert not (folder / "out.json").exists()
 
@@ -308,7 +308,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     options = ["--weights", str(weights), "--data", str(data), "--split", "test-dev2015", "--device", "cpu"]
     target = tmp_path / "detections_test-dev2015_tiny_results.json"
     eval_coco.main([*options, "--submission", str(target)])
-    assert "no annotations: detections can be written, no figure exists" in caplog.text
+    assert "no annotations: detections can be written but not measured" in caplog.text
     kit = COCO()
     kit.dataset = {**json.loads(info.read_text()), "annotations": []}
     kit.createIndex()
@@ -321,7 +321,7 @@ def test_detections_for_cocos_server(tmp_path, caplog, capsys, monkeypatch):
     eval_coco.main(["--results", str(target), *options[2:6], "--submission", str(again)])
     assert json.loads(again.read_text()) == json.loads(target.read_text())
     for wrong in (tmp_path / "found.json", tmp_path / "detections_val2014_tiny_results.json"):
-        with pytest.raises(UserError, match=r"wants detections_<split>_<algorithm>_results\.json"):
+        with pytest.raises(UserError, match=r"should be detections_<split>_<algorithm>_results\.json"):
             eval_coco.main([*options, "--submission", str(wrong)])
         assert not wrong.exists()
     info.write_text(json.dumps({"images": [{**images[0], "id": "seven"}], "categories": categories}))
@@ -362,7 +362,7 @@ def test_detections_for_vocs_server(tmp_path, capsys, monkeypatch):
 def test_comp4_files_are_named_by_the_split_that_is_read(folder, tmp_path, capsys):
     """Without `--split` that is the only one of the data; where there are several, or none, it must be said."""
     results, comp4 = str(folder / "right.json"), tmp_path / "comp4"
-    with pytest.raises(UserError, match="say --split NAME"):
+    with pytest.raises(UserError, match="with --split NAME"):
         eval_voc.main([*arguments(folder), "--results", results, "--save-comp4", str(comp4)])
     year = tmp_path / "VOC2007"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):

@@ -1,4 +1,4 @@
-"""eval-switches end to end on drawn pictures: each row is the test with its switches; what is kept and refused."""
+"""eval-tta end to end on drawn pictures: each row is the test with its switches; what is kept and refused."""
 
 from __future__ import annotations
 
@@ -57,9 +57,11 @@ def test_each_row_is_the_test_with_its_switches(weights, measured):
         found = results_of(measured, row.name)
         assert found.scores.tolist() == expected.scores.tolist(), row.name
         assert found.boxes == pytest.approx(expected.boxes, abs=1e-3), row.name
-        of_row = written["rows"][row.name]
-        assert of_row["test"] == json.loads(json.dumps(options))
-        assert of_row["figures"]["mAP"] == pytest.approx(evaluate_voc(truth, expected).figures["mAP_area"])
+        written_row = written["rows"][row.name]
+        assert written_row["test"] == json.loads(json.dumps(options))
+        assert written_row["figures"]["mAP"] == pytest.approx(
+            evaluate_voc(truth, expected).figures["mAP_area"]
+        )
     plain, voted = results_of(measured, "plain"), results_of(measured, "vote")
     assert np.abs(plain.boxes - voted.boxes).max() > 1, "voting moves boxes alone"
 
@@ -95,7 +97,7 @@ def test_against_another_run_and_some_rows(weights, measured, tmp_path, capsys):
     assert list(rows["all_four"]["differences"]) == ["plain"]
     printed = capsys.readouterr().out
     assert "--against" in printed
-    assert "3 pictures" in printed
+    assert "3 images" in printed
 
 
 def test_an_ensemble(weights, tmp_path):
@@ -139,9 +141,9 @@ def test_what_is_measured_is_kept_when_a_later_row_is_stopped(weights, tmp_path,
         (["--rows", "plain,flap"], r"no row 'flap' \(did you mean 'flip'\?\); they are plain, vote"),
         (
             ["--rows", "vote", "--scales", "400,600"],
-            "scales are given, and no row has them: add the row scales",
+            "scales are given but no row has them: add the row scales",
         ),
-        (["--rows", "vote", "--against", "a.json"], "compared to another detector: add the row plain"),
+        (["--rows", "vote", "--against", "a.json"], "compared with another detector: add the row plain"),
         (["--against", "a.json", "--json", "a.json"], "a.json would be written over"),
         (["--save-results", "new", "--json", "new/vote.json"], r"vote\.json would be written twice"),
         (["--save-results", "new", "--against", "new/flip.json"], r"new/flip\.json would be written over"),

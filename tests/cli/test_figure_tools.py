@@ -80,15 +80,18 @@ def test_plot_runs(tmp_path, capsys):
         plot_runs.main([str(tmp_path / "plain"), "--smooth", "0"])
 
 
-def test_model_table(tmp_path, capsys):
+def test_model_table(tmp_path, capsys, monkeypatch):
+    """Of a few networks; `tests/report/test_model_table.py` counts them all."""
+    names = ("resnet50", "resnet152", "plain34", "cifar_resnet1202", "vgg19")
+    monkeypatch.setattr("detres.report.model_table.get_args", lambda _: names)
     model_table.main(
         ["--side", "64", "--short-side", "64", "--long-side", "96", "--json", str(tmp_path / "m.json")]
     )
     found = json.loads((tmp_path / "m.json").read_text())
-    assert {row["name"] for row in found["networks"]} >= {"resnet152", "cifar_resnet1202", "plain34", "vgg19"}
+    assert {row["name"] for row in found["networks"]} == set(names)
     parts = [row for row in found["detectors"] if row["network"] == "resnet101"]
     trunk, rpn, head = (row["multiply_adds"] for row in parts)
-    assert found["picture"]["multiply_adds"]["resnet101"] == trunk + rpn + 300 * head
+    assert found["image"]["multiply_adds"]["resnet101"] == trunk + rpn + 300 * head
     assert "19,4" in capsys.readouterr().out  # parameters of ResNet-1202
     with pytest.raises(UserError, match="must be at least 32"):
         model_table.main(["--side", "16"])

@@ -129,9 +129,9 @@ def test_inputs(images):
     assert find_inputs([str(images / "*")], out) == [a, b]  # a picture, a folder, and what is neither
     assert find_inputs([str(images / "de*")], out) == [b]
     for nothing in ("none.png", str(images / "*.gif"), str(images / "nowhere")):
-        with pytest.raises(UserError, match="no picture or video there"):
+        with pytest.raises(UserError, match="no image or video there"):
             find_inputs([nothing], out)
-    with pytest.raises(UserError, match=r"notes\.txt: neither a picture \(\.avif, \.bmp, "):
+    with pytest.raises(UserError, match=r"notes\.txt: neither an image \(\.avif, \.bmp, "):
         find_inputs([str(images / "notes.txt")], out)
 
 

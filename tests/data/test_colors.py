@@ -18,7 +18,7 @@ def test_components_of_a_covariance_made_from_known_ones():
 
 def test_shift_by_hand():
     class Drawn(np.random.Generator):
-        def normal(self, loc, scale, size):
+        def normal(self, loc=0.0, scale=1.0, size=None):  # type: ignore[override]  # one of numpy's overloads
             assert (loc, size) == (0.0, 3)
             return np.array([1.0, -2.0, 3.0]) * scale
 

@@ -236,7 +236,7 @@ def test_evaluated_as_the_kit_does(ilsvrc, tmp_path, capsys):
     eval_det.main(arguments)
     printed = capsys.readouterr().out
     assert "1.000" in printed
-    assert "2 pairs of picture and class left out" in printed
+    assert "2 pairs of image and class left out" in printed
     eval_det.main([*arguments, "--no-blacklist"])
     assert "0.500" in capsys.readouterr().out
     assert imagenet_det.read_blacklist(ilsvrc, val) == {(1, 0), (2, 1)}

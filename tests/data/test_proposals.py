@@ -54,7 +54,7 @@ def test_other_images_are_refused(written):
 def test_a_damaged_file_is_named(written):
     path, _ = written
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataError, match=r"proposals\.safetensors: proposals that cannot be read"):
+    with pytest.raises(DataError, match=r"proposals\.safetensors: cannot be read"):
         Proposals(path, SCENES)
 
 

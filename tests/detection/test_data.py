@@ -62,7 +62,7 @@ def test_splits_that_say_too_little_or_too_much(tmp_path):
         with pytest.raises(ConfigError, match=rf"has the splits {splits[0]}, {splits[1]}.*--split NAME"):
             choose_splits(folder)
         assert choose_splits(folder, splits[1])[0] == splits[1]
-    assert choose_splits(folder, "train2017") == ("train2017", "val2017")
+    assert choose_splits(str(tmp_path / "1"), "train2017") == ("train2017", "val2017")
     with pytest.raises(ConfigError, match="split 'train' is not there; it has first, second"):
         choose_splits(str(tmp_path / "0"), "train")
 

@@ -18,7 +18,7 @@ from detres.detection.config import DetectionConfig
 from detres.detection.data import TrainingData
 from detres.detection.task import build_detector_task
 from detres.networks.config import NetworkConfig
-from detres.networks.norm import pooled_statistics
+from detres.networks.norm import update_batch_norm_statistics
 from detres.networks.resnet import build_network
 from detres.tasks.start import read_start
 from detres.training.loop import train
@@ -66,7 +66,7 @@ def fresh_backbone(images: Annotations, path: Path) -> Path:
     config = NetworkConfig(name="resnet18", width=0.25, stride_in="3x3")
     network = build_network(config, num_classes=2)
     dataset = DetectionDataset(images, *SIDES)
-    pooled_statistics(
+    update_batch_norm_statistics(
         network, [normalize(dataset[index].image[None], TORCHVISION) for index in range(len(dataset))]
     )
     metadata = Metadata(

@@ -12,7 +12,7 @@ from torch import nn
 from detres.data.preprocessing import TORCHVISION
 from detres.detection.build import build_detector
 from detres.detection.roi_head import RoIHead, RoIPooler, region_predictions
-from detres.networks.norm import FrozenBatchNorm2d, folded
+from detres.networks.norm import FrozenBatchNorm2d, fold_batch_norm
 
 
 def test_scores_and_offsets_by_hand():
@@ -92,7 +92,7 @@ def test_folded_head_equals_the_frozen_one(stride_in, regions):
     boxes = [boxes[0][:regions]]
     with torch.no_grad():
         expected = head(maps, boxes, [(80, 96)])
-        head.body = folded(head.body)
+        head.body = fold_batch_norm(head.body)
         torch.testing.assert_close(head(maps, boxes, [(80, 96)]), expected, rtol=1e-10, atol=1e-10)
 
 

@@ -10,9 +10,9 @@ from detres.errors import DataError
 from detres.evaluation.bootstrap import (
     bootstrap_coco,
     bootstrap_difference,
-    class_matches,
-    draw_weights,
-    resampled_figures,
+    match_classes,
+    resample_figures,
+    sample_image_weights,
 )
 from detres.evaluation.coco import evaluate_coco
 
@@ -56,7 +56,7 @@ def drawn(table: DetectionTable, chosen: np.ndarray) -> DetectionTable:
 
 def test_every_image_once_is_pycocotools(truth):
     table = detections_of(truth, 0, 8)
-    figures = resampled_figures(class_matches(truth, table), np.ones((1, len(truth)), np.int64))
+    figures = resample_figures(match_classes(truth, table), np.ones((1, len(truth)), np.int64))
     expected = evaluate_coco(truth, table).figures
     for name in ("AP", "AP50", "AP75"):
         assert figures[name][0] == pytest.approx(expected[name], abs=1e-12)
@@ -64,8 +64,8 @@ def test_every_image_once_is_pycocotools(truth):
 
 def test_resamples_equal_pycocotools_on_the_drawn_images(truth):
     table = detections_of(truth, 2, 8)
-    weights = draw_weights(len(truth), 8, seed=5)
-    figures = resampled_figures(class_matches(truth, table), weights)
+    weights = sample_image_weights(len(truth), 8, seed=5)
+    figures = resample_figures(match_classes(truth, table), weights)
     for number, row in enumerate(weights):
         chosen = np.repeat(np.arange(len(truth)), row)
         expected = evaluate_coco(truth.select(chosen.tolist()), drawn(table, chosen)).figures
@@ -91,11 +91,11 @@ def test_the_same_seed_gives_the_same_intervals(truth):
 
 
 def test_chunks_do_not_change_the_figures(truth, monkeypatch):
-    matches = class_matches(truth, detections_of(truth, 0, 8))
-    weights = draw_weights(len(truth), 30, seed=0)
-    whole = resampled_figures(matches, weights)
+    matches = match_classes(truth, detections_of(truth, 0, 8))
+    weights = sample_image_weights(len(truth), 30, seed=0)
+    whole = resample_figures(matches, weights)
     monkeypatch.setattr("detres.evaluation.bootstrap.CELLS_AT_ONCE", 100)
-    for name, values in resampled_figures(matches, weights).items():
+    for name, values in resample_figures(matches, weights).items():
         np.testing.assert_array_equal(values, whole[name])
 
 
@@ -108,10 +108,10 @@ def test_difference_is_paired(truth):
 
 
 def test_multiplicities_are_draws_with_replacement():
-    weights = draw_weights(7, 100, seed=0)
+    weights = sample_image_weights(7, 100, seed=0)
     assert weights.shape == (100, 7)
     assert (weights.sum(axis=1) == 7).all()
-    assert draw_weights(0, 3, seed=0).shape == (3, 0)
+    assert sample_image_weights(0, 3, seed=0).shape == (3, 0)
 
 
 def test_empty_sides(make_truth, make_table):

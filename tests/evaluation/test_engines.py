@@ -12,7 +12,7 @@ import pytest
 from detres.data.records import Annotations, DetectionTable
 from detres.errors import UserError
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.engines import chosen_engine, image_numbers, measure
+from detres.evaluation.engines import compute_metrics, number_images, select_engine
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_hotcoco_equals_pycocotools(random_case, seeds, most_objects, most_detec
     pytest.importorskip("hotcoco", reason="hotcoco is not installed (extra 'fast' or 'test')")
     for seed in seeds:
         truth, table = random_case(seed, most_objects, most_detections)
-        ours, theirs = measure(truth, table, "hotcoco"), measure(truth, table, "pycocotools")
+        ours, theirs = compute_metrics(truth, table, "hotcoco"), compute_metrics(truth, table, "pycocotools")
         np.testing.assert_allclose(ours.figures, theirs.figures, rtol=0, atol=1e-9, err_msg=f"seed {seed}")
         np.testing.assert_allclose(
             ours.precision, theirs.precision, rtol=0, atol=1e-9, err_msg=f"seed {seed}"
@@ -96,7 +96,7 @@ def test_results_of_both_engines_are_the_same(random_case):
         assert ours == theirs
 
 
-def test_auto_takes_hotcoco_of_a_tried_version(monkeypatch):
+def test_auto_takes_hotcoco_of_a_tested_version(monkeypatch):
     versions: dict[str, str] = {}
 
     def version(name: str) -> str:
@@ -105,19 +105,19 @@ def test_auto_takes_hotcoco_of_a_tried_version(monkeypatch):
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert chosen_engine("auto") == "pycocotools"
-    assert chosen_engine("pycocotools") == "pycocotools"
-    with pytest.raises(UserError, match="engine 'hotcoco': hotcoco is not installed; `pip install"):
-        chosen_engine("hotcoco")
+    assert select_engine("auto") == "pycocotools"
+    assert select_engine("pycocotools") == "pycocotools"
+    with pytest.raises(UserError, match="engine 'hotcoco': hotcoco is not installed; run `pip install"):
+        select_engine("hotcoco")
     for tried in ("1.3.0", "1.10.2"):
         versions["hotcoco"] = tried
-        assert chosen_engine("auto") == chosen_engine("hotcoco") == "hotcoco"
-        assert chosen_engine("pycocotools") == "pycocotools"
-    for untried in ("0.4.0", "1.2.9", "2.0.0"):
-        versions["hotcoco"] = untried
-        assert chosen_engine("auto") == "pycocotools"
-        with pytest.raises(UserError, match=f"hotcoco is {untried}, not a tried one"):
-            chosen_engine("hotcoco")
+        assert select_engine("auto") == select_engine("hotcoco") == "hotcoco"
+        assert select_engine("pycocotools") == "pycocotools"
+    for untested in ("0.4.0", "1.2.9", "2.0.0"):
+        versions["hotcoco"] = untested
+        assert select_engine("auto") == "pycocotools"
+        with pytest.raises(UserError, match=f"hotcoco {untested} is not a tested version"):
+            select_engine("hotcoco")
 
 
 def test_an_unknown_engine_is_refused(make_truth, make_table):
@@ -126,5 +126,5 @@ def test_an_unknown_engine_is_refused(make_truth, make_table):
 
 
 def test_images_are_taken_in_order_of_their_ids(make_truth):
-    assert image_numbers(make_truth([[], [], []], ids=["10", "9", "100"])).tolist() == [2, 1, 3]
-    assert image_numbers(make_truth([[], [], []], ids=["b", "10", "9"])).tolist() == [3, 1, 2]
+    assert number_images(make_truth([[], [], []], ids=["10", "9", "100"])).tolist() == [2, 1, 3]
+    assert number_images(make_truth([[], [], []], ids=["b", "10", "9"])).tolist() == [3, 1, 2]

@@ -80,14 +80,14 @@ def test_empty_files(tmp_path, truth, make_table):
     [
         (
             [entry(), entry(image_id=7), entry(image_id=8)],
-            r"2 of 3 detections are of pictures.* the first 7;",
+            r"2 of 3 detections are of images.* the first 7;",
         ),
         (
             [entry(category_id=1), entry()],
             r"1 of 2 detections have an unknown category_id, the first 1; .*18, 21, 44",
         ),
         ([entry(category_id="cat")], "unknown category_id, the first 'cat'"),
-        ([entry(score=float("nan"))], "detection 0 .picture 139.: score nan is not a finite number"),
+        ([entry(score=float("nan"))], "detection 0 .image 139.: score nan is not a finite number"),
         ([entry(score="0.5")], "score 0.5 is not a finite number"),
         ([entry(bbox=[1, 2, 3])], "not four finite numbers"),
         ([entry(bbox=[1, 2, float("inf"), 4])], "not four finite numbers"),
@@ -171,12 +171,12 @@ def test_comp4_class_name_that_ends_as_another_does(tmp_path, make_truth):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("comp4_det_test_cow.txt", "139 0.5 1 1 2\n", r"cow\.txt:1: '139 0.5 1 1 2' is not: picture score"),
+        ("comp4_det_test_cow.txt", "139 0.5 1 1 2\n", r"cow\.txt:1: '139 0.5 1 1 2' should be: image score"),
         ("comp4_det_test_cow.txt", "139 0.5 1 1 2 2\n139 nan 1 1 2 2", r"cow\.txt:2: .* not finite"),
-        ("comp4_det_test_cow.txt", "stranger 0.5 1 1 2 2", r"1 of 1 detections are of pictures.*'stranger'"),
+        ("comp4_det_test_cow.txt", "stranger 0.5 1 1 2 2", r"1 of 1 detections are of images.*'stranger'"),
         ("comp4_det_test_dgo.txt", "", r"unknown class .did you mean 'dog'.*cat, dog, cow"),
-        ("comp4_det_val_cow.txt", "", "comp4_det_test_<class>.txt is wanted; its files are of val"),
-        ("other.txt", "", "it has no such file"),
+        ("comp4_det_val_cow.txt", "", "no files comp4_det_test_<class>.txt; its files are of val"),
+        ("other.txt", "", "no comp4 files at all"),
     ],
 )
 def test_comp4_refused(tmp_path, truth, name, text, message):
@@ -188,7 +188,7 @@ def test_comp4_refused(tmp_path, truth, name, text, message):
 def test_text_that_is_not_utf8(tmp_path, truth):
     for name in ("a.json", "comp4_det_test_cow.txt"):
         (tmp_path / name).write_bytes(b"caf\xe9 0.5 1 1 2 2\n")
-    with pytest.raises(DataError, match=r"a\.json: cannot be read as text.*; a COCO results json is wanted$"):
+    with pytest.raises(DataError, match=r"a\.json: cannot be read as text.*; should be a COCO results json$"):
         read_results(tmp_path / "a.json", truth)
     with pytest.raises(DataError, match=r"test_cow\.txt: not UTF-8 text \(byte 3\); save it as UTF-8$"):
         read_results(tmp_path, truth)

@@ -108,18 +108,18 @@ def test_names_that_the_server_takes(name, split):
         (
             "found.json",
             None,
-            r"found\.json: COCO's server wants detections_<split>_<algorithm>_results\.json",
+            r"found\.json: the name for COCO's server should be detections_<split>_<algorithm>_results\.json",
         ),
         (
             "detections_test-dev2015__results.json",
             None,
             "such as detections_test-dev2015_detres_results.json",
         ),
-        ("detections_test-dev2015_a_results.json.txt", None, "wants"),
+        ("detections_test-dev2015_a_results.json.txt", None, "should be"),
         (
             "detections_test-dev2015_a_results.json",
             "val2017",
-            "says split 'test-dev2015', .* are of 'val2017'",
+            "has split 'test-dev2015', .* are of 'val2017'",
         ),
     ],
 )
@@ -141,7 +141,7 @@ def changed(**rows: object) -> DetectionTable:
         (changed(scores=[0.9, np.nan, 1]), "1 of 3 detections have a score that is not finite"),
         (
             changed(boxes=[[0, 0, 9, 9], [5, 5, 5, 9], [1, 2, 3, 4]]),
-            r"box without area, the first in picture",
+            r"box without area, the first in image",
         ),
         (
             changed(boxes=[[0, 0, 9, 9], [5, 5, 102, 9], [-9, 2, 3, 4]]),
@@ -171,15 +171,15 @@ def test_splits_that_no_server_knows(tmp_path):
     many = DetectionTable(
         np.zeros(101, np.int64), np.tile(FOUND.boxes[:1], (101, 1)), np.ones(101), np.zeros(101, np.int64)
     )
-    with pytest.raises(DataError, match=r"101 detections of one picture.*test\.detections_per_img=100"):
+    with pytest.raises(DataError, match=r"101 detections of one image.*test\.detections_per_img=100"):
         write_coco_submission(tmp_path / "x.json", COCO, many)
     for truth, split, message in (
         (
             replace(VOC, image_ids=Strings(["VOC2007/000042", "b"])),
             "test",
-            "picture 'VOC2007/000042' cannot stand",
+            "image 'VOC2007/000042' cannot be used",
         ),
-        (replace(VOC, image_ids=Strings(["a b", "b"])), "test", "picture 'a b'"),
+        (replace(VOC, image_ids=Strings(["a b", "b"])), "test", "image 'a b'"),
         (replace(VOC, class_names=("cat/dog", "b", "c")), "test", "class 'cat/dog'"),
         (VOC, "Layout/test", "split 'Layout/test'"),
         (

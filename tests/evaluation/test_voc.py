@@ -169,7 +169,7 @@ def test_nothing_found_and_nothing_to_find_say_why(make_truth, make_table):
 def test_refuses_scores_and_boxes_that_are_not_finite(make_truth, make_table, bad):
     truth = make_truth([[(0, 0, 0, 10, 10)]], ids=["kitchen"])
     with pytest.raises(
-        DataError, match=r"1 of 2 detections have a score that is not finite.* of picture kitchen"
+        DataError, match=r"1 of 2 detections have a score that is not finite.* of image kitchen"
     ):
         evaluate_voc(truth, make_table([(0, 0, 0.5, 0, 0, 1, 1), (0, 0, bad, 0, 0, 1, 1)]))
     with pytest.raises(DataError, match="a coordinate that is not finite"):
@@ -179,7 +179,7 @@ def test_refuses_scores_and_boxes_that_are_not_finite(make_truth, make_table, ba
 def test_refuses_images_labels_and_overlaps_that_do_not_exist(make_truth, make_table):
     truth: Annotations = make_truth([[(0, 0, 0, 10, 10)]])
     table: DetectionTable = make_table([(0, 0, 0.5, 0, 0, 1, 1)])
-    with pytest.raises(DataError, match=r"a picture index outside 0\.\.0"):
+    with pytest.raises(DataError, match=r"an image index outside 0\.\.0"):
         evaluate_voc(truth, make_table([(1, 0, 0.5, 0, 0, 1, 1)]))
     with pytest.raises(DataError, match=r"a label outside 0\.\.2"):
         evaluate_voc(truth, make_table([(0, 3, 0.5, 0, 0, 1, 1)]))

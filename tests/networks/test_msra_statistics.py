@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detres.data.preprocessing import MSRA, Preprocessing, normalize
 from detres.networks.config import NetworkConfig
-from detres.networks.resnet import build_network, split
+from detres.networks.resnet import build_network, split_network
 
 CROP = 226
 VARIANCE, MEAN = 0.95, 0.94  # what the correlations must reach
@@ -53,7 +53,7 @@ def correlations(
         {"name": "resnet50", "stride_in": "1x1", "pool": "caffe", **options}
     )
     with torch.device("meta"):
-        trunk, _ = split(build_network(config, 1000))
+        trunk, _ = split_network(build_network(config, 1000))
     tensors = load_file(real_data / "weights" / "resnet50-msra-conv1-layer3.safetensors")
     counters = {key: torch.zeros(()) for key in trunk.state_dict() if key.endswith("num_batches_tracked")}
     kept = {key: value for key, value in tensors.items() if key in trunk.state_dict()}

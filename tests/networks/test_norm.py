@@ -14,10 +14,11 @@ from detres.networks.config import NetworkConfig
 from detres.networks.norm import (
     FrozenBatchNorm2d,
     convolve,
-    folded,
+    fold_batch_norm,
     freeze_batch_norm,
-    pooled_statistics,
-    rescale_folded,
+    rescale_folded_convolutions,
+    unfreeze_batch_norm,
+    update_batch_norm_statistics,
 )
 from detres.networks.resnet import build_network
 
@@ -47,6 +48,21 @@ def test_frozen_equals_evaluation_mode(eps: float) -> None:
         found = frozen.train(training)(maps)
         torch.testing.assert_close(found, norm(maps), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(torch.autograd.grad(found, maps, upstream)[0], expected)
+
+
+def test_unfreezing_undoes_freezing() -> None:
+    """Truth: the network before it was frozen, in values, state and modes."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), random_norm(4, 1e-2), nn.ReLU())
+    before = copy.deepcopy(network)
+    assert unfreeze_batch_norm(freeze_batch_norm(network)) is network
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert (norm.eps, norm.training) == (1e-2, True)  # a frozen norm is made in training mode
+    maps = torch.randn(2, 3, 5, 5)
+    assert torch.equal(network.eval()(maps), before.eval()(maps))
+    for key, value in before.state_dict().items():
+        assert torch.equal(network.state_dict()[key], value), key
+    assert isinstance(unfreeze_batch_norm(freeze_batch_norm(random_norm(2, 1e-5))), nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2), (7, 2)])
@@ -100,7 +116,7 @@ def test_folded_copy(name: str) -> None:
             module.load_state_dict(random_norm(module.num_features, 1e-5).state_dict())
     frozen = freeze_batch_norm(network.double().eval())
     before = {key: value.clone() for key, value in frozen.state_dict().items()}
-    copy = folded(frozen)
+    copy = fold_batch_norm(frozen)
     images = torch.randn(2, 3, 40, 40, dtype=torch.float64)
     torch.testing.assert_close(copy(images), frozen(images))
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in copy.modules())
@@ -123,7 +139,7 @@ def test_pooled_statistics_of_the_first_layer(training: bool) -> None:
     """Truth: moments of conv1's output over all images in float64; batches of unequal size and shape weigh right."""
     network = tiny().train(training)
     batches = [torch.randn(3, 3, 40, 33), 3 * torch.randn(1, 3, 64, 20) + 1, torch.randn(2, 3, 40, 33) - 2]
-    assert pooled_statistics(network, iter(batches)) == 6
+    assert update_batch_norm_statistics(network, iter(batches)) == 6
     with torch.no_grad():
         mean, variance = float64_moments([network.conv1(batch) for batch in batches])
     torch.testing.assert_close(network.bn1.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
@@ -144,7 +160,7 @@ def test_pooled_statistics_of_one_batch_are_the_batch_s() -> None:
     for exact, batches in ((False, [images]), (True, [images]), (True, list(images.split(1)))):
         network = tiny()
         network.load_state_dict(state)
-        assert pooled_statistics(network, batches, exact=exact) == 4
+        assert update_batch_norm_statistics(network, batches, exact=exact) == 4
         with torch.no_grad():
             torch.testing.assert_close(network.eval()(images), logits, rtol=1e-3, atol=1e-5)
 
@@ -192,11 +208,11 @@ def test_exact_statistics_equal_one_batch_of_all_images_in_every_layer(name: str
     assert len(truth) == layers
 
     exact = copy.deepcopy(fresh)
-    pooled_statistics(exact, batches, exact=True)
+    update_batch_norm_statistics(exact, batches, exact=True)
     assert max(distances(exact, truth)) <= 1e-5
 
     one_pass = copy.deepcopy(fresh)
-    pooled_statistics(one_pass, batches)
+    update_batch_norm_statistics(one_pass, batches)
     first, *others = distances(one_pass, truth)
     assert first <= 1e-5
     assert min(others) > 1e-3
@@ -211,11 +227,11 @@ def test_exact_statistics_equal_one_batch_of_all_images_in_every_layer(name: str
 def test_nothing_to_pool_is_an_error() -> None:
     """Truth: no silent network without statistics."""
     with pytest.raises(ValueError, match="no images"):
-        pooled_statistics(tiny(), [])
+        update_batch_norm_statistics(tiny(), [])
     with pytest.raises(ValueError, match="no images"):
-        pooled_statistics(tiny(), [], exact=True)
+        update_batch_norm_statistics(tiny(), [], exact=True)
     with pytest.raises(ValueError, match="BatchNorm2d"):
-        pooled_statistics(freeze_batch_norm(tiny()), [torch.zeros(1, 3, 8, 8)])
+        update_batch_norm_statistics(freeze_batch_norm(tiny()), [torch.zeros(1, 3, 8, 8)])
 
 
 def test_frozen_on_half_precision_maps() -> None:
@@ -242,7 +258,7 @@ def test_rescaled_convolutions_compute_the_same_and_move_as_the_unfolded_ones() 
         conv.weight[3] = 0  # a filter that is switched off
     before, folded_conv = copy.deepcopy(layer), copy.deepcopy(conv)
     before[0] = folded_conv
-    assert rescale_folded(layer) == 1
+    assert rescale_folded_convolutions(layer) == 1
 
     maps = torch.randn(2, 5, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(layer(maps), before(maps))
@@ -268,6 +284,6 @@ def test_norms_with_a_scale_of_their_own_are_not_rescaled() -> None:
     scaled.bias.fill_(1.0)
     network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), scaled, nn.Conv2d(4, 4, 1, bias=False), fresh)
     before = copy.deepcopy(network.state_dict())
-    assert rescale_folded(network) == 0
+    assert rescale_folded_convolutions(network) == 0
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)

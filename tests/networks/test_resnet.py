@@ -11,10 +11,10 @@ import torchvision
 from torch import nn
 
 from detres.errors import UserError
-from detres.networks.arithmetic import multiply_adds
-from detres.networks.config import NetworkConfig, scaled
+from detres.networks.arithmetic import count_multiply_adds
+from detres.networks.config import NetworkConfig, scale_channels
 from detres.networks.norm import FrozenBatchNorm2d, freeze_batch_norm
-from detres.networks.resnet import CaffeMaxPool, build_network, freeze_stages, split
+from detres.networks.resnet import CaffeMaxPool, build_network, freeze_stages, split_network
 
 # name, shortcut, stride: multiply-adds at 224 x 224 and parameters (Table 1, exact)
 TABLE_1 = [
@@ -31,6 +31,7 @@ TABLE_1 = [
     ("resnet152", "B", "1x1", 11_282_415_616, 60_192_808),
     ("resnet152", "B", "3x3", 11_513_626_624, 60_192_808),
 ]
+IMAGE = (1, 3, 224, 224)
 # the paper's parameter counts in millions (Table 6)
 CIFAR = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}
 
@@ -59,7 +60,7 @@ def test_table_1(name: str, shortcut: str, stride_in: str, operations: int, coun
     config = NetworkConfig.model_validate({"name": name, "shortcut": shortcut, "stride_in": stride_in})
     with torch.device("meta"):
         network = build_network(config, 1000)
-    assert multiply_adds(network, 224, 224) == operations
+    assert count_multiply_adds(network, IMAGE) == operations
     assert parameters(network) == count
 
 
@@ -160,7 +161,7 @@ def test_caffe_pool() -> None:
 def test_split_computes_what_the_network_computes(name: str, pool: str) -> None:
     """Truth: the whole network; its state dict divides by key and the parts share its modules."""
     network = small(name, pool=pool)
-    trunk, head = split(network)
+    trunk, head = split_network(network)
     images = torch.randn(2, 3, 224 if name == "vgg16" else 70, 224 if name == "vgg16" else 90)
     with torch.no_grad():
         maps = trunk(images)
@@ -192,7 +193,7 @@ def test_split_computes_what_the_network_computes(name: str, pool: str) -> None:
 )
 def test_trunk_takes_any_size(name: str, pool: str, height: int, width: int) -> None:
     """Truth: a side of about 1 / 16, at least 1."""
-    trunk, _ = split(small(name, pool=pool))
+    trunk, _ = split_network(small(name, pool=pool))
     maps = trunk(torch.randn(1, 3, height, width))
     assert abs(maps.shape[2] - height / 16) <= 1
     assert abs(maps.shape[3] - width / 16) <= 1
@@ -202,7 +203,7 @@ def test_trunk_takes_any_size(name: str, pool: str, height: int, width: int) -> 
 def test_no_region_has_a_gradient_of_zero() -> None:
     """Truth: the gradient of an empty sum."""
     network = freeze_batch_norm(small("resnet50"))
-    _, head = split(network)
+    _, head = split_network(network)
     regions = torch.zeros(0, 128, 14, 14, requires_grad=True)
     head(regions).sum().backward()
     assert regions.grad is not None
@@ -212,7 +213,7 @@ def test_no_region_has_a_gradient_of_zero() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_freeze_stages(name: str) -> None:
     """Truth: `freeze_at: 2` holds conv1 and conv2_x (VGG: up to conv2_2) and nothing else."""
-    trunk, _ = split(small(name))
+    trunk, _ = split_network(small(name))
     freeze_stages(trunk, 0)
     assert all(parameter.requires_grad for parameter in trunk.parameters())
     freeze_stages(trunk, 2)
@@ -256,7 +257,7 @@ def test_vgg_counts() -> None:
         with torch.device("meta"):
             ours = build_network(NetworkConfig.model_validate({"name": f"vgg{depth}"}), 1000)
             peer = getattr(torchvision.models, f"vgg{depth}")()
-        assert multiply_adds(ours) == multiply_adds(peer) == operations
+        assert count_multiply_adds(ours, IMAGE) == count_multiply_adds(peer, IMAGE) == operations
         shapes = {key: value.shape for key, value in peer.state_dict().items()}
         assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
 
@@ -275,11 +276,11 @@ def test_config() -> None:
     assert NetworkConfig.model_validate({"name": "cifar_resnet20"}).shortcut == "A"
     assert NetworkConfig.model_validate({"name": "cifar_resnet20", "shortcut": "B"}).shortcut == "B"
     assert NetworkConfig.model_validate({"name": "resnet50"}).shortcut == "B"
-    assert [scaled(64, width) for width in (0.01, 0.2, 0.5, 1.0, 1.5)] == [8, 16, 32, 64, 96]
+    assert [scale_channels(64, width) for width in (0.01, 0.2, 0.5, 1.0, 1.5)] == [8, 16, 32, 64, 96]
     with pytest.raises(ValueError, match="resnet51"):
         NetworkConfig.model_validate({"name": "resnet51"})
     with pytest.raises(ValueError, match="conv5_x"):
-        split(build_network(NetworkConfig.model_validate({"name": "cifar_resnet20"}), 10))
+        split_network(build_network(NetworkConfig.model_validate({"name": "cifar_resnet20"}), 10))
     assert not issubclass(ValueError, UserError)
 
 

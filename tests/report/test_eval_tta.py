@@ -14,7 +14,7 @@ from detres.data.records import DetectionTable
 from detres.data.shapes import shapes_annotations
 from detres.errors import UserError
 from detres.evaluation.bootstrap import bootstrap_coco, bootstrap_difference
-from detres.report.eval_tta import ROWS, measure_rows, paper_scales, rows_named
+from detres.report.eval_tta import ROWS, measure_rows, paper_scales, select_rows
 
 IMAGES = 12
 
@@ -46,8 +46,8 @@ def test_intervals_and_differences_are_the_bootstraps_own(detector, monkeypatch)
     for result in results:
         own = found[result.row.name]
         assert result.intervals == bootstrap_coco(truth, own, resamples=50)
-        others = {"against": against} if result.row.before is None else {}
-        others |= {name: found[name] for name in (result.row.before, "plain") if name and not others}
+        others = {"against": against} if result.row.baseline is None else {}
+        others |= {name: found[name] for name in (result.row.baseline, "plain") if name and not others}
         assert list(result.differences) == list(others)
         for name, other in others.items():
             expected = bootstrap_difference(truth, own, other, resamples=50)
@@ -61,7 +61,7 @@ def test_the_papers_scales():
 
 
 def test_rows_come_in_their_order():
-    assert [row.name for row in rows_named(["flip", "plain"])] == ["plain", "flip"]
+    assert [row.name for row in select_rows(["flip", "plain"])] == ["plain", "flip"]
 
 
 def test_no_scales_are_refused(detector):

@@ -6,7 +6,7 @@ import torch
 
 from detres.detection.build import build_detector
 from detres.detection.config import DetectionConfig
-from detres.networks.arithmetic import multiply_adds_of, parameters
+from detres.networks.arithmetic import count_multiply_adds, count_parameters
 from detres.networks.config import NetworkConfig
 from detres.report.model_table import detector_rows, network_rows
 
@@ -50,7 +50,7 @@ def test_detectors_parts():
     assert head.multiply_adds == first + others + 2048 * (21 + 80)
     with torch.device("meta"):
         detector = build_detector(config, 20, _preprocessing())
-    assert sum(row.parameters for row in (trunk, rpn, head)) == parameters(detector)
+    assert sum(row.parameters for row in (trunk, rpn, head)) == count_parameters(detector)
 
 
 def test_parameters_count_constant_norms_as_well():
@@ -60,8 +60,8 @@ def test_parameters_count_constant_norms_as_well():
 
     network = build_network(NetworkConfig(name="resnet18", width=0.125), 5)
     whole = sum(parameter.numel() for parameter in network.parameters())
-    assert parameters(network) == whole == parameters(freeze_batch_norm(network))
-    assert multiply_adds_of(network.fc, (1, 64)) == 64 * 5  # type: ignore[arg-type]
+    assert count_parameters(network) == whole == count_parameters(freeze_batch_norm(network))
+    assert count_multiply_adds(network.fc, (1, 64)) == 64 * 5  # type: ignore[arg-type]
 
 
 def _preprocessing():

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from detres.data.preprocessing import MSRA, TORCHVISION
 from detres.errors import WeightsError
 from detres.networks.config import NetworkConfig
-from detres.networks.resnet import build_network, split
+from detres.networks.resnet import build_network, split_network
 from detres.weights.checkpoint import Metadata, save_weights
 from detres.weights.foreign import read_backbone
 from detres.weights.loading import load_tensors
@@ -157,7 +157,7 @@ def test_our_classifier_is_a_backbone(tmp_path):
 
 def test_our_detector_gives_its_trunk_and_head(tmp_path):
     config = NetworkConfig(name="resnet18", width=0.125)
-    trunk, head = split(build_network(config, 3))
+    trunk, head = split_network(build_network(config, 3))
     tensors = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
     tensors |= {f"roi_head.body.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors |= {"rpn.conv.weight": torch.zeros(1), "roi_head.logits.weight": torch.zeros(1)}
@@ -218,7 +218,7 @@ def test_msra_trunk_comes_with_its_recipe(real_data):
     assert "layer4.2.bn3.running_var" in backbone.dropped
     assert "layer4.2.bn3.running_var" in backbone.missing
     assert {"fc.weight", "layer4.0.downsample.0.weight", "layer4.2.conv3.weight"} <= set(backbone.missing)
-    trunk, _ = split(build_network(NetworkConfig.model_validate(backbone.network), 1))
+    trunk, _ = split_network(build_network(NetworkConfig.model_validate(backbone.network), 1))
     assert load_tensors(trunk, backbone.tensors, where="msra", partial=True) == []
 
 

@@ -1,6 +1,6 @@
-"""Fetches public data sets where there is internet, checks and unpacks them, and verifies what is there.
+"""Downloads and unpacks public data sets, and verifies those that are there.
 
-An archive is removed from suspicion by its MD5 sum where one is known; a data set always by its counts of images.
+Archives are verified by their MD5 sums where these are known, data sets by their numbers of images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Archive:
 
     Attributes:
         url: Where it is.
-        md5: Its checksum, None where the publisher states none that is known here.
-        inside: Folder of the archive whose content is wanted, empty for all of it.
+        md5: Its checksum; None: not known.
+        inside: The folder in the archive to unpack; empty: everything.
     """
 
     url: str
@@ -65,23 +65,23 @@ class Part:
 def prepare(
     part: Part, root: Path, *, unpack_into: str = "", download_allowed: bool = True, images: bool = False
 ) -> dict[str, int]:
-    """Make sure that a part of a data set lies under `root` and is complete.
+    """Make sure that a part of a data set is under `root` and complete.
 
     Args:
         part: The part.
         root: The data set's folder.
-        unpack_into: Where its archives go, relative to `root`.
-        download_allowed: False only verifies.
-        images: It is for classification: images by class, not objects in images.
+        unpack_into: Where its archives are unpacked, relative to `root`.
+        download_allowed: False: only verify.
+        images: The data is for classification.
 
     Returns:
         Objects (or classes) by split.
 
     Raises:
-        UserError: Not there and not to be downloaded, no connection, a wrong checksum, or wrong counts.
+        UserError: It is missing and may not or cannot be downloaded, or a checksum or a number of images is wrong.
     """
     place = root / part.folder
-    if not (_has_images(place) if images else _seems_there(place)):
+    if not (_has_images(place) if images else _has_annotations(place)):
         if not download_allowed:
             raise UserError(f"{place} is not there; without --data it is downloaded")
         for archive in part.archives:
@@ -90,7 +90,7 @@ def prepare(
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Download an archive into `folder`, or take the one that is there; its checksum is verified either way."""
+    """Download an archive into `folder` unless it is there; its checksum is verified in both cases."""
     target = folder / archive.name
     if not target.is_file():
         with atomic_path(target) as beside:
@@ -102,12 +102,12 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path, *, inside: str = "") -> None:
-    """Unpack a .tar or .zip; members that would leave `folder` are refused by the standard library's filter.
+    """Unpack a .tar or .zip; the standard library's filter refuses members outside of `folder`.
 
     Args:
         archive: The file.
-        folder: Gets the content, made where missing.
-        inside: Only this folder of the archive, its content directly in `folder`.
+        folder: Where to; made if missing.
+        inside: The folder in the archive whose content is unpacked; empty: everything.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as beside:
@@ -126,13 +126,13 @@ def unpack(archive: Path, folder: Path, *, inside: str = "") -> None:
 
 
 def verify(directory: Path, counts: dict[str, int]) -> dict[str, int]:
-    """Read each split whole and compare its number of images.
+    """Read each split and compare its number of images.
 
     Returns:
         Objects by split.
 
     Raises:
-        UserError: A split lacks images, or has more, or anything a reader calls an error.
+        UserError: A split has a wrong number of images, or what a reader calls an error.
     """
     objects = {}
     for split, expected in counts.items():
@@ -146,25 +146,25 @@ def verify(directory: Path, counts: dict[str, int]) -> dict[str, int]:
 
 
 def verify_images(place: Path, counts: dict[str, int]) -> dict[str, int]:
-    """Compare the number of images of each split: CIFAR-10's own files, class folders or an archive of those.
+    """Compare the number of images of each split in CIFAR-10's files, class folders or an archive of those.
 
     Returns:
         Classes by split.
 
     Raises:
-        UserError: A split lacks images, or has more, or anything a reader calls an error.
+        UserError: A split has a wrong number of images, or what a reader calls an error.
     """
     classes = {}
     batches = cifar.find_folder(place)
     for split, expected in counts.items():
-        found = cifar.read(batches, split) if batches else folders.read(place, split)[0]
-        if len(found) != expected:
-            raise DataError(f"{place}: split '{split}' has {len(found)} pictures, it should have {expected}")
-        classes[split] = len(np.unique(found.labels))
+        images = cifar.read(batches, split) if batches else folders.read(place, split)[0]
+        if len(images) != expected:
+            raise DataError(f"{place}: split '{split}' has {len(images)} pictures, it should have {expected}")
+        classes[split] = len(np.unique(images.labels))
     return classes
 
 
-def _seems_there(place: Path) -> bool:
+def _has_annotations(place: Path) -> bool:
     return (place / "Annotations").is_dir() or (place / "annotations").is_dir()
 
 
@@ -186,7 +186,7 @@ def _download(url: str, target: Path) -> None:
 
 
 def check_sum(path: Path, archive: Archive) -> None:
-    """Compare a file with the MD5 sum that is known of the archive, if any.
+    """Compare a file with the MD5 sum of the archive, if that is known.
 
     Raises:
         DataError: They differ.
@@ -205,7 +205,7 @@ def check_sum(path: Path, archive: Archive) -> None:
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move the content of `source` into `target`, folders that both have file by file."""
+    """Move the content of `source` into `target`; folders that both have are merged."""
     if not source.is_dir():
         raise DataError(f"the archive has no folder '{source.name}'")
     for path in source.iterdir():

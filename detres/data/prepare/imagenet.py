@@ -1,4 +1,4 @@
-"""ImageNet's classification data (ILSVRC2012) from its official archives to class folders, verified by counts.
+"""Unpacks the official archives of ImageNet's classification data (ILSVRC2012) into class folders.
 
 Russakovsky et al. 2015. The archives need an account at https://www.image-net.org and are downloaded by hand: a tar of
 1,000 tars, one a class; a flat tar of validation images; a development kit with their classes as numbers.
@@ -33,7 +33,7 @@ GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit says.
+    """The content of the development kit.
 
     Attributes:
         words: Synonyms by WordNet id, of the classes in order of their numbers (ILSVRC2012_ID, from 1).
@@ -45,7 +45,7 @@ class Devkit:
 
 
 def unpack_imagenet(root: Path, archives: Path, *, checksums: bool = True) -> None:
-    """Make `root/train/<wnid>/`, `root/val/<wnid>/` and `root/words.txt` of the archives; a class that is there stays.
+    """Unpack the archives into `root/train/<wnid>/`, `root/val/<wnid>/`, `root/words.txt`; existing classes are kept.
 
     Args:
         root: The data set's folder, made where missing.
@@ -53,11 +53,11 @@ def unpack_imagenet(root: Path, archives: Path, *, checksums: bool = True) -> No
         checksums: Compare their MD5 sums first (minutes for the training images).
 
     Raises:
-        UserError: An archive is missing or damaged, or holds what it should not.
+        UserError: An archive is missing or damaged, or has unexpected content.
     """
     missing = [archive.name for archive in (TRAIN, VAL, DEVKIT) if not (archives / archive.name).is_file()]
     if missing and (root / "train").is_dir() and (root / "val").is_dir():
-        return  # unpacked before, the archives removed: what is there will be counted
+        return  # unpacked earlier, and the archives were removed
     if missing:
         raise UserError(
             f"{archives} lacks {listed(missing)}: ImageNet is downloaded by hand, with an account at"
@@ -78,26 +78,26 @@ def read_devkit(path: Path) -> Devkit:
     """The classes and the validation labels of the development kit's archive.
 
     Raises:
-        DataError: Damaged, a file is missing in it, or a label is out of range.
+        DataError: The archive is damaged or lacks a file, or a label is out of range.
     """
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 for name in (META, GROUND_TRUTH):
                     file = archive.extractfile(member) if member.name.endswith(name) else None
                     if file:
-                        found[name] = file.read()
+                        files[name] = file.read()
     except (OSError, tarfile.TarError, EOFError) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): download it again") from error
-    if len(found) < 2:
+    if len(files) < 2:
         raise DataError(
             f"{path}: {META} and {GROUND_TRUTH} are not both in it; is it the kit of tasks 1 and 2?"
         )
-    words = _read_meta(found[META], path)
+    words = _read_meta(files[META], path)
     numbers = list(words)
     labels = []
-    for line, text in enumerate(found[GROUND_TRUTH].decode("ascii", errors="replace").split(), start=1):
+    for line, text in enumerate(files[GROUND_TRUTH].decode("ascii", errors="replace").split(), start=1):
         if not text.isdigit() or not 1 <= int(text) <= len(numbers):
             raise DataError(f"{path}!{GROUND_TRUTH}:{line}: label '{text}' is out of range 1..{len(numbers)}")
         labels.append(numbers[int(text) - 1])
@@ -105,50 +105,50 @@ def read_devkit(path: Path) -> Devkit:
 
 
 def unpack_val(archive: Path, folder: Path, devkit: Devkit) -> None:
-    """Unpack the validation images into class folders, all or none; nothing where `folder` is there.
+    """Unpack the validation images into class folders, all or none, unless `folder` exists.
 
     Raises:
-        DataError: The archive is damaged, or its images are not those that the kit has labels for.
+        DataError: The archive is damaged, or its images are not those with a label in the kit.
     """
     if folder.is_dir():
         return
-    beside = _fresh(folder.with_name(".val"))
-    seen = set()
-    with _opened(archive) as content:
+    beside = _make_empty(folder.with_name(".val"))
+    numbers = set()
+    with _open_tar(archive) as content:
         for name, file in progress(_images(content, archive), "val", total=len(devkit.labels)):
             number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", name)
             if number is None or not 1 <= int(number[1]) <= len(devkit.labels):
                 raise DataError(
                     f"{archive}: '{name}' is none of the {len(devkit.labels)} pictures with a label"
                 )
-            seen.add(int(number[1]))
+            numbers.add(int(number[1]))
             _write(file, beside / devkit.labels[int(number[1]) - 1] / name)
-    if len(seen) < len(devkit.labels):
-        raise DataError(f"{archive} holds {len(seen)} of {len(devkit.labels)} pictures: download it again")
+    if len(numbers) < len(devkit.labels):
+        raise DataError(f"{archive} holds {len(numbers)} of {len(devkit.labels)} pictures: download it again")
     beside.rename(folder)
 
 
 def unpack_train(archive: Path, folder: Path, devkit: Devkit) -> None:
-    """Unpack a tar of tars, one a class, into class folders, each whole or not there; those there stay.
+    """Unpack a tar of tars, one for each class, into class folders, each completely or not; existing ones are kept.
 
     Raises:
         DataError: The archive is damaged, or holds other classes than the kit.
     """
-    seen = set()
-    with _opened(archive) as content:
+    classes = set()
+    with _open_tar(archive) as content:
         for name, file in progress(_files(content, archive), "classes of train", total=len(devkit.words)):
             wnid = name.removesuffix(".tar")
             if wnid not in devkit.words or not name.endswith(".tar"):
                 raise DataError(f"{archive}: '{name}' is no tar of one of the {len(devkit.words)} classes")
-            seen.add(wnid)
+            classes.add(wnid)
             if (folder / wnid).is_dir():
                 continue
-            beside = _fresh(folder / f".{wnid}")
-            with _opened(archive, file) as images:
+            beside = _make_empty(folder / f".{wnid}")
+            with _open_tar(archive, file) as images:
                 for image, bytes_of in _images(images, archive):
                     _write(bytes_of, beside / image)
             beside.rename(folder / wnid)
-    lacking = sorted(set(devkit.words) - seen)
+    lacking = sorted(set(devkit.words) - classes)
     if lacking:
         raise DataError(f"{archive} lacks classes {listed(lacking, 4)}: download it again")
 
@@ -168,7 +168,7 @@ def _read_meta(content: bytes, path: Path) -> dict[str, str]:
     return dict(by_number[number] for number in sorted(by_number))
 
 
-def _opened(archive: Path, file: IO[bytes] | None = None) -> tarfile.TarFile:
+def _open_tar(archive: Path, file: IO[bytes] | None = None) -> tarfile.TarFile:
     try:
         return tarfile.open(archive if file is None else None, "r:", fileobj=file)
     except (OSError, tarfile.TarError) as error:
@@ -176,7 +176,7 @@ def _opened(archive: Path, file: IO[bytes] | None = None) -> tarfile.TarFile:
 
 
 def _files(content: tarfile.TarFile, archive: Path) -> Iterable[tuple[str, IO[bytes]]]:
-    """Base name and content of each file; the archive's own folders do not matter."""
+    """Base name and content of each file, whatever folder of the archive it is in."""
     try:
         for member in content:
             file = content.extractfile(member) if member.isfile() else None
@@ -190,8 +190,8 @@ def _images(content: tarfile.TarFile, archive: Path) -> Iterable[tuple[str, IO[b
     return ((name, file) for name, file in _files(content, archive) if name.endswith(".JPEG"))
 
 
-def _fresh(folder: Path) -> Path:
-    """An empty folder: what an interrupted run left there is removed."""
+def _make_empty(folder: Path) -> Path:
+    """Make an empty folder; what an interrupted run left in it is removed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -1,7 +1,7 @@
-"""Two halves of a split in which every class is there about as often: ImageNet DET's val1 and val2.
+"""Divides a split into halves with about the same number of objects of every class: ImageNet DET's val1 and val2.
 
-Girshick et al. 2014 (R-CNN), §4: many candidate splits, each improved by local search; the one whose most unbalanced
-class is the least so is kept. N images, K classes.
+Girshick et al. 2014 (R-CNN), §4: many candidate splits are improved by local search, and the one with the smallest
+largest imbalance of a class is taken. N images, K classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PASSES = 20
 
 
 def balanced_halves(counts: np.ndarray, *, seed: int = SEED, candidates: int = CANDIDATES) -> np.ndarray:
-    """Which images belong to the second half; a function of the arguments alone.
+    """Whether each image belongs to the second half; the same arguments give the same halves.
 
     Args:
         counts: (N, K) objects of each class in each image.
@@ -32,8 +32,8 @@ def balanced_halves(counts: np.ndarray, *, seed: int = SEED, candidates: int = C
 
 def relative_imbalance(counts: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(K,) |a - b| / (a + b) of each class's objects in the two halves, 0 where it has none."""
-    there, here = counts[second].sum(axis=0), counts[~second].sum(axis=0)
-    return np.abs(there - here) / np.maximum(there + here, 1)
+    first_half, second_half = counts[~second].sum(axis=0), counts[second].sum(axis=0)
+    return np.abs(second_half - first_half) / np.maximum(second_half + first_half, 1)
 
 
 def class_counts(annotations: Annotations) -> np.ndarray:
@@ -45,10 +45,10 @@ def class_counts(annotations: Annotations) -> np.ndarray:
 
 
 def _candidate(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Images of rare classes first, each goes where it lessens the imbalance; then single images change sides.
+    """One split: images are placed to lessen the imbalance, of rare classes first; then single images are moved.
 
-    With signs s (+1 first half, -1 second) and shares f of a class's objects in an image, the imbalance of a class is
-    |r|, r = sum s f; what is lessened is the sum of r^2 over the classes and the number of images.
+    With signs s (+1 first half, -1 second) and the fraction f of a class's objects in an image, a class's imbalance
+    is |r|, r = sum s f. The sum of r^2 over the classes and the number of images is minimized.
     """
     with_number = np.concatenate((counts, np.ones((len(counts), 1), dtype=counts.dtype)), axis=1)
     shares = with_number / np.maximum(with_number.sum(axis=0), 1)  # (N, K + 1)
@@ -64,7 +64,7 @@ def _candidate(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray
     for _ in range(PASSES):
         moved = False
         for image in generator.permutation(len(counts)).tolist():
-            # Changing sides turns r into r - 2 s f: the sum of squares falls by 4 (s r f - f^2).
+            # Moving an image turns r into r - 2 s f, so the sum of squares falls by 4 (s r f - f^2).
             if signs[image] * float(balance @ shares[image]) > squares[image] + 1e-12:
                 balance -= 2 * signs[image] * shares[image]
                 signs[image] = -signs[image]

@@ -74,9 +74,7 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
             continue
         paths.append(f"{path}!{member}" if path.is_file() else str(path / member))
         labels.append(label)
-    for kind, member, why in tree.unread:
-        if chosen == ALL or chosen in _parts(member)[: depth + 1]:
-            report.add(kind, member, why)
+    tree.report_unread(chosen, report)
     if not paths:
         raise DataError(f"{path} ({chosen}): empty data set: no picture in a class folder")
     for label in sorted(set(range(len(folders))) - set(labels)):
@@ -116,6 +114,12 @@ class _Tree:
         if not self.depth or not _has_splits(self.parts, self.depth - 1):
             return [ALL]
         return sorted({part[self.depth - 1] for part in self.parts})
+
+    def report_unread(self, split: str, report: ReadReport) -> None:
+        """Name what is passed over in a split."""
+        for kind, member, why in self.unread:
+            if split == ALL or split in _parts(member)[: self.depth + 1]:
+                report.add(kind, member, why)
 
     def is_flat(self, split: str) -> bool:
         """Whether a split's images are in no class folders, but in its own folder or all in an `images`."""
