@@ -118,10 +118,10 @@ def check_writable(*paths: str | Path | None) -> None:
     """Refuse, before the work, files that cannot be made: a folder has their name, or a file that of their folder.
 
     Args:
-        paths: The output files; None is skipped.
+        paths: Files to be written; None is none.
 
     Raises:
-        UserError: A folder has the name of the file, a file has the name of its folder, or the folder is read-only.
+        UserError: What is in the place of the first such file.
     """
     for path in (Path(os.path.realpath(path)) for path in paths if path is not None):
         try:
@@ -139,15 +139,15 @@ def check_writable(*paths: str | Path | None) -> None:
             )
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, *, follow_link: bool = True) -> None:
     """Write UTF-8 text whole or not at all (see `atomic_path`); names that are not Unicode keep their bytes."""
-    with atomic_path(path) as beside:
+    with atomic_path(path, follow_link=follow_link) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path, value: object, *, follow_link: bool = True) -> None:
     """Write `value` as JSON, whole or not at all; a number that is not finite becomes null, for JSON has none."""
-    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", follow_link=follow_link)
 
 
 def remove_temporary(folder: Path) -> None:
@@ -164,11 +164,15 @@ def _temporary(folder: Path, path: Path) -> Path:
 
 
 def _replace(beside: Path, target: Path) -> None:
-    """Sync the written file, give it the mode of the one it replaces, rename it, and sync the folder."""
-    with open(beside, "rb") as file:
-        os.fsync(file.fileno())
+    """Sync the written file, give it the mode of the one it replaces, rename it, and sync the folder.
+
+    What a new link leads to is somebody else's: it is neither synced nor given another mode.
+    """
+    if not beside.is_symlink():
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
     with contextlib.suppress(FileNotFoundError, PermissionError):
-        if not target.is_symlink():
+        if not (beside.is_symlink() or target.is_symlink()):
             os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
     os.replace(beside, target)
     if hasattr(os, "O_DIRECTORY"):

@@ -16,6 +16,9 @@ from detres.errors import ConfigError, nearest
 
 KeyPath = tuple[str | int, ...]
 
+MOST_ALIASED = 10_000  # values that aliases may add to a text
+TOO_DEEP = "lists and mappings are nested too deep"
+
 _RESOLVERS: dict[str, tuple[str, str]] = {
     # tag -> what is written so, the first characters it can have
     "null": (r"~|null|Null|NULL|", "~nN"),
@@ -111,7 +114,7 @@ def override_document(override: str) -> Document:
     """
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
-    where = f"--set {override}"
+    where = f"--set {override:.200}"
     if not equals or not all(names):
         raise ConfigError(f"{where}: should be key.path=value, such as train.lr=0.01")
     inner = _parse(text, where, lines=False)
@@ -156,9 +159,28 @@ def _parse(text: str, source: str, *, lines: bool) -> Document:
         raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: malformed YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: malformed YAML: {TOO_DEEP}") from error
     reader = _NodeReader(source, lines)
+    if has_too_many_aliases(node):
+        raise ConfigError(f"{source}: aliases make more than {MOST_ALIASED:,} values: write them out")
     value = None if node is None else reader.value(node, ("",))
     return Document({"": value}, {("",): source, **reader.places})
+
+
+def has_too_many_aliases(node: yaml.Node | None) -> bool:
+    """Whether aliases, which may stand in each other, make a small text stand for a huge number of values."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 1  # what stands inside itself counts once
+            children = node.value if isinstance(node, yaml.CollectionNode) else []
+            pairs = (child if isinstance(child, tuple) else (child,) for child in children)
+            sizes[id(node)] += sum(size(child) for pair in pairs for child in pair)
+        return sizes[id(node)]
+
+    return size(node) - len(sizes) > MOST_ALIASED
 
 
 class _NodeReader:
@@ -219,7 +241,7 @@ def _scalar(node: yaml.Node, where: str) -> Any:
         if tag == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{where}: {text!r} is not a YAML {tag}") from error
+        raise ConfigError(f"{where}: {text!r:.80} is not a YAML {tag}") from error
     raise ConfigError(f"{where}: the tag '{node.tag}' is not allowed here")
 
 

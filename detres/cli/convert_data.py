@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool.
 
     Raises:
-        UserError: The data set has errors, splits disagree on class names, or `--out` holds something.
+        UserError: The data set has errors, splits disagree on class names, `--out` holds something, or is read itself.
     """
     from detres.data.format_names import FORMAT_NAMES, WRITABLE
 
@@ -46,20 +46,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
         raise UserError(f"--out {options.out} is not empty: choose another folder or add --overwrite")
 
+    from detres.data.formats import resolve_directory
+    from detres.data.placement import plan_images
     from detres.data.writers import WRITERS
 
-    for name, part in _read(options).items():
+    source = resolve_directory(options.data)
+    parts = _read(options, source)
+    for name, part in parts.items():
+        plan_images(part, options.out, name, options.to, options.images, source)
+    for name, part in parts.items():
         report = WRITERS[options.to](part, options.out, name, images=options.images)
         print(f"{name}: {len(part)} pictures, {len(part.boxes)} objects -> {options.out} ({options.to})")
         for kind, count in report.counts().items():
             print(f"  {kind}: {count}")
 
 
-def _read(options: argparse.Namespace) -> dict[str, Annotations]:
+def _read(options: argparse.Namespace, directory: Path) -> dict[str, Annotations]:
     """The splits to write, with one class list; what reading dropped is printed on standard error."""
-    from detres.data.formats import list_splits, read_annotations, resolve_directory, select_classes
+    from detres.data.formats import list_splits, read_annotations, select_classes
 
-    directory = resolve_directory(options.data)
     parts: dict[str, Annotations] = {}
     for split in [options.split] if options.split else list_splits(directory, format=options.format):
         annotations, report = read_annotations(directory, split, format=options.format)

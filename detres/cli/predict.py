@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-import os
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from detres.api import Detector
 
+log = logging.getLogger("detres")
+
 EXAMPLE = """
 python3 tools/predict.py --weights runs/cells/model.safetensors --out detected blood.jpg more_images/
 python3 tools/predict.py --weights runs/cells/model.safetensors 'shots/*.png' --set test.score_thresh=0.3
 python3 tools/predict.py --weights runs/cells/model.safetensors street.mp4 --no-images --json street.json
 """
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
-READABLE = IMAGES | VIDEOS
 DEFAULT_SCORE_THRESH = 0.5
 TABLE_ROWS = 20
 
@@ -87,30 +87,35 @@ def find_inputs(inputs: Iterable[str], leave_out: Path) -> list[Path]:
     Raises:
         UserError: An argument that names nothing, or a file that is neither image nor video.
     """
+    from detres.data.files import IMAGE_SUFFIXES, search
+
+    known = IMAGE_SUFFIXES | VIDEOS
     files: dict[Path, Path] = {}  # from the resolved path to its first spelling
+    unread: list[str] = []
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            if path.suffix.lower() not in READABLE:
+            if path.suffix.lower() not in known:
                 raise UserError(
-                    f"{text}: neither an image ({listed(sorted(IMAGES))}) nor a video ({listed(sorted(VIDEOS))})"
+                    f"{text}: neither an image ({listed(sorted(IMAGE_SUFFIXES), 20)}) nor a video"
+                    f" ({listed(sorted(VIDEOS))})"
                 )
             matches = [path]
         else:
-            places = [path] if path.is_dir() else map(Path, glob.glob(text, recursive=True))
+            listing = search(text)
+            unread += [f"{name} ({why})" for _, name, why in listing.unread]
             results = leave_out if _is_below(leave_out, _root(path)) else None
             matches = sorted(
                 file
-                for place in places
-                for file in (_visible(place) if place.is_dir() else [place])
-                if file.suffix.lower() in READABLE
-                and not (results and _is_below(file, results))
-                and file.is_file()
+                for file in map(Path, listing.files)
+                if file.suffix.lower() in known and not (results and _is_below(file, results))
             )
         if not matches:
             raise UserError(f"{text}: no image or video there")
         for file in matches:
             files.setdefault(file.parent.resolve() / file.name, file)
+    if unread:
+        log.warning("not read: %s", listed(dict.fromkeys(unread), 5))
     return list(files.values())
 
 
@@ -161,13 +166,6 @@ def _load_detector(arguments: argparse.Namespace) -> Detector:
     if not isinstance(detector, Detector):
         raise UserError(f"{arguments.weights[0]}: weights for classification; predict needs a detector's")
     return detector
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """All files below a folder, without hidden files and hidden folders."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place) / name for name in names if not name.startswith("."))
 
 
 def _root(searched: Path) -> Path:

@@ -19,6 +19,7 @@ from detres.unpickling import DAMAGE
 
 MEMBER = re.compile(r"(?P<archive>.+?\.(?:zip|tar))!(?P<member>.+)", re.IGNORECASE)
 TAR_BLOCK = 512
+LARGEST_MEMBER = 2**29  # bytes, unpacked: more than any image that is decoded
 ZIP_START = b"PK\x03\x04"
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 
@@ -56,7 +57,7 @@ def read_member(archive: str | Path, member: str) -> bytes:
     """The content of a member.
 
     Raises:
-        DataError: There is no such member, or it or the archive is damaged.
+        DataError: No such member, one of more than `LARGEST_MEMBER` bytes, or it or the archive is damaged.
     """
     try:
         return _reader(str(archive), os.getpid())(member)
@@ -77,12 +78,19 @@ def _reader(archive: str, process: int) -> Callable[[str], bytes]:
     if archive.lower().endswith(".zip"):
         content = zipfile.ZipFile(archive)  # kept open for the life of the process
         entries = _index_zip(content)
-        return lambda name: content.read(entries[name])
+
+        def unpack(name: str) -> bytes:
+            _check_member(entries[name].file_size)
+            with content.open(entries[name]) as member:
+                return member.read(entries[name].file_size + 1)  # never more than was declared
+
+        return unpack
     members = _index_tar(Path(archive))
     file = open(archive, "rb")  # noqa: SIM115 (kept open for the life of the process)
 
     def read(name: str) -> bytes:
         offset, size = members[name]
+        _check_member(size)
         file.seek(offset)
         content = file.read(size)
         if len(content) < size:
@@ -90,6 +98,11 @@ def _reader(archive: str, process: int) -> Callable[[str], bytes]:
         return content
 
     return read
+
+
+def _check_member(size: int) -> None:
+    if size > LARGEST_MEMBER:
+        raise OSError(f"{size:,} bytes unpacked, where at most {LARGEST_MEMBER:,} are read: it is too large")
 
 
 def _index_zip(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -6,18 +6,24 @@ Whatever the storage, the result is (H, W, 3) uint8 RGB (He et al. 2015, §3.4).
 from __future__ import annotations
 
 import io
+import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from detres.data import archives, cifar_batches
+from detres.data.image_limits import MAX_SAMPLE_BITS, SIZE_VARIABLE, check_size, max_pixels, sample_bits
 from detres.errors import DataError
+from detres.unpickling import DAMAGE
 
 EXIF_ORIENTATION = 0x0112
 DRAWN = "shapes://"
 JPEG_START = b"\xff\xd8"
 SCAN, APPLICATION_1 = 0xDA, 0xE1
+# Segments that state a JPEG's size (ITU T.81, table B.1).
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
@@ -35,7 +41,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: The file is missing, truncated or no image; the message names it.
+        DataError: The image is missing, truncated, too large or not an image; the message names it.
     """
     if str(path).startswith(DRAWN):
         from detres.data.shapes import draw
@@ -97,6 +103,7 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
         raise DataError(
             f"picture {name} is truncated (a JPEG without its end, {len(encoded)} bytes): copy it again"
         )
+    header = _check_before_decoding(encoded, name)
     try:
         reduced = {
             1: 0,
@@ -109,12 +116,31 @@ def decode_image(encoded: bytes, name: str, *, upright: bool = True, fraction: i
     except cv2.error:
         image = None
     if image is None:
-        raise DataError(
-            f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture"
-        )
+        raise _undecodable(encoded, name)
     if not upright or not _may_be_turned(encoded):
         return image
-    return turn_upright(image, _read_header(io.BytesIO(encoded), name)[2])
+    return turn_upright(image, (header or _read_header(io.BytesIO(encoded), name))[2])
+
+
+def _check_before_decoding(encoded: bytes, name: str) -> tuple[int, int, int] | None:
+    """Refuse what declares more pixels than are decoded, or samples of no fixed range; the header but of a JPEG."""
+    if encoded[:2] == JPEG_START:
+        for marker, place in _jpeg_segments(encoded):
+            if marker in FRAMES and place + 9 <= len(encoded):
+                height, width = struct.unpack_from(">HH", encoded, place + 5)
+                check_size(height, width, name)
+        return None
+    bits = sample_bits(encoded)
+    if bits > MAX_SAMPLE_BITS:
+        raise DataError(f"picture {name}: samples of {bits} bits have no fixed range: save 8 or 16 bits")
+    header = _parse_header(io.BytesIO(encoded), name)
+    if header is None:
+        raise _undecodable(encoded, name)
+    return header
+
+
+def _undecodable(encoded: bytes, name: str) -> DataError:
+    return DataError(f"picture {name} cannot be decoded ({len(encoded)} bytes): truncated, or not a picture")
 
 
 def read_header(path: str | Path) -> tuple[int, int, int]:
@@ -169,15 +195,26 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _read_header(file: io.IOBase, name: str) -> tuple[int, int, int]:
+    header = _parse_header(file, name)
+    if header is None:
+        raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture")
+    return header
+
+
+def _parse_header(file: io.IOBase, name: str) -> tuple[int, int, int] | None:
+    """See `read_header`; None: it cannot be read."""
     from PIL import Image
 
+    if os.environ.get(SIZE_VARIABLE):
+        Image.MAX_IMAGE_PIXELS = max_pixels()
     try:
         image = Image.open(file)  # type: ignore[arg-type]
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Image.DecompressionBombError as error:
-        raise DataError(f"picture {name} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"picture {name}: its header cannot be read: truncated, or not a picture") from error
+        raise DataError(f"picture {name} is too large: {error} ({SIZE_VARIABLE} raises it)") from error
+    except DAMAGE:
+        return None
+    check_size(image.height, image.width, name)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     # Decoders always turn a TIFF: Pillow's size and OpenCV's pixels are upright.
     return image.height, image.width, orientation if valid and image.format != "TIFF" else 1

@@ -7,6 +7,7 @@ image can show both.
 from __future__ import annotations
 
 import colorsys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +16,20 @@ import numpy as np
 from detres.errors import UserError
 from detres.files import atomic_path
 
+log = logging.getLogger("detres")
+
 Color = tuple[int, int, int]
 
+SHEET_PIXELS = 2**27  # of a sheet: 0.4 GB
 GOLDEN_RATIO = 0.6180339887498949
 GAP = 4  # pixels between the images of a contact sheet
 DASH = 6
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+LONGEST_SIDES = {
+    ".jpg": 65500,
+    ".jpeg": 65500,
+    ".webp": 16383,
+}  # libjpeg's JPEG_MAX_DIMENSION; WebP's 14 bits
 
 
 def draw_detections(
@@ -129,11 +138,46 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
+def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int) -> None:
+    """Write a `contact_sheet` that nobody asked for: shrunk where the format needs it, left out where it cannot be."""
+    import cv2
+
+    cell = np.max([image.shape[:2] for image in images], axis=0)
+    height, width = (cell * (-(-len(images) // columns), min(columns, len(images)))).tolist()
+    longest = LONGEST_SIDES.get(path.suffix.lower(), SHEET_PIXELS)
+    factor = min(0.9 * longest / max(height, width), (SHEET_PIXELS / (height * width)) ** 0.5)
+    if factor < 1:  # the gaps between many images need the rest
+        sides = [tuple(max(1, int(side * factor)) for side in image.shape[1::-1]) for image in images]
+        images = [
+            cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            for image, size in zip(images, sides, strict=True)
+        ]
+    try:
+        write_image(path, contact_sheet(images, columns))
+    except UserError as error:
+        log.warning("left out: %s", error)
+
+
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB in the format of the path's suffix, whole or not at all.
 
     Raises:
-        UserError: The suffix is none of .png, .jpg, .jpeg, .bmp, .webp, or the file cannot be written.
+        UserError: See `encode_image`; or the place cannot be written.
+    """
+    encoded = encode_image(path, image)
+    with atomic_path(path) as beside:
+        beside.write_bytes(encoded)
+
+
+def encode_image(path: str | Path, image: np.ndarray) -> bytes:
+    """The content of an image file in the format of the path's suffix.
+
+    Args:
+        path: What messages call it; its suffix is looked at.
+        image: (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: The suffix is none of .png, .jpg, .jpeg, .bmp, .webp; or the format holds no image of this size.
     """
     import cv2
 
@@ -142,9 +186,22 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise UserError(
             f"cannot write a picture as {path}: the name must end in one of {', '.join(SUFFIXES)}"
         )
-    _, encoded = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-    with atomic_path(path) as beside:
-        beside.write_bytes(encoded.tobytes())
+    height, width = image.shape[:2]
+    limit = LONGEST_SIDES.get(suffix)
+    if limit is not None and max(height, width) > limit:
+        raise UserError(
+            f"cannot write {path}: the picture is {width} x {height}, and a {suffix} has at most {limit} pixels a"
+            " side; write a .png"
+        )
+    try:
+        encodable, encoded = cv2.imencode(
+            suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
+        )
+    except cv2.error:
+        encodable, encoded = False, np.zeros(0, np.uint8)
+    if not encodable:
+        raise UserError(f"cannot write {path}: OpenCV encodes no {suffix} of {width} x {height} pixels")
+    return encoded.tobytes()
 
 
 def _put_label(image: np.ndarray, text: str, box: tuple[int, int, int], color: Color, *, below: bool) -> None:

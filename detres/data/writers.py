@@ -5,22 +5,19 @@ Every writer returns a `ReadReport` of what the format cannot hold, so that noth
 
 from __future__ import annotations
 
-import re
-import shutil
+import filecmp
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from detres.console import progress
-from detres.data.readers.common import IMAGE_SUFFIXES
+from detres.data.files import read_names
+from detres.data.placement import Placement, place_images, plan_images
+from detres.data.readers.common import images_in
 from detres.data.readers.yolo_yaml import read_data_yaml
 from detres.data.records import Annotations, ReadReport
 from detres.errors import DataError
 from detres.files import write_json, write_text
-
-Placement = Literal["copy", "link", "none"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ def write_coco(
         What the format cannot hold.
     """
     report = ReadReport()
-    names = _place_images(annotations, directory / split, images)
+    names = plan_images(annotations, directory, split, "coco", images)
+    place_images(annotations, directory / split, names, images)
     numbers = _numbers(annotations, report)
     ids = annotations.category_ids or tuple(range(1, len(annotations.class_names) + 1))
     image_rows, rows = [], []
@@ -74,7 +72,7 @@ def write_coco(
         {"id": number, "name": name} for number, name in zip(ids, annotations.class_names, strict=True)
     ]
     content = {"images": image_rows, "annotations": rows, "categories": categories}
-    write_json(directory / "annotations" / f"instances_{split}.json", content)
+    write_json(directory / "annotations" / f"instances_{split}.json", content, follow_link=False)
     return report
 
 
@@ -83,30 +81,18 @@ def write_voc(
 ) -> ReadReport:
     """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/<split>.txt` (see `write_coco`).
 
-    VOC has no crowds. They become difficult objects, which evaluation ignores in the same way.
+    VOC has no crowds. They become difficult objects, which evaluation ignores in the same way. All splits share the
+    folders, so that an image whose name another split has is written with its split in front.
     """
     report = ReadReport()
-    names = _place_images(annotations, directory / "JPEGImages", images)
+    names = plan_images(annotations, directory, split, "voc", images)
+    names = _voc_names(annotations, names, directory, split, report)
+    place_images(annotations, directory / "JPEGImages", names, images)
     for index, name in enumerate(names):
-        height, width = annotations.sizes[index].tolist()
-        root = ElementTree.Element("annotation")
-        _add(root, folder="JPEGImages", filename=name)
-        _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
-        for entry in _objects(annotations, index):
-            if entry.crowd:
-                report.add("crowd written as difficult", entry.where, "VOC has no crowds")
-            element = ElementTree.SubElement(root, "object")
-            _add(element, name=entry.name, difficult=int(entry.difficult or entry.crowd))
-            xmin, ymin, xmax, ymax = (
-                _rounded(value + offset) for value, offset in zip(entry.corners, (1, 1, 0, 0), strict=True)
-            )
-            box = ElementTree.SubElement(element, "bndbox")
-            _add(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
-        ElementTree.indent(root, "\t")
-        text = ElementTree.tostring(root, encoding="unicode") + "\n"
-        write_text(directory / "Annotations" / f"{Path(name).stem}.xml", text)
+        text = _voc_xml(annotations, index, name, report)
+        write_text(directory / "Annotations" / f"{Path(name).stem}.xml", text, follow_link=False)
     stems = "".join(f"{Path(name).stem}\n" for name in names)
-    write_text(directory / "ImageSets" / "Main" / f"{split}.txt", stems)
+    write_text(directory / "ImageSets" / "Main" / f"{split}.txt", stems, follow_link=False)
     return report
 
 
@@ -127,7 +113,9 @@ def write_yolo(
     content = (read_data_yaml(path) if path.is_file() else {}) or {"path": "."}
     if content.setdefault("names", names) != names:
         raise DataError(f"{path} has other class names: {content['names']} against {names}")
-    for index, name in enumerate(_place_images(annotations, directory / "images" / split, images)):
+    image_names = plan_images(annotations, directory, split, "yolo", images)
+    place_images(annotations, directory / "images" / split, image_names, images)
+    for index, name in enumerate(image_names):
         height, width = annotations.sizes[index].tolist()
         lines = []
         for entry in _objects(annotations, index):
@@ -139,9 +127,10 @@ def write_yolo(
             x1, y1, x2, y2 = entry.corners
             values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(f"{entry.label} {' '.join(f'{value:.8f}' for value in values)}\n")
-        write_text(directory / "labels" / split / f"{Path(name).stem}.txt", "".join(lines))
+        label_path = directory / "labels" / split / f"{Path(name).stem}.txt"
+        write_text(label_path, "".join(lines), follow_link=False)
     content[split] = f"images/{split}"
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True), follow_link=False)
     return report
 
 
@@ -165,52 +154,56 @@ def _objects(annotations: Annotations, index: int) -> Iterator[_Object]:
         )
 
 
-def _place_images(annotations: Annotations, folder: Path, images: Placement) -> list[str]:
-    """Put the images into `folder`, named by their ids, and return the file names."""
-    from detres.data.decoding import read_image
-    from detres.data.drawing import write_image
-
-    paths = [annotations.paths[index] for index in range(len(annotations))]
-    unchanged = [images == "none" or _is_file_as_annotated(annotations, index) for index in range(len(paths))]
-    names = []
-    for index, path in enumerate(paths):
-        suffix = Path(path).suffix.lower()
-        stem = re.sub(r'[\\/:*?"<>|\s]', "_", _stem(annotations, index))
-        names.append(stem + (suffix if unchanged[index] and suffix in IMAGE_SUFFIXES else ".png"))
-    repeated = len(names) - len({Path(name).stem for name in names})
-    if repeated:
-        raise DataError(f"{annotations.source}: {repeated} pictures would get a name that another has")
-    if images == "none":
-        return names
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(progress(names, "images")):
-        if not unchanged[index]:
-            write_image(folder / name, read_image(paths[index], upright=_is_upright(annotations, index)))
-        elif images == "copy":
-            shutil.copyfile(paths[index], folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-            (folder / name).symlink_to(Path(paths[index]).resolve())
-    return names
+def _voc_names(
+    annotations: Annotations, names: Sequence[str], directory: Path, split: str, report: ReadReport
+) -> list[str]:
+    """`names` with the split in front of those whose stem is another image's: another split's or another suffix's."""
+    lists = [path for path in directory.glob("ImageSets/Main/*.txt") if path.stem != split]
+    lists = [path for path in lists if not path.stem.endswith(f"_{split}")]  # the devkit's lists of a class
+    taken = {line.split()[0] for path in lists for line in read_names(path)}
+    existing = images_in(directory / "JPEGImages")
+    taken |= {Path(name).stem for name in names if existing.get(Path(name).stem, Path(name)).name != name}
+    own = {Path(name).stem for name in names}
+    result = []
+    for index, name in enumerate(names):
+        unique = name
+        if Path(name).stem in taken and not _is_shared(annotations, index, directory, name):
+            while Path(unique).stem in taken | own:
+                unique = f"{split}_{unique}"
+            own.add(Path(unique).stem)
+            report.add("picture renamed", annotations.paths[index], f"{name} is another picture's: {unique}")
+        result.append(unique)
+    return result
 
 
-def _is_file_as_annotated(annotations: Annotations, index: int) -> bool:
-    """Whether the image is a file that can be copied. Boxes that ignore the EXIF orientation need one without it."""
-    return Path(annotations.paths[index]).is_file() and _is_upright(annotations, index)
+def _is_shared(annotations: Annotations, index: int, directory: Path, name: str) -> bool:
+    """Whether the same image with the same objects has been written for another split (VOC's train and trainval)."""
+    image, xml = directory / "JPEGImages" / name, directory / "Annotations" / f"{Path(name).stem}.xml"
+    source = Path(annotations.paths[index])
+    if not (image.is_file() and xml.is_file() and source.is_file()):
+        return False
+    text = _voc_xml(annotations, index, name, ReadReport())
+    return xml.read_bytes() == text.encode() and filecmp.cmp(image, source, shallow=False)
 
 
-def _is_upright(annotations: Annotations, index: int) -> bool:
-    from detres.data.decoding import read_header
-
-    height, width, orientation = read_header(annotations.paths[index])
-    ignores_exif = orientation >= 5 and tuple(annotations.sizes[index]) == (height, width) and height != width
-    return bool(annotations.upright[index]) and not ignores_exif
-
-
-def _stem(annotations: Annotations, index: int) -> str:
-    """The file name of an image without suffix: its id, or where that is a number (COCO) the name it has."""
-    text, path = annotations.image_ids[index], Path(annotations.paths[index])
-    return path.stem if text.isdigit() and path.suffix.lower() in IMAGE_SUFFIXES else text
+def _voc_xml(annotations: Annotations, index: int, name: str, report: ReadReport) -> str:
+    """The XML of an image that is written as `name`."""
+    height, width = annotations.sizes[index].tolist()
+    root = ElementTree.Element("annotation")
+    _add(root, folder="JPEGImages", filename=name)
+    _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    for entry in _objects(annotations, index):
+        if entry.crowd:
+            report.add("crowd written as difficult", entry.where, "VOC has no crowds")
+        element = ElementTree.SubElement(root, "object")
+        _add(element, name=entry.name, difficult=int(entry.difficult or entry.crowd))
+        xmin, ymin, xmax, ymax = (
+            _rounded(value + offset) for value, offset in zip(entry.corners, (1, 1, 0, 0), strict=True)
+        )
+        box = ElementTree.SubElement(element, "bndbox")
+        _add(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
+    ElementTree.indent(root, "\t")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _numbers(annotations: Annotations, report: ReadReport) -> list[int]:

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from detres.data.detection_samples import DetectionSample, load_image
-from detres.data.drawing import contact_sheet, draw_annotations, draw_detections, write_image
+from detres.data.drawing import draw_annotations, draw_detections, write_sheet
 from detres.data.records import Annotations, DetectionTable
 from detres.data.transforms import resize_image
 
 COLUMNS = 4
 DRAWN_SCORE = 0.5  # detections under this score would hide the image
 READABLE_SIDE = 240  # smaller images are enlarged, because labels have one size
+ENLARGED_SIDE = 4096  # nothing is enlarged to more
 LARGEST_SIDE = 640  # larger ones are shrunk, because a sheet holds many
 
 
@@ -32,6 +33,7 @@ def draw_samples(samples: Sequence[DetectionSample], class_names: Sequence[str])
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
         factor = -(-READABLE_SIDE // min(image.shape[:2]))
+        factor = max(1, min(factor, ENLARGED_SIDE // max(image.shape[:2])))
         enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
         boxes = sample.boxes.numpy() * factor
         drawn.append(draw_annotations(enlarged, boxes, sample.labels.numpy(), class_names))
@@ -60,7 +62,7 @@ def draw_split(path: Path, annotations: Annotations, table: DetectionTable, *, l
             draw_detections(image, found, table.labels[rows], table.scores[rows], annotations.class_names)
         )
     if images:
-        write_image(path, contact_sheet(images, COLUMNS))
+        write_sheet(path, images, COLUMNS)
 
 
 def _shrunk(image: np.ndarray) -> tuple[np.ndarray, float]:

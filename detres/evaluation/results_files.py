@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -175,12 +176,13 @@ class _ImageIndex:
     def find(self, image_id: object) -> int | None:
         text = str(image_id)
         index = self._by_text.get(text)
-        return self._by_number.get(int(text)) if index is None and text.isdecimal() else index
+        is_number = text.isdecimal() and len(text) <= sys.float_info.max_10_exp
+        return self._by_number.get(int(text)) if index is None and is_number else index
 
 
 def _json_list(path: Path) -> list[object]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; should be a COCO results json, a list of {ENTRY}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -189,6 +191,8 @@ def _json_list(path: Path) -> list[object]:
         raise DataError(
             f"{path}:{error.lineno}: malformed json: {error.msg} (column {error.colno})"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits
+        raise DataError(f"{path}: malformed json: {error}") from error
     if not isinstance(value, list):
         keys = f" with keys {listed(value)}" if isinstance(value, dict) else ""
         raise DataError(f"{path}: holds a {type(value).__name__}{keys}, not COCO results: a list of {ENTRY}")
@@ -212,7 +216,9 @@ def _entry(path: Path, place: int, entry: object) -> tuple[object, object, Seque
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def _comp4_files(folder: Path, class_names: Sequence[str], split: str | None) -> dict[str, Path]:

@@ -16,8 +16,7 @@ def draw_first_batch(images: Sequence[np.ndarray], folder: Path, columns: int | 
         folder: The run's `images/`.
         columns: Images in a row; None: about as many as rows.
     """
-    from detres.data.drawing import contact_sheet, write_image
+    from detres.data.drawing import write_sheet
 
     if images:
-        sheet = contact_sheet(list(images), columns or max(1, round(len(images) ** 0.5)))
-        write_image(folder / "first_batch.jpg", sheet)
+        write_sheet(folder / "first_batch.jpg", images, columns or max(1, round(len(images) ** 0.5)))

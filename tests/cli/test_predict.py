@@ -131,7 +131,7 @@ def test_inputs(images):
     for nothing in ("none.png", str(images / "*.gif"), str(images / "nowhere")):
         with pytest.raises(UserError, match="no image or video there"):
             find_inputs([nothing], out)
-    with pytest.raises(UserError, match=r"notes\.txt: neither an image \(\.bmp, "):
+    with pytest.raises(UserError, match=r"notes\.txt: neither an image \(\.avif, \.bmp, "):
         find_inputs([str(images / "notes.txt")], out)
 
 
@@ -280,3 +280,18 @@ def test_weights_of_a_classifier(images, tmp_path):
     with pytest.raises(UserError, match="weights for classification; predict needs a detector's"):
         run(weights, images, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_linked_folders_are_searched_and_what_is_not_read_is_told(tmp_path, caplog):
+    a = tmp_path / "p" / "a.png"
+    write_image(a, np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.jfif").write_bytes(b"-")
+    (tmp_path / "p" / "c.heic").write_bytes(b"-")
+    for name, target in (("linked", "../other"), ("self", "."), ("up", ".."), ("gone.png", "nowhere")):
+        (tmp_path / "p" / name).symlink_to(target)
+    expected = [a, tmp_path / "p" / "linked" / "b.jfif"]
+    assert find_inputs([str(tmp_path / "p")], tmp_path / "out") == expected
+    for name in ("c.heic", "self", "up", "gone.png"):
+        assert str(tmp_path / "p" / name) in caplog.text
+    assert find_inputs([str(tmp_path / "p" / "**" / "*.jfif")], tmp_path / "out") == expected[1:]

@@ -15,6 +15,7 @@ from detres.data.drawing import (
     draw_boxes,
     draw_detections,
     write_image,
+    write_sheet,
 )
 from detres.errors import UserError
 
@@ -85,3 +86,36 @@ def test_images_are_written_whole_and_read_back(tmp_path):
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["a.png"]
     with pytest.raises(UserError, match=r"\.png"):
         write_image(tmp_path / "a.txt", image)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "side", "limit"), [(".jpg", 65501, 65500), (".jpeg", 65501, 65500), (".webp", 16384, 16383)]
+)
+def test_images_that_a_format_cannot_hold(tmp_path, suffix, side, limit, capfd):
+    for shape in ((2, side, 3), (side, 2, 3)):
+        with pytest.raises(UserError, match=rf"{shape[1]} x {shape[0]}.* at most {limit} pixels a side"):
+            write_image(tmp_path / f"x{suffix}", np.zeros(shape, np.uint8))
+    write_image(tmp_path / f"y{suffix}", np.zeros((2, limit, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == [f"y{suffix}"]
+    assert capfd.readouterr().err == ""
+
+
+def test_an_encoder_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("cv2.imencode", lambda *_: (False, ()))
+    with pytest.raises(UserError, match=r"OpenCV encodes no \.png of 120 x 80 pixels"):
+        write_image(tmp_path / "x.png", GRAY)
+
+
+@pytest.mark.parametrize("shape", [(1, 40000), (40000, 1), (9000, 9000), (40, 30)])
+def test_sheets_are_shrunk_to_fit(tmp_path, shape):
+    write_sheet(tmp_path / "sheet.jpg", [np.zeros((*shape, 3), np.uint8)] * 4, 2)
+    sheet = read_image(tmp_path / "sheet.jpg")
+    if shape == (40, 30):
+        assert sheet.shape == (92, 72, 3)
+    assert max(sheet.shape) > 9000 or shape == (40, 30)
+
+
+def test_a_sheet_that_cannot_be_written_is_left_out(tmp_path, caplog):
+    (tmp_path / "sheet.jpg").mkdir()
+    write_sheet(tmp_path / "sheet.jpg", [GRAY], 1)
+    assert "left out: cannot write" in caplog.text

@@ -91,3 +91,27 @@ def test_a_video_that_ends_early(caplog):
 def test_a_place_that_is_no_folder(video):
     with pytest.raises(UserError, match="cannot write"):
         write_video(video / "v.mp4", iter(frames(1)), 10.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 8192), (8192, 64), (1, 64), (64, 1)])
+def test_frames_that_an_mp4_cannot_hold(tmp_path, height, width, capfd):
+    with pytest.raises(UserError, match=rf"frames are {width} x {height}, and an \.mp4 has 2 to 8191 pixels"):
+        write_video(tmp_path / "v.mp4", iter(frames(1, height, width)), 10.0)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("height", "width"), [(41, 61), (64, 8191), (2, 3)])
+def test_odd_sides_lose_a_pixel(tmp_path, height, width):
+    write_video(tmp_path / "v.mp4", iter(frames(2, height, width)), 10.0)
+    with open_video(tmp_path / "v.mp4") as opened:
+        even = height - height % 2, width - width % 2
+        assert opened.size == even
+        assert [frame.shape[:2] for frame in opened.frames()] == [even, even]
+
+
+def test_names_that_look_like_protocols(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("12:30:00.mp4", iter(frames(3)), 10.0)
+    with open_video("12:30:00.mp4") as opened:
+        assert len(list(opened.frames())) == 3

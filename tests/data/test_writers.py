@@ -133,3 +133,85 @@ def test_bccd_round_trip(real_data, tmp_path):
     WRITERS["yolo"](first, tmp_path, "test", images="link")
     second, _ = read_annotations(tmp_path, "test")
     same_objects(first, second, atol=0.001)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("images", ["copy", "link", "none"])
+@pytest.mark.parametrize("place", ["in", "./in/../in", "alias", "in/below", "by_folder", "by_file"])
+def test_the_data_set_that_is_read_is_never_written_into(tmp_path, monkeypatch, images, place):
+    monkeypatch.chdir(tmp_path)
+    make_data.coco(tmp_path / "in")
+    (tmp_path / "alias").symlink_to("in")
+    for name, link, target in (("by_folder", "val", "in/val"), ("by_file", "annotations", "in/annotations")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / link).symlink_to(tmp_path / target)
+    before = contents(tmp_path / "in")
+    with pytest.raises(UserError, match=r"that is read|is a link to"):
+        main(["--data", f"{tmp_path}/in", "--to", "coco", "--out", place, "--images", images, "--overwrite"])
+    assert contents(tmp_path / "in") == before
+    assert not any(path.is_symlink() for path in (tmp_path / "in").rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("images", ["copy", "link"])
+def test_links_in_the_way_are_replaced_and_not_followed(tmp_path, name, images):
+    for place, shade in (("first", 3), ("second", 4)):
+        make_data.write_image(tmp_path / place / "val" / "a.png", seed=shade)
+        make_data.coco(tmp_path / place)
+    before = contents(tmp_path / "first")
+    out = ["--to", name, "--out", str(tmp_path / "out"), "--quiet"]
+    main(["--data", str(tmp_path / "first"), *out, "--images", "link"])
+    main(["--data", str(tmp_path / "second"), *out, "--images", images, "--overwrite"])
+    assert contents(tmp_path / "first") == before
+    written, _ = read_annotations(tmp_path / "out", "val")
+    source = str(tmp_path / "second" / "val" / "a.png")
+    path = next(written.paths[i] for i in range(2) if "a.png" in written.paths[i])
+    np.testing.assert_array_equal(read_image(path), read_image(source))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_voc_keeps_splits_apart_that_share_names(tmp_path, capsys, apart):
+    for number, split in enumerate(("train", "val")):
+        for letter in "ab":
+            make_data.write_image(tmp_path / "in" / split / f"{letter}.png", seed=10 * number + ord(letter))
+        boxes = [{"id": 1, "image_id": 11, "category_id": 3, "bbox": [10 + number, 5, 20, 20]}]
+        make_data.coco(tmp_path / "in", split, annotations=boxes)
+    arguments = ["--data", str(tmp_path / "in"), "--to", "voc", "--out", str(tmp_path / "out"), "--overwrite"]
+    for splits in (["--split", "train"], ["--split", "val"], ["--split", "val"]) if apart else ([],):
+        main([*arguments, *splits])
+    assert "picture renamed: 2" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "JPEGImages").iterdir())) == 4
+    for split in ("train", "val"):
+        first, _ = read_annotations(tmp_path / "in", split)
+        second, _ = read_annotations(tmp_path / "out", split)
+        same_objects(first, second, atol=0)
+        for index in range(2):
+            np.testing.assert_array_equal(read_image(first.paths[index]), read_image(second.paths[index]))
+
+
+def test_voc_shares_images_that_two_splits_have(tmp_path):
+    text = make_data.xml([("dog", (1, 1, 9, 9))])
+    make_data.voc(tmp_path / "in", {"train": {"a": text}, "trainval": {"a": text}})
+    main(["--data", str(tmp_path / "in"), "--to", "voc", "--out", str(tmp_path / "out"), "--quiet"])
+    assert [path.name for path in (tmp_path / "out" / "JPEGImages").iterdir()] == ["a.png"]
+
+
+def test_voc_takes_another_suffix_for_the_same_name(tmp_path):
+    for split, suffix in (("train", "png"), ("val", "jpg")):
+        image = {"id": 1, "file_name": f"7.{suffix}", "width": 100, "height": 80}
+        make_data.coco(tmp_path / "in", split, images=[image], annotations=[])
+    main(["--data", str(tmp_path / "in"), "--to", "voc", "--out", str(tmp_path / "out"), "--quiet"])
+    names = sorted(path.name for path in (tmp_path / "out" / "JPEGImages").iterdir())
+    assert names == ["7.png", "val_7.jpg"]
+    assert len(list((tmp_path / "out" / "Annotations").iterdir())) == 2
+
+
+def test_yolo_refuses_images_that_would_join_a_split(tmp_path):
+    make_data.coco(tmp_path / "in")
+    stranger = make_data.write_image(tmp_path / "out" / "images" / "val" / "z.png")
+    with pytest.raises(UserError, match=r"holds other pictures, .*: z\.png"):
+        main(["--data", str(tmp_path / "in"), "--to", "yolo", "--out", str(tmp_path / "out"), "--overwrite"])
+    assert list(contents(tmp_path / "out")) == [stranger]

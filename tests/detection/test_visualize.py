@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from detectors import annotations_of
 
@@ -10,7 +11,7 @@ from detres.data.decoding import read_image
 from detres.data.detection_samples import DetectionSample
 from detres.data.drawing import class_color, write_image
 from detres.data.records import DetectionTable
-from detres.detection.visualize import LARGEST_SIDE, READABLE_SIDE, draw_samples, draw_split
+from detres.detection.visualize import ENLARGED_SIDE, LARGEST_SIDE, READABLE_SIDE, draw_samples, draw_split
 
 GAP = 4
 
@@ -72,3 +73,9 @@ def test_an_empty_split_draws_nothing(tmp_path):
     none = DetectionTable.concatenate([])
     draw_split(tmp_path / "s.png", annotations_of([], [], []), none, limit=12)
     assert not (tmp_path / "s.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 9000), (7, 5000)])
+def test_narrow_images_are_not_enlarged_without_end(size):
+    (drawn,) = draw_samples([sample(*size)], ["thing"])
+    assert max(drawn.shape) <= max(ENLARGED_SIDE, *size)

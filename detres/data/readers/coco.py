@@ -15,7 +15,7 @@ import numpy as np
 from detres.data.files import visible
 from detres.data.readers.coco_json import IMAGES_ALONE, read_coco_json
 from detres.data.readers.coco_objects import objects_of
-from detres.data.readers.common import Findings, Objects, assemble, fill_sizes, only_split
+from detres.data.readers.common import LONGEST_SIDE, Findings, Objects, assemble, fill_sizes, only_split
 from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
@@ -181,9 +181,12 @@ def _side(image: dict, key: str, path: Path, findings: Findings) -> int:
     """An image's height or width as stated; 0: not stated, or malformed."""
     side = image.get(key)
     try:
-        return 0 if side is None else int(side)
+        pixels = 0 if side is None else int(side)
+        if abs(pixels) > LONGEST_SIDE:
+            raise OverflowError
+        return pixels
     except (TypeError, ValueError, OverflowError):
-        what = f"{key} {side!r} is not a number of pixels"
+        what = f"{key} {side!r:.40} is not a number of pixels"
         findings.error("malformed size", f"{path}, image {image['id']}", what)
         return 0
 
@@ -220,7 +223,13 @@ def _locate(
 
     search_folders = list(dict.fromkeys(str(folder) for folder in [*places, root]))
     paths: list[str | None] = []
+    roots = {os.path.abspath(root), os.path.realpath(root)}
     for name in names:
+        if _leaves(name, search_folders, roots):
+            what = f"leaves the data set {root} and is not followed: put the picture into it"
+            findings.error("picture outside the data set", f"{path}, '{name}'", what)
+            paths.append(None if need_images else name)
+            continue
         matches = [os.path.join(folder, name) for folder in search_folders if holds(folder, name)]
         if not need_images:
             paths.append(matches[0] if matches else name)
@@ -234,12 +243,21 @@ def _locate(
     return paths
 
 
+def _leaves(name: str, folders: list[str], roots: set[str]) -> bool:
+    """Whether a file name with `..`, or an absolute one, leads out of the data set from each folder."""
+    if not os.path.isabs(name) and ".." not in name:
+        return False
+    places = [os.path.abspath(os.path.join(folder, name)) for folder in folders]
+    return not any(place.startswith(f"{root}{os.sep}") for place in places for root in roots)
+
+
 def _check_corners(objects: Objects, sizes: np.ndarray, path: Path, findings: Findings) -> None:
     """An error where most boxes exceed the image as [x, y, w, h] but not as [x1, y1, x2, y2]: corners were written."""
     if not len(objects):
         return
     limits = sizes[objects.images][:, [1, 0]]
-    corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    with np.errstate(invalid="ignore"):  # infinite ones are errors already
+        corners = objects.boxes[:, 2:] - objects.boxes[:, :2]
     leaves = (objects.boxes[:, 2:] > limits + 1).any(axis=1)
     fits = ((corners > objects.boxes[:, :2]) & (corners <= limits + 1)).all(axis=1)
     share = np.mean(leaves & fits & (limits > 0).all(axis=1))

@@ -14,6 +14,7 @@ from pathlib import Path
 from detres.data.files import read_text
 from detres.errors import DataError
 
+DIGITS = 18  # of the longest id that 64 bits hold
 IMAGES_ALONE = "image_info_"  # files of the test sets: images and categories without annotations
 
 
@@ -36,6 +37,8 @@ def read_coco_json(path: Path) -> dict:
         raise DataError(
             f"{path}, line {error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits
+        raise DataError(f"{path}: malformed JSON: {error}") from error
     if isinstance(content, dict) and path.stem.startswith(IMAGES_ALONE):
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
@@ -54,7 +57,7 @@ def read_coco_json(path: Path) -> dict:
             if "id" not in item:
                 raise DataError(f"{path}: {key}[{place}] has no 'id'")
             if not is_id(item["id"]):
-                raise DataError(f"{path}: {key}[{place}]: id {item['id']!r} is not {wanted}")
+                raise DataError(f"{path}: {key}[{place}]: id {item['id']!r:.80} is not {wanted}")
     return content
 
 
@@ -65,8 +68,10 @@ def _is_key(number: object) -> bool:
 def _is_whole(number: object) -> bool:
     """Whether a value is a whole number: 7, 7.0 or "7"."""
     if isinstance(number, str):
-        return number.isdecimal()
-    return isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+        return number.isdecimal() and len(number) <= DIGITS
+    if isinstance(number, int) or (isinstance(number, float) and number.is_integer()):
+        return abs(number) < 10**DIGITS
+    return False
 
 
 @contextmanager

@@ -6,6 +6,7 @@ looked at one by one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,8 @@ def objects_of(
     labels = np.array([_look_up(label_of, row.get("category_id")) for row in rows], dtype=np.int64)
     boxes = [row.get("bbox") for row in rows]
     faulty = (images < 0) | (labels < 0)
-    if not _all_boxes(boxes):
+    corners = _flat(boxes) if _all_boxes(boxes) else None
+    if corners is None:
         faulty |= ~np.array([_is_box(box) for box in boxes], dtype=bool)
 
     def where(number: int) -> str:
@@ -53,7 +55,8 @@ def objects_of(
         findings.report.add(
             "duplicate annotation id", where(numbers[place]), "kept: objects' ids are not used"
         )
-    corners = _flat([boxes[number] for number in numbers])
+    corners = _flat([boxes[number] for number in numbers]) if corners is None else corners[kept]
+    assert corners is not None
     corners[:, 2:] += corners[:, :2]
 
     def flags(key: str) -> np.ndarray:
@@ -67,8 +70,10 @@ def objects_of(
 
     areas = [rows[number].get("area") for number in numbers]
     for place, area in enumerate(areas):
-        if area is not None and not isinstance(area, (int, float)):
-            findings.report.add("malformed area", where(numbers[place]), f"{area}: that of the box is taken")
+        if area is not None and not (isinstance(area, (int, float)) and abs(area) <= sys.float_info.max):
+            findings.report.add(
+                "malformed area", where(numbers[place]), f"{area!s:.40}: that of the box is taken"
+            )
             areas[place] = None
     return Objects(
         images=images[kept],
@@ -92,7 +97,7 @@ def _fault(row: dict, known_image: bool, known_category: bool, label_of: dict[in
         return "unknown image id", f"image {row.get('image_id')} is not in 'images'"
     if not known_category:
         return "unknown category", f"category {row.get('category_id')} is not one of {listed(label_of)}"
-    return "malformed box", f"bbox {row.get('bbox')} is not four numbers [x, y, width, height]"
+    return "malformed box", f"bbox {row.get('bbox')!s:.200} is not four numbers [x, y, width, height]"
 
 
 def _all_boxes(boxes: list) -> bool:
@@ -105,12 +110,20 @@ def _all_boxes(boxes: list) -> bool:
 
 
 def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and {*map(type, box)} <= {int, float}
+        and _flat([box]) is not None
+    )
 
 
-def _flat(boxes: list[list[float]]) -> np.ndarray:
-    """(B, 4) float64 from B lists of four numbers."""
-    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+def _flat(boxes: list) -> np.ndarray | None:
+    """(B, 4) float64 from B lists of four numbers; None: one of hundreds of digits is among them."""
+    try:
+        return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+    except OverflowError:
+        return None
 
 
 def _repeated(ids: list) -> list[int]:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from detres.console import progress
-from detres.data.files import visible
+from detres.data.files import is_image, visible
 from detres.data.records import Annotations, Defect, ReadReport, Strings
 from detres.errors import DataError, listed
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 SHOWN_ERRORS = 10
+LONGEST_SIDE = 2**31 - 1  # pixels that an annotation may state
 CLIP_TOLERANCE = 0.01  # pixels; COCO states two decimals, so less is rounding
 
 
@@ -194,7 +194,7 @@ def images_in(folder: Path) -> dict[str, Path]:
     """Image files directly in `folder`, by stem; a folder that does not exist has none."""
     if not folder.is_dir():
         return {}
-    files = sorted(path for path in visible(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in visible(folder.iterdir()) if is_image(path.name))
     return {path.stem: path for path in reversed(files)}
 
 

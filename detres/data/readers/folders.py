@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from detres.data import archives
+from detres.data.files import PROGRAMS_OWN, is_image, unread_reason, walk
 from detres.data.readers import label_files
-from detres.data.readers.common import IMAGE_SUFFIXES
 from detres.data.records import ImageLabels, ReadReport, Strings
 from detres.errors import DataError, listed
 
@@ -75,6 +74,7 @@ def read(path: Path, split: str | None) -> tuple[ImageLabels, ReadReport]:
             continue
         paths.append(f"{path}!{member}" if path.is_file() else str(path / member))
         labels.append(label)
+    tree.report_unread(chosen, report)
     if not paths:
         raise DataError(f"{path} ({chosen}): empty data set: no picture in a class folder")
     for label in sorted(set(range(len(folders))) - set(labels)):
@@ -99,6 +99,7 @@ class _Tree:
         folders: All folders on disk, or those with an entry of their own in the archive, split at slashes.
         depth: Index of the class folder in the parts.
         text: The content of a text file; None: it does not exist.
+        unread: What is passed over (see `files.walk`).
     """
 
     path: Path
@@ -107,11 +108,18 @@ class _Tree:
     folders: list[Parts]
     depth: int
     text: Callable[[str], str | None]
+    unread: list[tuple[str, str, str]]
 
     def splits(self) -> list[str]:
         if not self.depth or not _has_splits(self.parts, self.depth - 1):
             return [ALL]
         return sorted({part[self.depth - 1] for part in self.parts})
+
+    def report_unread(self, split: str, report: ReadReport) -> None:
+        """Name what is passed over in a split."""
+        for kind, member, why in self.unread:
+            if split == ALL or split in _parts(member)[: self.depth + 1]:
+                report.add(kind, member, why)
 
     def is_flat(self, split: str) -> bool:
         """Whether a split's images are in no class folders, but in its own folder or all in an `images`."""
@@ -135,14 +143,17 @@ class _Tree:
 
 def _read_tree(path: Path) -> _Tree:
     if path.is_dir():
-        members = _walk(path)
+        listing = walk(path)
+        members, unread = [*listing.files, *(f"{folder}/" for folder in listing.folders)], listing.unread
     elif archives.is_archive(path):
-        members = archives.member_names(path)
+        members = [name for name in archives.member_names(path) if not _is_hidden(name)]
+        unread = [("picture not read", name, why) for name in members if (why := unread_reason(name))]
     else:
         raise DataError(f"{path} is not a folder, a .zip or an uncompressed .tar of class folders")
-    images = sorted(name for name in members if _is_image(name))
+    images = sorted(name for name in members if is_image(name))
     if not images:
-        raise DataError(f"{path}: empty data set: no picture in it")
+        passed_over = f"; not read: {listed((name for _, name, _ in unread), 3)}" if unread else ""
+        raise DataError(f"{path}: empty data set: no picture in it{passed_over}")
     parts = [_parts(name) for name in images]
     known = frozenset(members)
 
@@ -153,7 +164,7 @@ def _read_tree(path: Path) -> _Tree:
         return content.decode("utf-8", errors="replace")
 
     folders = [_parts(name) for name in members if name.endswith("/")]
-    return _Tree(path, images, parts, folders, _split_depth(parts), text)
+    return _Tree(path, images, parts, folders, _split_depth(parts), text, unread)
 
 
 def _check_empty_folders(tree: _Tree, chosen: str, flat: set[str]) -> None:
@@ -178,21 +189,9 @@ def _parts(member: str) -> Parts:
     return tuple(part for part in member.split("/") if part not in ("", "."))
 
 
-def _is_image(member: str) -> bool:
-    """Whether a file is an image by its suffix, and neither hidden nor one that macOS adds (`._1.jpg`, `__MACOSX/`)."""
-    hidden = os.path.basename(member).startswith(".") or member.startswith("__MACOSX/")
-    return os.path.splitext(member)[1].lower() in IMAGE_SUFFIXES and not hidden
-
-
-def _walk(root: Path) -> list[str]:
-    """Files, and folders with a slash at the end, relative to the root, without hidden folders."""
-    members = []
-    for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith((".", "__"))]
-        place = Path(folder).relative_to(root)
-        members += [(place / name).as_posix() for name in names]
-        members += [f"{(place / name).as_posix()}/" for name in inner]
-    return members
+def _is_hidden(member: str) -> bool:
+    """Whether a member is hidden, or one that macOS adds (`._1.jpg`, `__MACOSX/`)."""
+    return any(part.startswith(".") or part in PROGRAMS_OWN for part in _parts(member))
 
 
 def _split_depth(parts: list[Parts]) -> int:

@@ -6,6 +6,7 @@ coordinates. N images, M objects.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -295,6 +296,6 @@ def _numbers(path: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path} is not there")
     return [line for line in read_text(path).splitlines() if line.strip()]

@@ -5,6 +5,7 @@ VOC's box is 1-based with inclusive corners: (a, b, c, d) is (a - 1, b - 1, c, d
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def scan_unlabeled(directory: Path, split: str, need_images: bool) -> tuple[Anno
         for stem in _listed_stems(path, findings):
             ids.append(f"{year.name}/{stem}" if len(lists) > 1 else stem)
             files.append(images.get(stem))
-            labeled += (year / "Annotations" / f"{stem}.xml").is_file()
+            labeled += os.path.isfile(year / "Annotations" / f"{stem}.xml")
             if files[-1] is None:
                 findings.error("missing picture", f"{path}, '{stem}'", f"is not in {year / 'JPEGImages'}")
     if 2 * labeled >= len(ids):
@@ -234,7 +235,7 @@ def _devkit_images(years: list[Path], split: str, findings: Findings) -> tuple[l
         files = images_in(year / "JPEGImages")
         for stem in stems:
             xml = year / "Annotations" / f"{stem}.xml"
-            if xml.is_file():
+            if os.path.isfile(xml):  # also where the name is too long
                 images.append(VocImage(prefix + stem, xml, files.get(stem)))
             else:
                 findings.error("missing annotation", f"{path}, '{stem}'", f"there is no {xml}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
+from detres.data.readers.common import LONGEST_SIDE
 from detres.errors import DataError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -47,7 +48,7 @@ def parse_voc_xml(path: Path) -> VocAnnotation:
             ],
             lines=[int(entry.attrib["line"]) for entry in objects],
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
@@ -93,4 +94,7 @@ def _text(element: ElementTree.Element, tag: str) -> str:
 
 
 def _size(text: str | None) -> int:
-    return int(float(text)) if text and text.strip() else 0
+    side = float(text) if text and text.strip() else 0.0
+    if abs(side) > LONGEST_SIDE:
+        raise ValueError(f"a size of {side:g} is no number of pixels")
+    return int(side)

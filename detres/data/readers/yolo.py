@@ -5,15 +5,15 @@ Boxes are fractions of the upright image's width and height. A longer line is a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from detres.console import progress
-from detres.data.files import read_names, read_text, visible
+from detres.data.files import is_image, read_names, read_text, visible, walk
 from detres.data.readers.common import (
-    IMAGE_SUFFIXES,
     Findings,
     Objects,
     assemble,
@@ -25,6 +25,7 @@ from detres.data.records import Annotations
 from detres.errors import DataError, listed
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
+LARGEST_CLASS = 100_000  # that a number alone may make: every smaller one becomes a class too
 SPLIT_KEYS = ("train", "val", "valid", "test")
 ALL = "all"
 
@@ -179,7 +180,11 @@ def _images(directory: Path, split: str, data_yaml: dict, findings: Findings) ->
         ]
     places = [directory / "images" / split, directory / split / "images", directory / split]
     places = [directory / "images", directory] if split == ALL else places
-    return next((images for place in places if place.is_dir() and (images := _images_under(place))), None)
+    for place in filter(Path.is_dir, places):
+        images = _images_under(place, findings)
+        if images:
+            return images
+    return None
 
 
 def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings) -> list[Path]:
@@ -188,16 +193,16 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     while inside.startswith("../"):
         inside = inside[3:]
     tried = list(dict.fromkeys([base / entry, directory / entry, directory / inside]))
-    place = next((path for path in tried if path.exists()), None)
+    place = next((path for path in tried if os.path.exists(path)), None)  # also where a name is too long
     if place is None:
         raise DataError(f"data.yaml of {directory}: '{entry}' is not there; looked at {listed(tried)}")
     if place.is_dir():
-        return _images_under(place)
+        return _images_under(place, findings)
     images = []
     for line in read_text(place).split("\n"):
         if line.strip():
             options = [place.parent / line.strip(), base / line.strip(), directory / line.strip()]
-            image = next((path for path in options if path.is_file()), None)
+            image = next((path for path in options if os.path.isfile(path)), None)
             if image is None:
                 findings.error("missing picture", f"{place}, '{line.strip()}'", "does not exist")
             else:
@@ -205,10 +210,11 @@ def _images_of_entry(entry: str, base: Path, directory: Path, findings: Findings
     return images
 
 
-def _images_under(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in IMAGE_SUFFIXES
-    )
+def _images_under(folder: Path, findings: Findings) -> list[Path]:
+    listing = walk(folder)
+    for kind, name, why in listing.unread:
+        findings.report.add(kind, str(folder / name), why)
+    return sorted(folder / name for name in listing.files if is_image(name))
 
 
 def _label_path(image: Path) -> Path:
@@ -257,12 +263,21 @@ def _class_names(
 
 
 def _largest_class(folders: Iterable[Path]) -> int:
-    files = (path for folder in folders for path in visible(folder.rglob("*.txt"), folder))
-    first = (line.split()[0] for path in files for line in _lines(path))
-    return max((int(float(number)) for number in first if number.replace(".", "", 1).isdigit()), default=-1)
+    largest = -1
+    for path in (path for folder in folders for path in visible(folder.rglob("*.txt"), folder)):
+        for line, text in enumerate(_lines(path), start=1):
+            first = (text.split() or [""])[0]
+            if first.replace(".", "", 1).isdecimal():
+                number = float(first)
+                if number > LARGEST_CLASS:
+                    raise DataError(
+                        f"{path}, line {line}: class {number:.12g} without a list of names (data.yaml,"
+                        f" {NAME_FILES[0]}), where {LARGEST_CLASS:,} is the largest: name the classes, or mend the line"
+                    )
+                largest = max(largest, int(number))
+    return largest
 
 
 def _lines(path: Path) -> list[str]:
     """Lines of a label file of any split; reading that split tells whether they are well formed."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return [line for line in text.splitlines() if line.strip()]
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()

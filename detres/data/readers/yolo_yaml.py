@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detres.data.files import read_text, visible
 from detres.errors import DataError, listed
+from detres.strict_yaml import MOST_ALIASED, TOO_DEEP, has_too_many_aliases
 
 NAMES_KEY = re.compile(r"""^(\{.*)?["']?names["']?\s*:""", re.MULTILINE)
 
@@ -38,6 +39,8 @@ def read_data_yaml(path: Path | None) -> dict:
         return {}
     text = read_text(path)
     try:
+        if "*" in text and has_too_many_aliases(yaml.compose(text, Loader=yaml.SafeLoader)):
+            raise DataError(f"{path}: aliases make more than {MOST_ALIASED:,} values: write them out")
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             return {}
@@ -49,6 +52,8 @@ def read_data_yaml(path: Path | None) -> dict:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())
         raise DataError(f"{path}{line}: malformed YAML: {problem}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: malformed YAML: {TOO_DEEP}") from error
     return content if names is None else {**content, "names": _list_of_names(names, path)}
 
 
@@ -57,10 +62,10 @@ def _list_of_names(names: object, path: Path) -> list[str]:
         names = _by_number(names, path)
     if not isinstance(names, list):
         wanted = "a list of names or a mapping of numbers to names"
-        raise DataError(f"{path}: names: should be {wanted}, not '{names}'")
+        raise DataError(f"{path}: names: should be {wanted}, not '{names!s:.80}'")
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            raise DataError(f"{path}: names: number {number} is {name!r}, not a name")
+            raise DataError(f"{path}: names: number {number} is {name!r:.80}, not a name")
     return names
 
 
