@@ -15,7 +15,7 @@ from torch import nn
 from detres.errors import DivergedError, listed
 from detres.files import write_json
 from detres.training.checkpoints import write_tensors
-from detres.training.state import State
+from detres.training.state import State, statistics_kept
 from detres.training.task import Task
 
 LARGE_WEIGHT = 100.0  # networks that learn have none: their losses need not be tried
@@ -80,7 +80,7 @@ def diverged(
 def check_update(task: Task[Any, Any], state: State[Any], batch: Any, rate: float) -> None:
     """Look at weights that no later step will try: none may be infinite or NaN, nor so large that the losses are.
 
-    The losses are tried on the last micro-batch, in eval mode and float32, so that nothing of the state changes.
+    The losses are tried on the last micro-batch in float32; statistics of BN stay as they are.
 
     Raises:
         DivergedError: A tensor or a loss is not finite.
@@ -95,21 +95,14 @@ def check_update(task: Task[Any, Any], state: State[Any], batch: Any, rate: floa
         (float(p.detach().abs().max()) for p in task.network.parameters() if p.numel()), default=0.0
     )
     if not bad and largest > LARGE_WEIGHT:
-        task.network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), statistics_kept(task.network):
             losses = task.losses(batch, torch.Generator().manual_seed(0))
-        task.network.train()
         bad = [f"loss/{name}" for name, loss in losses.items() if not loss.isfinite().all()]
     if bad:
-        raise diverged_update(state.step, rate, bad, f"Images: {listed(task.describe(batch))}. ")
-
-
-def diverged_update(step: int, rate: float, bad: Sequence[str], images: str = "") -> DivergedError:
-    """The error of an update after which weights or losses, named in `bad`, are not finite."""
-    return DivergedError(
-        f"training diverged at step {step}: after its update {listed(bad, 3)} is not finite (lr {rate:.4g})."
-        f" {images}Look at the rate (train.lr), then train.clip (e.g. 10)."
-    )
+        raise DivergedError(
+            f"training diverged at step {state.step}: after its update {listed(bad, 3)} is not finite (lr {rate:.4g})."
+            f" Images: {listed(task.describe(batch))}. Look at the rate (train.lr), then train.clip (e.g. 10)."
+        )
 
 
 def plain(value: Any) -> Any:

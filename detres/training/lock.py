@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from detres.errors import UserError
@@ -49,7 +50,8 @@ class FolderLock:
     def release(self) -> None:
         """Let others in, and leave no file behind. Only the owner does; a second call does nothing."""
         if self._lock.is_locked:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be gone, or read-only by now
+                self._path.unlink()
             self._lock.release()
 
 

@@ -20,7 +20,7 @@ import torch
 from detres.errors import ConfigError, UserError
 from detres.training.checkpoints import read_checkpoint
 from detres.training.config import Plan, TrainConfig, make_plan, schedule_warnings
-from detres.training.divergence import check_update, diverged_update
+from detres.training.divergence import check_update
 from detres.training.feed import WorkerDied, feed
 from detres.training.interruption import Stopped, StopRequest
 from detres.training.progress import StepProgress, duration, memory_mib
@@ -281,15 +281,12 @@ class _Loop(Generic[Network, Batch]):
         self.task.network.train()
         values = {f"val/{name}": value for name, value in figures.items()}
         values |= {f"val/loss/{name}": value for name, value in losses.items()}
+        # A network whose losses do not exist answers nothing. (Infinite ones of averaged scores can be of a whole one.)
+        exploded = any(name.startswith("val/loss/") and value != value for name, value in values.items())
         self.metrics.write(self.state.step, {**_place(self.plan, self.state), **values})
-        bad = [f"val/loss/{name}" for name, value in losses.items() if not math.isfinite(value)]
-        # A loss of averaged scores can be infinite where the network's outputs are finite.
-        bad += [
-            f"val/{name}" for name, value in figures.items() if name.startswith("loss/") and value != value
-        ]
-        if bad:
-            raise diverged_update(self.state.step, self.state.optimizer.param_groups[0]["lr"], bad)
-        return figures
+        if exploded:
+            log.warning("step %d: the losses on validation images are NaN", self.state.step)
+        return {**figures, self.task.best: None} if exploded else figures
 
     def compare(self, figure: float, figures: dict[str, float | None]) -> None:
         """Export the network where `figure` is the best so far; let the plateau schedule count it."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -157,14 +160,12 @@ class Metrics:
     """
 
     def __init__(self, run: RunFolder, step: int, *, evaluated: bool = True):
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         path = run.path / "metrics.jsonl"
         _cut_back(path, step, evaluated)
         self._path = path
         with explained(path):
             self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+            self._scalars = _Scalars(run.tensorboard, purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add one line; a figure that is None or not finite is null."""
@@ -175,15 +176,49 @@ class Metrics:
         with explained(self._path):
             self._file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
             self._file.flush()
-            for key, value in known.items():
-                if value is not None:
-                    self._tensorboard.add_scalar(key, value, step)
+            self._scalars.write(step, {key: value for key, value in known.items() if value is not None})
 
     def close(self) -> None:
         with suppress(OSError):  # what could not be written has been said
             self._file.close()
         with suppress(OSError):
-            self._tensorboard.close()
+            self._scalars.close()
+
+
+class _Scalars:
+    """TensorBoard's file of scalars, written without the thread of its own writer, whose errors nobody could catch.
+
+    Args:
+        folder: Where TensorBoard looks for it.
+        purge_step: Step from which on scalars of earlier files are forgotten; None: none.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        self._records = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+        self._add(step=step, summary=Summary(value=scalars))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.flush()
 
 
 def _cut_back(path: Path, step: int, evaluated: bool) -> None:

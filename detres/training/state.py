@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
 import torch
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from detres.errors import UserError, listed
@@ -132,6 +134,26 @@ def initial_state(network: Network, config: TrainConfig, plan: Plan, device: tor
         held=config.warmup_until_error is not None,
         milestones=plan.milestones if config.schedule == "step" else (),
     )
+
+
+@contextmanager
+def statistics_kept(network: nn.Module, *, unless_done: bool = False) -> Iterator[None]:
+    """A block after which the running statistics of BN are as before; with `unless_done` only where it raises."""
+    moving = [
+        buffer
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        for buffer in module.buffers()
+    ]
+    before = [buffer.clone() for buffer in moving]
+    done = False
+    try:
+        yield
+        done = unless_done
+    finally:
+        if not done:
+            for buffer, value in zip(moving, before, strict=True):
+                buffer.copy_(value)
 
 
 def save(state: State[Any], folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detres.training.config import Plan, TrainConfig
 from detres.training.divergence import diverged
 from detres.training.interruption import StopRequest
 from detres.training.optimizer import clip_gradients, gradient_norm, set_rate
 from detres.training.schedules import rate_factor
-from detres.training.state import State
+from detres.training.state import State, statistics_kept
 from detres.training.task import Batch, Network, Task
 
 
@@ -101,21 +101,10 @@ def _accumulate(
     if len(micro_batches) == 1:
         return [_backward(task, config, state, 0, micro_batches[0], device)]
     terms = []
-    moving = [
-        buffer
-        for module in task.network.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-        for buffer in module.buffers()
-    ]
-    before = [buffer.clone() for buffer in moving]
-    try:
+    with statistics_kept(task.network, unless_done=True):
         for micro, batch in enumerate(micro_batches):
             stop.check()
             terms.append(_backward(task, config, state, micro, batch, device))
-    except BaseException:
-        for buffer, value in zip(moving, before, strict=True):
-            buffer.copy_(value)
-        raise
     return terms
 
 
