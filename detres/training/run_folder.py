@@ -267,11 +267,10 @@ def _prepare(path: Path, config: Section, *, resume: bool, overwrite: bool) -> b
         _check_same_config(path, config)
     if is_run and overwrite:
         _remove_run(path)
-    for folder in (
-        path,
-        *(place for name in FOLDERS for place in (path / name).rglob("*") if place.is_dir()),
-    ):
-        remove_temporary(folder)
+    for top in (path / name for name in FOLDERS):
+        for folder in (top, *(place for place in top.rglob("*") if place.is_dir())):
+            remove_temporary(folder)
+    remove_temporary(path)
     _write_environment(path)
     write_text(path / "config.yaml", to_yaml(config))
     return is_run and resume
