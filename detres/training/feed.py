@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ def feed(
     device: torch.device,
     stop: StopRequest,
     watch: Watch,
-) -> Iterator[tuple[list[Batch], float]]:
+) -> Generator[tuple[list[Batch], float], None, None]:
     """The micro-batches of each step from `start` to the plan's end, and the seconds that each step waited.
 
     Where a worker is killed, all are started again at the same step, once.

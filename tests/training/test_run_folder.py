@@ -252,7 +252,9 @@ def test_the_log_ends_where_it_cannot_be_written(tmp_path: Path, capsys: pytest.
     log = logging.getLogger("detres")
     with RunFolder.open(tmp_path, Whole()) as run:
         log.info("inside")
-        run._log_file.stream.close()
+        stream = run._log_file.stream
+        assert stream is not None
+        stream.close()
         run._log_file.stream = open("/dev/full", "w")  # noqa: SIM115  the handler closes it
         log.info("lost")
         log.info("lost too")
