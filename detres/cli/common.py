@@ -213,6 +213,7 @@ class _Signals:
         if self._came or self._status is not None or self._is_importing(frame):
             self._end()
         self._came = True
+        sys.unraisablehook = lambda _: None  # of objects that the exception leaves half made
         _thread.start_new_thread(self._end_late, ())  # threading.Thread takes locks that the program may hold
         raise KeyboardInterrupt
 
