@@ -21,7 +21,6 @@ from typing import NoReturn
 
 from detres import files
 from detres.errors import DivergedError, UserError, nearest
-from detres.training.interruption import is_importing
 
 DONE, BUG, STOPPED = 0, 1, 130
 GRACE = 5.0  # seconds from a signal to the end
@@ -193,6 +192,9 @@ class _Signals:
     """
 
     def __init__(self) -> None:
+        from detres.training.interruption import is_importing
+
+        self._is_importing = is_importing
         self._owner = os.getpid()
         self._came = False
         self._status: int | None = None
@@ -208,9 +210,10 @@ class _Signals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             os._exit(128 + number)
-        if self._came or self._status is not None or is_importing(frame):
+        if self._came or self._status is not None or self._is_importing(frame):
             self._end()
         self._came = True
+        sys.unraisablehook = lambda _: None  # of objects that the exception leaves half made
         _thread.start_new_thread(self._end_late, ())  # threading.Thread takes locks that the program may hold
         raise KeyboardInterrupt
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 from detres.cli.common import tool_parser
 
+LINE = 118  # characters of a line of prose, before its full stop
 EXAMPLE = "python3 tools/config_keys.py > docs/configuration.md"
 KeyRow = tuple[str, str, str, str]  # key, type, default, meaning
 
@@ -56,7 +58,7 @@ def page() -> str:
     from detres.detection.config import DetectionConfig
     from detres.training.config import FREE_AT_RESUME
 
-    free = ", ".join(f"`train.{key}`" for key in sorted(FREE_AT_RESUME))
+    free = textwrap.fill(", ".join(f"`train.{key}`" for key in sorted(FREE_AT_RESUME)), LINE)
     detection, classification = describe_keys(DetectionConfig), describe_keys(ClassificationConfig)
     parts = {
         "Detection and classification alike": [row for row in detection if row in classification],

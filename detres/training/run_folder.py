@@ -194,7 +194,7 @@ class _Scalars:
     """
 
     def __init__(self, folder: Path, purge_step: int | None):
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[attr-defined]
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
@@ -206,7 +206,7 @@ class _Scalars:
             self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
 
         scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
         self._add(step=step, summary=Summary(value=scalars))
@@ -215,7 +215,7 @@ class _Scalars:
         self._file.close()
 
     def _add(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
         self._file.flush()
@@ -267,11 +267,10 @@ def _prepare(path: Path, config: Section, *, resume: bool, overwrite: bool) -> b
         _check_same_config(path, config)
     if is_run and overwrite:
         _remove_run(path)
-    for folder in (
-        path,
-        *(place for name in FOLDERS for place in (path / name).rglob("*") if place.is_dir()),
-    ):
-        remove_temporary(folder)
+    for top in (path / name for name in FOLDERS):
+        for folder in (top, *(place for place in top.rglob("*") if place.is_dir())):
+            remove_temporary(folder)
+    remove_temporary(path)
     _write_environment(path)
     write_text(path / "config.yaml", to_yaml(config))
     return is_run and resume

@@ -61,7 +61,15 @@ def small_disk(tmp_path):
 
 def ended(out: Path, fault: str, size: int = 0) -> str:
     """Standard error of the program, which ended with status 2, said why in its last line, and showed no traceback."""
-    command = [sys.executable, "-c", PROGRAM, Path(str(tiny_task.__file__)).parent, out, fault, str(size)]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parents[1] / "training"),
+        out,
+        fault,
+        str(size),
+    ]
     process = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr

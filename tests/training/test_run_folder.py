@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +170,92 @@ def test_metrics_are_cut_back(tmp_path: Path) -> None:
         Metrics(run, 10).close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": step, "loss": step, "val/AP": None, "odd": None} for step in (5, 10)]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from detres.training.config import TrainConfig
+from detres.training.run_folder import RunFolder
+run = RunFolder.open(Path(sys.argv[1]), TrainConfig(), resume=True)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(
+    tmp_path: Path, options: dict[str, bool]
+) -> None:
+    run = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    before = (run / "environment.json").read_text()
+    with pytest.raises(
+        UserError, match=rf"is in use: process {holder.pid} on {re.escape(socket.gethostname())} "
+    ):
+        RunFolder.open(run, TrainConfig(), **options)
+    assert (run / "environment.json").read_text() == before
+    holder.kill()
+    holder.communicate()
+    assert (run / ".lock").exists()
+    RunFolder.open(run, TrainConfig(), **(options or {"resume": True})).close()
+    assert not (run / ".lock").exists()
+
+
+def test_a_folder_is_opened_once_in_a_process_too(tmp_path: Path) -> None:
+    with (
+        RunFolder.open(tmp_path, Whole()),
+        pytest.raises(UserError, match=rf"in use: process {os.getpid()} "),
+    ):
+        RunFolder.open(tmp_path, Whole(), resume=True)
+
+
+def test_overwrite_removes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+    make_run(run)
+    (run / "checkpoints").symlink_to(elsewhere)
+    RunFolder.open(run, Whole(), overwrite=True).close()
+    assert not (run / "checkpoints").is_symlink()
+    assert (elsewhere / "mine.txt").read_text() == "mine"
+
+
+def test_half_written_files_are_swept_up_at_resume(tmp_path: Path) -> None:
+    tiny_task.run(tmp_path, length="4 iterations")
+    for folder in (tmp_path, tmp_path / "checkpoints/4", tmp_path / "images"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".detres-1-2.pt").write_bytes(b"half")
+    tiny_task.run(tmp_path, length="4 iterations", resume=True)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_damaged_lines_of_metrics_are_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_task.run(tmp_path / "b", length="8 iterations")
+    (tmp_path / "b/last").write_bytes(b"\xff")
+    whole = (tmp_path / "b/metrics.jsonl").read_bytes()
+    (tmp_path / "b/metrics.jsonl").write_bytes(b"\xff\n" + whole + b"[1]\n" + b"[" * 100_000 + b"\n")
+    with caplog.at_level("WARNING", "detres"):
+        tiny_task.run(tmp_path / "b", resume=True)
+    assert "metrics.jsonl: 3 damaged lines are dropped" in caplog.text
+    assert (tmp_path / "b/metrics.jsonl").read_bytes().startswith(whole)
+
+
+def test_the_log_ends_where_it_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("detres")
+    with RunFolder.open(tmp_path, Whole()) as run:
+        log.info("inside")
+        stream = run._log_file.stream
+        assert stream is not None
+        stream.close()
+        run._log_file.stream = open("/dev/full", "w")  # noqa: SIM115  the handler closes it
+        log.info("lost")
+        log.info("lost too")
+    assert "Traceback" not in capsys.readouterr().err
