@@ -63,7 +63,7 @@ def test_a_damaged_file_is_named(written):
 def test_damaged_offsets_are_named(written, offsets):
     path, _ = written
     save_file({**load_file(path), "offsets": np.array(offsets)}, path)
-    with pytest.raises(DataError, match=r"cannot be read \(boxes that belong to no image\); remove the file"):
+    with pytest.raises(DataError, match=r"cannot be read \(boxes that belong to no image\): remove the file"):
         Proposals(path, SCENES)
 
 

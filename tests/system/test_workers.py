@@ -101,7 +101,7 @@ def test_killed_workers_are_started_again_once(unbroken, written_scenes, recipe,
     """As when memory runs out: found between steps, and the same steps follow."""
     run = tmp_path / "run"
     status, err = signalled(int(signal.SIGKILL), 0, recipe, written_scenes / "coco", run)
-    assert (status, err.count("They are started again, once, at step 5")) == (0, 1), err
+    assert (status, err.count("They are started again, once, at step ")) == (0, 1), err
     assert "Traceback" not in err
     assert_same_runs(run, unbroken, steps=12)
 

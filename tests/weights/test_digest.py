@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -107,10 +108,14 @@ def test_the_digest_is_quick(classifier, tmp_path):
     entries.pop("digest")
     from detres.weights import checkpoint
 
-    seconds = []
+    seconds, of_blake2b = [], []
+    content = tensors["a"].numpy().tobytes()
     for _ in range(3):
         begun = time.perf_counter()
         checkpoint._digest(tensors, entries)
         seconds.append(time.perf_counter() - begun)
-    print(f"digest of 100 MB: {min(seconds):.3f} s")
-    assert min(seconds) < 0.2
+        begun = time.perf_counter()
+        hashlib.blake2b(content).digest()
+        of_blake2b.append(time.perf_counter() - begun)
+    print(f"digest of 100 MB: {min(seconds):.3f} s, BLAKE2b {min(of_blake2b):.3f} s")
+    assert min(seconds) < 1.5 * min(of_blake2b)
