@@ -202,15 +202,20 @@ class _Signals:
             signal.signal(number, self._receive)
 
     def end_with(self, status: int) -> None:
-        """The tool has ended, and said so: from now on nothing waits for what hangs, and the status stays."""
+        """The tool has ended, and said so: nothing waits for a worker that hangs, and no signal changes the status.
+
+        As Python ends, it takes handlers back, so that a signal would kill it; one that is ignored stays so.
+        """
         self._status = status
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         for worker in getattr(sys.modules.get("multiprocessing"), "active_children", list)():
             worker.kill()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             os._exit(128 + number)
-        if self._came or self._status is not None or self._is_importing(frame):
+        if self._came or self._is_importing(frame):
             self._end()
         self._came = True
         sys.unraisablehook = lambda _: None  # of objects that the exception leaves half made
@@ -223,9 +228,8 @@ class _Signals:
             self._end()
 
     def _end(self) -> NoReturn:
-        if self._status is None:
-            os.write(2, b"stopped\n")
-        os._exit(STOPPED if self._status is None else self._status)
+        os.write(2, b"stopped\n")
+        os._exit(STOPPED)
 
 
 def _log_to_standard_error(quiet: bool) -> None:

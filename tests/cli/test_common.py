@@ -7,6 +7,8 @@ import errno
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +97,23 @@ def test_sigterm_ends_as_ctrl_c_does(capsys):
         signal.pause()
 
     assert ended(capsys, main) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends_does_not_change_the_status(number: int):
+    """Python has taken its handlers back when module globals are cleared."""
+    code = f"""
+import os
+from detres.cli.common import run
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, {int(number)})
+last = Last()
+run(lambda argv: 0, [])
+"""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_unknown_option_is_one_line_with_the_nearest(capsys):
