@@ -99,6 +99,7 @@ def test_deeply_nested_metadata_are_one_line(depth, classifier, tmp_path):
 
 
 def test_the_digest_is_quick(classifier, tmp_path):
+    """In CPU time, against the hash alone, because seconds depend on the machine and on what else it does."""
     _, metadata = read_weights(classifier)
     path = tmp_path / "m.safetensors"
     save_weights(path, {"a": torch.randn(25 << 20)}, metadata)  # 100 MB
@@ -111,11 +112,11 @@ def test_the_digest_is_quick(classifier, tmp_path):
     seconds, of_blake2b = [], []
     content = tensors["a"].numpy().tobytes()
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         checkpoint._digest(tensors, entries)
-        seconds.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
+        seconds.append(time.process_time() - begun)
+        begun = time.process_time()
         hashlib.blake2b(content).digest()
-        of_blake2b.append(time.perf_counter() - begun)
+        of_blake2b.append(time.process_time() - begun)
     print(f"digest of 100 MB: {min(seconds):.3f} s, BLAKE2b {min(of_blake2b):.3f} s")
     assert min(seconds) < 1.5 * min(of_blake2b)
