@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         figures = _measure(arguments, device)
     except DisagreementError as error:
         raise SystemExit(f"error: {error}") from None
-    write_json(arguments.json, figures)
+    write_report(arguments.json, figures)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -98,15 +98,23 @@ def check_outputs(
     files = [Path(path) for path in outputs if path is not None]
     check_writable(*files)
     files = [path for path in files if not _is_special(path)]
-    sources = [Path(path) for path in inputs if path is not None]
+    read = {identity for path in inputs if path is not None for identity in _identities(Path(path))}
+    written: set[object] = set()
     for path in files:
-        for source in sources:
-            if _is_same(path, source) or (path.exists() and _lies_in(path, source)):
-                what = "is read by this command" if _is_same(path, source) else f"is a file of {source}"
-                raise UserError(f"{path} {what} and would be replaced: choose another place for the output")
-    for number, path in enumerate(files):
-        if any(_is_same(path, other) for other in files[:number]):
+        identities = _identities(path)
+        if not identities.isdisjoint(read):
+            raise UserError(
+                f"{path} is read by this command and would be replaced: choose another place for the output"
+            )
+        folders = Path(os.path.realpath(path)).parents
+        folder = next((folder for folder in folders if str(folder) in read), None)
+        if folder is not None and path.exists():
+            raise UserError(
+                f"{path} is a file of {folder} and would be replaced: choose another place for the output"
+            )
+        if not identities.isdisjoint(written):
             raise UserError(f"{path} would be written twice by this command: choose different outputs")
+        written |= identities
     existing = [path for path in files if path.exists()]
     if existing and not overwrite:
         raise UserError(
@@ -193,18 +201,13 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _is_same(path: Path, other: Path) -> bool:
-    """Whether two paths are one file, by whatever links and spellings."""
-    if os.path.realpath(path) == os.path.realpath(other):
-        return True
-    try:
-        return os.path.samefile(path, other)
-    except OSError:
-        return False
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    return folder.is_dir() and Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+def _identities(path: Path) -> set[object]:
+    """What a path has in common with another of the same file: its real path and, if it exists, device and inode."""
+    identities: set[object] = {os.path.realpath(path)}
+    with suppress(OSError):
+        status = os.stat(path)
+        identities.add((status.st_dev, status.st_ino))
+    return identities
 
 
 def _concerns_writing(error: OSError, target: Path) -> bool:

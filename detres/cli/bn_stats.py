@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.devices import select_device
 from detres.errors import UserError
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int | None:
         quiet=arguments.quiet,
     )
     _print_report(report, arguments.out)
-    write_json(arguments.json, {**asdict(report), "weights": str(arguments.out)})
+    write_report(arguments.json, {**asdict(report), "weights": str(arguments.out)})
     return None
 
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         quiet=arguments.quiet,
     )
     show(report, limit=None if arguments.all else DEFAULT_LIMIT)
-    write_json(arguments.json, report.to_dict())
+    write_report(arguments.json, report.to_dict())
     if report.errors:
         kinds = ", ".join(
             f"{kind}: {count}" for kind, count in Counter(defect.kind for defect in report.errors).items()

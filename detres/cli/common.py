@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,6 +25,9 @@ from detres.errors import DivergedError, UserError, nearest
 
 DONE, BUG, STOPPED = 0, 1, 130
 GRACE = 5.0  # seconds from a signal to the end
+# Attributes of parsed arguments, which mean the same in every tool: what is read, and what is written.
+INPUTS = ("against", "annotations", "cfg", "classes", "data", "init", "input", "results", "runs", "weights")
+OUTPUTS = ("json", "out", "output", "save_results", "submission")
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -121,7 +125,21 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
                 raise ValueError(f"no common argument {name!r}")
 
 
-def write_json(path: Path | None, figures: object) -> None:
+def named_inputs(arguments: argparse.Namespace) -> list[Path]:
+    """Files and folders that parsed arguments name to be read; `--data` is looked up as the readers do."""
+    values: list[object] = []
+    for name in INPUTS:
+        value = getattr(arguments, name, None)
+        values += value if isinstance(value, list) else [value]
+    if getattr(arguments, "data", None):
+        from detres.data.formats import resolve_directory
+
+        with suppress(UserError):  # the tool will say that it is missing
+            values.append(resolve_directory(arguments.data))
+    return [Path(str(value)) for value in values if value is not None]
+
+
+def write_report(path: Path | None, figures: object) -> None:
     """Write `--json`'s file, completely or not at all; without the option do nothing."""
     if path is not None:
         files.write_json(path, figures)
@@ -129,9 +147,14 @@ def write_json(path: Path | None, figures: object) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]  # argparse's has overloads
-        """Parse the arguments and refuse a `--json` that cannot be written."""
+        """Parse the arguments and refuse output files that cannot be written or would replace an input."""
         parsed = super().parse_args(args, namespace)
-        files.check_writable(getattr(parsed, "json", None))
+        outputs = [getattr(parsed, name, None) for name in OUTPUTS]
+        outputs = [
+            path for path in outputs if path and (path == getattr(parsed, "json", None) or not path.is_dir())
+        ]
+        if outputs:
+            files.check_outputs(outputs, named_inputs(parsed), overwrite=True)
         return parsed
 
     def error(self, message: str) -> NoReturn:

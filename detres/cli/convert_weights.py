@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 
 if TYPE_CHECKING:
     from detres.weights.foreign import Backbone
@@ -61,7 +61,9 @@ def main(argv: list[str]) -> int | None:
     if backbone.missing and arguments.to == "torchvision":
         print(f"partial network: {len(backbone.missing)} tensors are missing")
     print(f"{arguments.output}: {len(backbone.tensors)} tensors, for {arguments.to}")
-    write_json(arguments.json, {**facts, "weights": str(arguments.output), "missing": list(backbone.missing)})
+    write_report(
+        arguments.json, {**facts, "weights": str(arguments.output), "missing": list(backbone.missing)}
+    )
     return None
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.devices import select_device
 from detres.errors import UserError
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int | None:
         "views": str(eval_crops),
         "seconds_per_image": round(seconds / max(figures.images, 1), 6),
     }
-    write_json(arguments.json, {**content, "members": errors} if len(members) > 1 else content)
+    write_report(arguments.json, {**content, "members": errors} if len(members) > 1 else content)
     return None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import UserError
 from detres.files import check_writable
 
@@ -230,7 +230,7 @@ def write_evaluation(
 ) -> None:
     """Write `--json`'s file, if the option was given: the figures, where they came from, and the sanity block."""
     figures = {**result.to_json(), "seconds_per_image": sources.seconds_per_image, **sources.origin}
-    write_json(path, {**figures, **more, "sanity": sanity})
+    write_report(path, {**figures, **more, "sanity": sanity})
 
 
 def parse_test_options(overrides: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, named_inputs, tool_parser, write_report
 from detres.cli.eval_common import (
     DATA_HELP,
     add_format_argument,
@@ -16,7 +16,7 @@ from detres.cli.eval_common import (
     read_detector,
 )
 from detres.errors import UserError
-from detres.files import check_writable
+from detres.files import check_outputs
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     targets = {}
     if options.save_results is not None:
         targets = {row.name: options.save_results / f"{row.name}.json" for row in rows}
-    _check_targets([options.json, *targets.values()], options.against)
+    check_outputs([options.json, *targets.values()], named_inputs(options), overwrite=True)
     results: list[RowResult] = []
     try:
         _measure(options, rows, targets, results)
@@ -136,23 +136,12 @@ def _measure(
             write_coco_results(targets[result.row.name], truth, result.detections)
         report["rows"][result.row.name] = result.to_json()
         report["complete"] = len(results) == len(rows)
-        write_json(options.json, report)
+        write_report(options.json, report)
         figures = ", ".join(
             f"{name} {value:.3f}" for name, value in result.figures.items() if value is not None
         )
         log.info("%s: %s, %.3f s per image", result.row.name, figures, result.seconds)
     print(f"{len(truth)} images: {truth.source}")
-
-
-def _check_targets(targets: Sequence[Path | None], against: Path | None) -> None:
-    """Refuse, before the work, output files that would replace an input file or one another."""
-    places = [path.resolve() for path in targets if path is not None]
-    if against is not None and against.resolve() in places:
-        raise UserError(f"{against} would be written over: choose another --save-results, or another --json")
-    twice = [path for path in places if places.count(path) > 1]
-    if twice:
-        raise UserError(f"{twice[0]} would be written twice: choose another --json")
-    check_writable(*places)
 
 
 def _print(results: Sequence[RowResult]) -> None:

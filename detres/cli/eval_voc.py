@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detres.cli.common import named_inputs
 from detres.cli.eval_common import (
     evaluation_parser,
     open_inputs,
@@ -15,7 +16,7 @@ from detres.cli.eval_common import (
     write_evaluation,
 )
 from detres.errors import UserError
-from detres.files import check_writable
+from detres.files import check_outputs
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     split = _split_name(options) if options.save_comp4 is not None else ""
     inputs = open_inputs(options)
     if options.save_comp4 is not None:
-        _check_submission(options.save_comp4, split, inputs.truth)
+        _check_submission(options, split, inputs.truth)
     sources = read_detections(options, inputs)
     if options.save_comp4 is not None:
         from detres.evaluation.submissions import write_voc_submission
@@ -76,13 +77,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _check_submission(folder: Path, split: str, truth: Annotations) -> None:
+def _check_submission(options: argparse.Namespace, split: str, truth: Annotations) -> None:
     """Refuse wrong input before hours of detection; VOC's server counts all detections of an image."""
     from detres.evaluation.results_files import comp4_paths
     from detres.evaluation.submissions import check_voc_split
 
     check_voc_split(truth, split)
-    check_writable(*comp4_paths(folder, truth, split))
+    paths = comp4_paths(options.save_comp4, truth, split)
+    check_outputs(paths, named_inputs(options), overwrite=True)
 
 
 def _split_name(options: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.devices import select_device
 from detres.errors import UserError
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int | None:
         plot_responses(networks, arguments.out)
         print(f"{arguments.out}: Figure 7, forward variances, gradient norms")
     content = {label: [asdict(layer) for layer in layers] for label, layers in networks.items()}
-    write_json(arguments.json, {"networks": content, "images": min(arguments.images, len(images))})
+    write_report(arguments.json, {"networks": content, "images": min(arguments.images, len(images))})
     return None
 
 

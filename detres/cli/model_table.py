@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         totals[row.network] += runs * row.multiply_adds
     _print_networks(networks, options.side)
     _print_detectors(detectors, totals, options)
-    write_json(
+    write_report(
         options.json,
         {
             "networks": [asdict(row) for row in networks],

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         label: {"final": final[label], "train": curves.train, "test": curves.test}
         for label, curves in runs.items()
     }
-    write_json(options.json, {"runs": report})
+    write_report(options.json, {"runs": report})
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

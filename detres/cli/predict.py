@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.cli.eval_common import parse_test_options
 from detres.errors import DataError, UserError, listed
-from detres.files import check_writable
+from detres.files import check_outputs
 
 if TYPE_CHECKING:
     import argparse
@@ -46,9 +46,8 @@ def main(argv: list[str]) -> None:
     options = parse_test_options(arguments.set)
     inputs = find_inputs(arguments.inputs, leave_out=out)
     drawings = {} if arguments.no_images else drawing_paths(inputs, out)
-    _check_targets(
-        [json_path, *drawings.values()], [*inputs, *map(Path, arguments.weights)], arguments.overwrite
-    )
+    targets = [json_path, *drawings.values()]
+    check_outputs(targets, [*inputs, *arguments.weights], overwrite=arguments.overwrite)
     detector = _load_detector(arguments)
     options.setdefault("score_thresh", max(detector.test.score_thresh, DEFAULT_SCORE_THRESH))
     detector.test_options(options)  # a wrong option is refused before the first image
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> None:
         results += entries
         rows.append((str(path), len(entries), listed(_class_counts(detector, entries), 8)))
     if rows:
-        write_json(json_path, results)
+        write_report(json_path, results)
         _print(rows, len(results), out if drawings else json_path)
     if unreadable:
         others = f"; the detections in the other {len(rows)} are in {json_path}" if rows else ""
@@ -175,28 +174,6 @@ def _root(searched: Path) -> Path:
 
 def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
-
-
-def _check_targets(targets: list[Path], inputs: list[Path], overwrite: bool) -> None:
-    """Refuse, before the work, outputs that would overwrite an input, one another or, unasked, earlier results."""
-    sources = {path.resolve() for path in inputs}
-    overwritten = [path for path in targets if path.resolve() in sources]
-    if overwritten:
-        raise UserError(
-            f"{listed(overwritten, 3)} would be written over: choose an --out other than the inputs' folder, and"
-            " another --json"
-        )
-    twice = [path for path, count in Counter(path.resolve() for path in targets).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{twice[0]} would be written twice, as --json and as an image: choose another --json"
-        )
-    check_writable(*targets)
-    existing = [path for path in targets if path.exists()]
-    if existing and not overwrite:
-        raise UserError(
-            f"{listed(existing, 3)} already there: --overwrite replaces them, or choose another --out"
-        )
 
 
 def _predict_image(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 
 EXAMPLE = """
 detres prepare voc
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for split, count in counts[year].items():
             what = "classes" if images else "objects"
             print(f"{root / part.folder} {split}: {part.counts[split]} pictures, {count} {what}: complete")
-    write_json(options.json, counts)
+    write_report(options.json, counts)
 
 
 def _part(name: str, year: str, root: Path):

@@ -5,7 +5,7 @@ The data needs a registration with image-net.org, so it is not downloaded.
 
 from __future__ import annotations
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.errors import DataError, UserError
 
 EXAMPLE = """
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         print(f"{root} train: {len(train)} pictures, {len(train.boxes)} objects: complete")
         written["train"] = len(train)
     figures = {"largest_imbalance": float(imbalance.max()), "median_imbalance": float(np.median(imbalance))}
-    write_json(options.json, {"images": written, **figures})
+    write_report(options.json, {"images": written, **figures})
 
 
 def _refuse_another(root, name: str, ids: list[str]) -> None:

@@ -9,7 +9,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.cli.train_common import default_out, log_configuration
 from detres.devices import select_device
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int | None:
         figures = train_classifier(setup, run, device, resume=arguments.resume, quiet=arguments.quiet)
         table("Best figures", ("figure", "value"), figures.items())
         print(f"weights: {run.weights}")
-    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
+    write_report(arguments.json, {"figures": figures, "weights": str(run.weights)})
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detres.cli.common import add_common_arguments, tool_parser, write_json
+from detres.cli.common import add_common_arguments, tool_parser, write_report
 from detres.cli.train_common import default_out, log_configuration
 
 EXAMPLE = """
@@ -51,4 +51,4 @@ def main(argv: list[str]) -> None:
         figures = train_detector(config, data, start, run, device, resume=resume, quiet=quiet)
     table("Best figures", ("figure", "value"), figures.items())
     print(f"weights: {run.weights}")
-    write_json(arguments.json, {"figures": figures, "weights": str(run.weights)})
+    write_report(arguments.json, {"figures": figures, "weights": str(run.weights)})

@@ -16,9 +16,8 @@ from detres.errors import UserError
 from detres.files import explained
 
 NAME = ".lock"
-ENDING_SECONDS = (
-    10.0  # in which data workers notice that their main process was killed; until then they may hold it
-)
+# In which data workers notice that their main process was killed; until then they may hold the lock.
+ENDING_SECONDS = 10.0
 
 
 class FolderLock:
@@ -58,14 +57,17 @@ class FolderLock:
 def _owner(path: Path) -> tuple[str, int] | None:
     """Host and process in a lock's file; None where it is missing or says something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return str(found["host"]), int(found["process"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str(content["host"]), int(content["process"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _is_gone(host: str, process: int) -> bool:
-    """Whether a process of this machine has ended; one of another machine counts as there."""
+    """Whether the process that wrote a lock's file has ended; one of another machine counts as running.
+
+    Where this process has its number, the number was given out again.
+    """
     if host != socket.gethostname():
         return False
     try:

@@ -15,19 +15,16 @@ from pathlib import Path
 import pytest
 
 from detres import cli
-from detres.cli.common import add_common_arguments, run, tool_parser, write_json
+from detres.cli.common import add_common_arguments, run, tool_parser, write_report
 from detres.errors import DivergedError, UserError
 
 
 @pytest.fixture(autouse=True)
 def _unchanged_process() -> Iterator[None]:
-    """Take back what `run` sets for a whole program: the handler of SIGTERM, the log on standard error."""
-    handlers_of_signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Take back the log on standard error, which `run` sets for a whole program."""
     log = logging.getLogger("detres")
     handlers, level = list(log.handlers), log.level
     yield
-    for number, handler in handlers_of_signals.items():
-        signal.signal(number, handler)
     log.handlers[:] = handlers
     log.setLevel(level)
 
@@ -160,8 +157,8 @@ def test_all_common_arguments():
 
 
 def test_json_only_where_asked(tmp_path: Path):
-    write_json(None, {"AP": 0.5})
-    write_json(tmp_path / "deep" / "figures.json", {"AP": None})
+    write_report(None, {"AP": 0.5})
+    write_report(tmp_path / "deep" / "figures.json", {"AP": None})
     assert (tmp_path / "deep" / "figures.json").read_text() == '{\n "AP": null\n}\n'
 
 

@@ -160,8 +160,8 @@ def test_where_the_json_goes_is_looked_at_before_the_work(weights, images, tmp_p
     bytes_of_weights = weights.read_bytes()
     for target, message in (
         (earlier, r"f\.json already there: --overwrite"),
-        (images / "a.png", r"a\.png would be written over"),
-        (weights, r"d\.safetensors would be written over"),
+        (images / "a.png", r"a\.png is read by this command"),
+        (weights, r"d\.safetensors is read by this command"),
         (images, r"in cannot be written: \S+in is in its place"),
         (earlier / "g.json", r"g\.json cannot be written: \S+f\.json is in its place"),
         (tmp_path / "out" / "a.jpg", "would be written twice"),
@@ -222,7 +222,7 @@ def test_earlier_results_and_inputs_are_not_overwritten(weights, images, tmp_pat
     run(weights, images / "a.png", "--out", tmp_path / "out", "--set", "test.score_thresh=0.9", "--overwrite")
     assert (tmp_path / "out" / "detections.json").read_bytes() != before
     original = (images / "deep" / "b.jpg").read_bytes()
-    with pytest.raises(UserError, match=r"b\.jpg would be written over"):
+    with pytest.raises(UserError, match=r"b\.jpg is read by this command"):
         run(weights, images / "deep", "--out", images / "deep", "--overwrite")
     assert (images / "deep" / "b.jpg").read_bytes() == original
 
